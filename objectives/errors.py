@@ -1,0 +1,17 @@
+"""Errors a user of `objectives` can mend: one class per thing to mend, each message one line."""
+
+
+class ObjectiveError(Exception):
+    """Root of what can go wrong in tasks, scorers and engines through the user's input."""
+
+
+class TaskError(ObjectiveError):
+    """An item file, split or task definition is wrong."""
+
+
+class ScorerError(ObjectiveError):
+    """A scorer is unknown, has a wrong parameter, or lacks an optional package."""
+
+
+class EngineError(ObjectiveError):
+    """An engine cannot start, or weights do not fit the live model."""
