@@ -1,0 +1,38 @@
+"""The table of scorers: a new one is one file here and one line below."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from objectives.errors import ScorerError
+from objectives.scorers.base import Scorer
+from objectives.tables import did_you_mean, resolve
+
+SCORERS: dict[str, str] = {
+    "exact": "objectives.scorers.exact:Exact",
+    "language": "objectives.scorers.language:Language",
+    "math": "objectives.scorers.math:Math",
+    "think": "objectives.scorers.think:Think",
+}
+
+
+def make_scorer(ref: str | Mapping[str, Mapping[str, Any] | None]) -> Scorer:
+    """The scorer that a task file names: `math`, or `{language: {expect: th}}`.
+
+    Raises:
+        ScorerError: an unknown name (with the nearest known one), or wrong parameters.
+    """
+    if isinstance(ref, str):
+        name, params = ref, None
+    elif len(ref) == 1:
+        ((name, params),) = ref.items()
+    else:
+        names = ", ".join(ref) or "nothing"
+        raise ScorerError(f"a scorer is one name with its parameters, got {names}; list each apart")
+    if name not in SCORERS:
+        raise ScorerError(f"unknown scorer {name!r}; {did_you_mean(name, SCORERS)}")
+    if params is not None and not isinstance(params, Mapping):
+        raise ScorerError(
+            f"scorer {name}: parameters are a mapping such as {{expect: th}}, got {params!r}"
+        )
+    scorer: Scorer = resolve(SCORERS, name)(**(params or {}))
+    return scorer
