@@ -4,8 +4,9 @@ import re
 from dataclasses import dataclass
 
 # Spellings in use: R1, Qwen and Typhoon write <think>; others <thinking> and <thought>.
-_TAG = re.compile(r"<(?P<close>/?)(?:think|thinking|thought)>")
-_OPEN_AT_END = re.compile(r"<(?:think|thinking|thought)>\s*\Z")
+TAG_NAMES = ("think", "thinking", "thought")
+_TAG = re.compile(rf"<(?P<close>/?)(?:{'|'.join(TAG_NAMES)})>")
+_OPEN_AT_END = re.compile(rf"<(?:{'|'.join(TAG_NAMES)})>\s*\Z")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,251 @@
+"""The default engine: a live Hugging Face model on one device, weights swapped in place."""
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from objectives.engines.base import Engine, Generation, GenerationSettings, Prompt
+from objectives.engines.config import TransformersConfig
+from objectives.engines.decoding import Row, decode
+from objectives.engines.live_weights import LiveWeights
+from objectives.errors import EngineError
+from objectives.thinking import TAG_NAMES, ends_open
+from objectives.weights import WeightSource
+
+
+class TransformersEngine(Engine):
+    """Answers with `AutoModelForCausalLM`; safetensors only, no remote code, eval mode."""
+
+    kind: ClassVar[str] = "transformers"
+
+    def __init__(self, config: TransformersConfig, model: str | Path) -> None:
+        self._config = config
+        self._path = Path(model)
+        device = _device(config.device)
+        self._model, self._tokenizer = _open(self._path, _dtype(config.dtype))
+        # Moving and freezing keep the parameters' identity where it matters: before LiveWeights.
+        self._model.to(device).eval().requires_grad_(False)
+        self._live: LiveWeights | None = LiveWeights(self._model)
+        self._complete = True
+        self._end_ids = _end_ids(self._model, self._tokenizer)
+        self._pad_id = int(self._tokenizer.pad_token_id or 0)  # masked: any id will do
+        self._hidden_ids = _hidden_ids(self._tokenizer)
+        limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        self._limit: int | None = limit
+
+    def load(self, source: WeightSource) -> None:
+        """Check all specs, then copy tensor by tensor into the live parameters."""
+        live = self._opened()
+        specs = source.specs()
+        live.check(specs)
+        self._complete = False
+        live.write(source, specs)
+        self._complete = True
+
+    def generate(self, prompts: Sequence[Prompt], settings: GenerationSettings) -> list[Generation]:
+        """Answer in batches of similar length, longest first, so that memory fails early."""
+        self._opened()
+        if not self._complete:
+            raise EngineError("no complete weights loaded; load again before generating")
+        rows, opens = [], []
+        for prompt in prompts:
+            tokens, thinking_open = self._tokens(prompt)
+            rows.append(Row(prompt.id, tokens, self._budget(prompt.id, len(tokens), settings)))
+            opens.append(thinking_open)
+        stopped = self._stop_check(settings)
+        new: dict[int, list[int]] = {}
+        for batch in self._batches(rows):
+            answers = decode(
+                self._model,
+                [rows[i] for i in batch],
+                settings,
+                self._end_ids,
+                self._pad_id,
+                stopped,
+            )
+            new.update(zip(batch, answers, strict=True))
+        return [self._generation(new[i], opens[i], settings) for i in range(len(rows))]
+
+    def close(self) -> None:
+        """Drop the model; on an accelerator its memory goes back to the device."""
+        if self._live is None:
+            return
+        device = next(self._model.parameters()).device
+        self._live = self._model = None
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _opened(self) -> LiveWeights:
+        if self._live is None:
+            raise EngineError("the transformers engine is closed; make a new one")
+        return self._live
+
+    def _tokens(self, prompt: Prompt) -> tuple[list[int], bool]:
+        """Token ids of the rendered chat, and whether it ends in an open think tag."""
+        if self._tokenizer.chat_template is None:
+            text = "\n".join(message["content"] for message in prompt.messages)
+            return self._encode(prompt.id, text, add_special_tokens=True), False
+        from jinja2 import TemplateError
+
+        try:
+            text = self._tokenizer.apply_chat_template(
+                list(prompt.messages), tokenize=False, add_generation_prompt=True
+            )
+        except TemplateError as error:
+            raise EngineError(
+                f"prompt {prompt.id!r}: the chat template of {self._path} refuses it: {error}"
+            ) from None
+        # The template writes the special tokens itself; adding them again would double them.
+        return self._encode(prompt.id, text, add_special_tokens=False), ends_open(text)
+
+    def _encode(self, name: str, text: str, add_special_tokens: bool) -> list[int]:
+        tokens = self._tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
+        if not tokens:
+            raise EngineError(f"prompt {name!r} has no tokens; give it text")
+        return [int(token) for token in tokens]
+
+    def _budget(self, name: str, length: int, settings: GenerationSettings) -> int:
+        """New tokens this prompt may get: the settings', less what the model's positions forbid."""
+        if self._limit is None:
+            return settings.max_tokens
+        if length >= self._limit:
+            raise EngineError(
+                f"prompt {name!r} has {length} tokens, the model takes {self._limit}; shorten it"
+            )
+        return min(settings.max_tokens, self._limit - length)
+
+    def _batches(self, rows: Sequence[Row]) -> Iterator[list[int]]:
+        """Indices of `rows`, longest first, each batch within tokens and rows allowed."""
+        order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].tokens), i))
+        batch: list[int] = []
+        reach = 0  # columns of the batch's cache at the end: prompt and new tokens
+        for i in order:
+            reach_with = max(reach, len(rows[i].tokens) + rows[i].budget)
+            full = batch and (
+                len(batch) == self._config.batch_size
+                or reach_with * (len(batch) + 1) > self._config.max_batch_tokens
+            )
+            if full:
+                yield batch
+                batch, reach_with = [], len(rows[i].tokens) + rows[i].budget
+            batch.append(i)
+            reach = reach_with
+        if batch:
+            yield batch
+
+    def _stop_check(self, settings: GenerationSettings) -> Any:
+        if not settings.stop:
+            return None
+        # Only the newest token can complete a stop string; each of the others has a byte at least.
+        reach = max(len(stop.encode()) for stop in settings.stop) + 8
+
+        def stopped(new: list[int]) -> bool:
+            tail = self._text(new[-reach:])
+            return any(stop in tail for stop in settings.stop)
+
+        return stopped
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        shown = [token for token in tokens if token not in self._hidden_ids]
+        return str(self._tokenizer.decode(shown, skip_special_tokens=False))
+
+    def _generation(
+        self, tokens: Sequence[int], thinking_open: bool, settings: GenerationSettings
+    ) -> Generation:
+        text = self._text(tokens)
+        cuts = [at for at in (text.find(stop) for stop in settings.stop) if at >= 0]
+        ended = bool(cuts) or tokens[-1] in self._end_ids
+        text = text[: min(cuts, default=len(text))]
+        return Generation(text, len(tokens), "stop" if ended else "length", thinking_open)
+
+
+def _open(path: Path, dtype: torch.dtype | str) -> tuple[Any, Any]:
+    """Model and tokenizer of a local directory, without network, remote code or pickles."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if not (path / "config.json").is_file():
+        raise EngineError(f"{path}: no config.json there; give a local model directory")
+    try:
+        with _quiet():
+            model = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(
+                path, trust_remote_code=False, local_files_only=True
+            )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        what = " ".join(str(error).split())
+        raise EngineError(f"{path}: the model cannot be opened: {what[:300]}") from error
+    accepted = inspect.signature(model.forward).parameters
+    needed = {"attention_mask", "position_ids", "past_key_values", "logits_to_keep"}
+    lacking = sorted(needed - accepted.keys())
+    if lacking or getattr(model, "_is_stateful", False):
+        why = f"its forward has no {lacking[0]}" if lacking else "it keeps a recurrent state"
+        raise EngineError(
+            f"{path}: the transformers engine cannot batch {type(model).__name__} ({why});"
+            " use another engine"
+        )
+    return model, tokenizer
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No loading bars: a search starts many engines, and its own display owns the terminal."""
+    from transformers.utils import logging
+
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise EngineError(f"unknown device {name!r}; write auto, cpu, cuda or cuda:1") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise EngineError(
+            f"device {name!r} is not there; this machine has"
+            f" {torch.cuda.device_count()} CUDA devices, write auto or cpu"
+        )
+    return device
+
+
+def _dtype(name: str | None) -> torch.dtype | str:
+    if name is None:
+        return "auto"
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise EngineError(f"unknown dtype {name!r}; write bfloat16, float16 or float32")
+    return dtype
+
+
+def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Ids that end an answer: of the generation config; where it has none, the tokenizer's."""
+    ids = model.generation_config.eos_token_id if model.generation_config else None
+    if ids is None:
+        ids = tokenizer.eos_token_id
+    if ids is None:
+        return frozenset()
+    return frozenset(int(i) for i in (ids if isinstance(ids, list | tuple) else [ids]))
+
+
+def _hidden_ids(tokenizer: Any) -> frozenset[int]:
+    """Special tokens left out of answers; think tags stay, whatever the tokenizer calls them."""
+    shown = {tag for name in TAG_NAMES for tag in (f"<{name}>", f"</{name}>")}
+    pairs = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
+    return frozenset(int(i) for i, token in pairs if token not in shown)

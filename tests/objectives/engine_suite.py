@@ -1,0 +1,157 @@
+"""What every engine must do; a new engine's tests subclass `EngineSuite` and give two fixtures."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from objectives.engines.base import Engine, Generation, GenerationSettings, Prompt
+from objectives.errors import EngineError
+
+SHORT = GenerationSettings(max_tokens=8)
+
+
+@dataclass(frozen=True)
+class Spec:
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class DictSource:
+    """A weight source over a dictionary; `fail_after` tensors it raises."""
+
+    def __init__(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        specs: Mapping[str, Spec] | None = None,
+        fail_after: int | None = None,
+    ) -> None:
+        self._tensors = tensors
+        self._specs = specs
+        self._fail_after = fail_after
+
+    def specs(self) -> Mapping[str, Spec]:
+        if self._specs is not None:
+            return self._specs
+        return {name: Spec(tuple(t.shape), t.dtype) for name, t in self._tensors.items()}
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for at, (name, tensor) in enumerate(self._tensors.items()):
+            if at == self._fail_after:
+                raise OSError("the disk is gone")
+            yield name, tensor
+
+
+def user(name: str, text: str) -> Prompt:
+    return Prompt(name, ({"role": "user", "content": text},))
+
+
+PROMPTS = [
+    user("a", "มี 5 . ซื้อ 2"),
+    user("b", "has 3"),
+    user("c", "มี 9 . ขาย 2 . ซื้อ 4 . คำตอบ คือ"),
+    user("d", "w1 w2 w3 w4 w5 w6 w7 w8 w9"),
+    user("e", "the answer"),
+]
+
+
+class EngineSuite:
+    """Subclasses give `engine` (live, initial weights) and `weights` (a full set for it)."""
+
+    @pytest.fixture
+    def engine(self) -> Iterator[Engine]:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def weights(self) -> dict[str, torch.Tensor]:
+        raise NotImplementedError
+
+    def test_has_a_kind(self, engine):
+        from objectives.engines import ENGINES
+
+        assert engine.kind in ENGINES
+
+    def test_answers_nothing_to_nothing(self, engine):
+        assert engine.generate([], SHORT) == []
+
+    def test_answers_before_any_load(self, engine):
+        answers = engine.generate(PROMPTS, SHORT)
+        assert len(answers) == len(PROMPTS)
+        for answer in answers:
+            assert isinstance(answer, Generation)
+            assert 0 <= answer.tokens <= SHORT.max_tokens
+            assert answer.finish_reason in ("stop", "length")
+
+    def test_order_of_answers_is_order_of_prompts(self, engine):
+        forward = engine.generate(PROMPTS, SHORT)
+        backward = engine.generate(PROMPTS[::-1], SHORT)
+        alone = [engine.generate([prompt], SHORT)[0] for prompt in PROMPTS]
+        assert forward == backward[::-1] == alone
+        assert len({answer.text for answer in forward}) > 1  # or the order would prove nothing
+
+    def test_same_answers_twice(self, engine):
+        assert engine.generate(PROMPTS, SHORT) == engine.generate(PROMPTS, SHORT)
+
+    def test_same_id_and_text_may_come_twice(self, engine):
+        first, second = engine.generate([PROMPTS[0], PROMPTS[0]], SHORT)
+        assert first == second
+
+    def test_max_tokens_cuts_and_says_so(self, engine):
+        (answer,) = engine.generate([PROMPTS[2]], GenerationSettings(max_tokens=1))
+        assert answer.tokens == 1
+        assert answer.finish_reason == "length"
+
+    def test_stop_strings_end_and_are_cut(self, engine):
+        (whole,) = engine.generate([PROMPTS[2]], SHORT)
+        stop = whole.text.split()[1]
+        (cut,) = engine.generate([PROMPTS[2]], SHORT.model_copy(update={"stop": (stop,)}))
+        assert cut.text == whole.text[: whole.text.find(stop)]
+        assert cut.finish_reason == "stop"
+
+    def test_loads_again_and_again(self, engine, weights):
+        for _ in range(3):
+            engine.load(DictSource(weights))
+        assert len(engine.generate(PROMPTS, SHORT)) == len(PROMPTS)
+
+    def test_a_load_consumes_no_more_than_the_source_has(self, engine, weights):
+        source = DictSource(weights)
+        engine.load(source)
+        first = engine.generate(PROMPTS, SHORT)
+        engine.load(source)
+        assert all(math.isfinite(a.tokens) for a in first)
+
+    def test_close_is_final_and_harmless_twice(self, engine, weights):
+        engine.close()
+        engine.close()
+        with pytest.raises(EngineError, match="closed"):
+            engine.generate(PROMPTS, SHORT)
+        with pytest.raises(EngineError, match="closed"):
+            engine.load(DictSource(weights))
+
+    def test_is_a_context_manager(self, engine):
+        with engine as inside:
+            assert inside is engine
+        with pytest.raises(EngineError):
+            engine.generate(PROMPTS, SHORT)
+
+
+class ReadingEngineSuite(EngineSuite):
+    """For engines that consume the tensors of a load."""
+
+    def test_refuses_to_answer_after_a_load_that_failed_midway(self, engine, weights):
+        with pytest.raises(OSError, match="disk"):
+            engine.load(DictSource(weights, fail_after=2))
+        with pytest.raises(EngineError, match="no complete weights loaded"):
+            engine.generate(PROMPTS, SHORT)
+        engine.load(DictSource(weights))
+        assert len(engine.generate(PROMPTS, SHORT)) == len(PROMPTS)
+
+    def test_refuses_a_source_that_ends_early(self, engine, weights):
+        specs = DictSource(weights).specs()
+        fewer = dict(list(weights.items())[:-1])
+        with pytest.raises(EngineError, match=next(reversed(weights))):
+            engine.load(DictSource(fewer, specs=specs))
+        with pytest.raises(EngineError, match="no complete weights loaded"):
+            engine.generate(PROMPTS, SHORT)

@@ -1,0 +1,314 @@
+import gc
+import json
+
+import pytest
+import torch
+from engine_suite import PROMPTS, SHORT, DictSource, EngineSuite, ReadingEngineSuite, Spec, user
+from pydantic import TypeAdapter, ValidationError
+from tiny_model import TEMPLATE, save_model
+
+from objectives.engines import (
+    ENGINES,
+    EngineConfig,
+    ScriptedConfig,
+    TransformersConfig,
+    make_engine,
+)
+from objectives.engines.base import Engine, GenerationSettings, Prompt
+from objectives.engines.decoding import Row
+from objectives.engines.scripted import ScriptedEngine
+from objectives.errors import EngineError
+from objectives.tables import resolve
+
+CPU = TransformersConfig(device="cpu")
+
+
+def state(path):
+    from safetensors.torch import load_file
+
+    return load_file(path / "model.safetensors")
+
+
+class TestTransformers(ReadingEngineSuite):
+    @pytest.fixture
+    def engine(self, tiny):
+        with make_engine(CPU, tiny) as engine:
+            yield engine
+
+    @pytest.fixture
+    def weights(self, tiny_other):
+        return state(tiny_other)
+
+    def test_a_loaded_engine_answers_as_a_fresh_one(self, engine, weights, tiny_other):
+        before = engine.generate(PROMPTS, SHORT)
+        engine.load(DictSource(weights))
+        with make_engine(CPU, tiny_other) as fresh:
+            expected = fresh.generate(PROMPTS, SHORT)
+        assert engine.generate(PROMPTS, SHORT) == expected != before
+
+    def test_loads_into_the_live_parameters(self, engine, weights):
+        addresses = [p.data_ptr() for p in engine._model.parameters()]
+        engine.load(DictSource(weights))
+        assert [p.data_ptr() for p in engine._model.parameters()] == addresses
+
+    def test_answers_as_generate_does(self, engine):
+        for prompt in PROMPTS:
+            tokens, _ = engine._tokens(prompt)
+            out = engine._model.generate(torch.tensor([tokens]), max_new_tokens=8, do_sample=False)[
+                0, len(tokens) :
+            ]
+            assert engine.generate([prompt], SHORT)[0].text == engine._text(out.tolist())
+
+    @pytest.mark.parametrize("limits", [{"batch_size": 1}, {"batch_size": 2}])
+    def test_rows_do_not_depend_on_their_batch(self, engine, tiny, limits):
+        many = PROMPTS * 3
+        with make_engine(CPU.model_copy(update=limits), tiny) as other:
+            assert other.generate(many, SHORT) == engine.generate(many, SHORT)
+
+    def test_batches_keep_to_the_token_limit(self, engine, tiny):
+        with make_engine(CPU.model_copy(update={"max_batch_tokens": 60}), tiny) as small:
+            rows = []
+            for prompt in PROMPTS:
+                tokens, _ = small._tokens(prompt)
+                rows.append(Row(prompt.id, tokens, 8))
+            batches = list(small._batches(rows))
+            assert sorted(i for batch in batches for i in batch) == list(range(len(PROMPTS)))
+            for batch in batches:
+                reach = max(len(rows[i].tokens) + 8 for i in batch)
+                assert len(batch) == 1 or reach * len(batch) <= 60
+            assert small.generate(PROMPTS, SHORT) == engine.generate(PROMPTS, SHORT)
+
+    def test_sampling_is_seeded_by_prompt_and_not_by_batch(self, engine):
+        warm = GenerationSettings(max_tokens=8, temperature=1.0, top_p=0.9, seed=3)
+        first = engine.generate(PROMPTS, warm)
+        assert first == engine.generate(PROMPTS[::-1], warm)[::-1]
+        assert first != engine.generate(PROMPTS, warm.model_copy(update={"seed": 4}))
+        assert first != engine.generate(PROMPTS, SHORT)
+        cold = warm.model_copy(update={"top_p": 1e-6})
+        assert engine.generate(PROMPTS, cold) == engine.generate(PROMPTS, SHORT)
+
+    def test_sampling_follows_the_distribution(self):
+        from objectives.engines.decoding import _sample
+
+        probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
+        n = 20_000
+        draw = (torch.arange(n) + 0.5) / n
+        warm = GenerationSettings(temperature=1.0)
+        ids = _sample(probabilities.log().expand(n, 4), draw, warm)
+        torch.testing.assert_close(ids.bincount(minlength=4) / n, probabilities, atol=1e-3, rtol=0)
+        nucleus = GenerationSettings(temperature=1.0, top_p=0.7)
+        ids = _sample(probabilities.log().expand(n, 4), draw, nucleus)
+        expected = torch.tensor([0.625, 0.375, 0, 0])
+        torch.testing.assert_close(ids.bincount(minlength=4) / n, expected, atol=1e-3, rtol=0)
+
+    def test_the_models_last_position_ends_an_answer(self, engine):
+        long = user("long", " ".join(["w1"] * 120))
+        (answer, short) = engine.generate([long, PROMPTS[0]], GenerationSettings(max_tokens=40))
+        assert answer.tokens == 128 - 123
+        assert short.tokens > answer.tokens or short.finish_reason == "stop"
+        with pytest.raises(EngineError, match=r"'far' has 203 tokens, the model takes 128"):
+            engine.generate([user("far", " ".join(["w1"] * 200))], SHORT)
+
+    def test_names_every_misfit_before_the_first_write(self, engine, weights):
+        before = engine.generate(PROMPTS, SHORT)
+        norm = "model.norm.weight"
+
+        def specs(**changes):
+            return DictSource(weights).specs() | changes
+
+        cases = [
+            (specs(**{norm: Spec((97,), torch.float32)}), r"norm\.weight.*\(97,\).*\(96,\)"),
+            (specs(**{norm: Spec((96,), torch.bfloat16)}), r"norm.*bfloat16.*float32"),
+            (specs(extra=Spec((1,), torch.float32)), "no tensor extra"),
+            ({k: v for k, v in specs().items() if k != norm}, rf"lacks {norm}"),
+            (
+                specs(**{"lm_head.weight": Spec((171, 96), torch.float32)}),
+                "lm_head.weight apart from model.embed_tokens.weight.*ties",
+            ),
+        ]
+        for wrong, message in cases:
+            with pytest.raises(EngineError, match=message):
+                engine.load(DictSource(weights, specs=wrong))
+            assert engine.generate(PROMPTS, SHORT) == before
+
+    def test_refuses_tensors_that_differ_from_their_specs(self, engine, weights):
+        specs = DictSource(weights).specs()
+        wrong = weights | {"model.norm.weight": torch.zeros(3)}
+        with pytest.raises(EngineError, match="its specs say"):
+            engine.load(DictSource(wrong, specs=specs))
+        with pytest.raises(EngineError, match="no complete weights"):
+            engine.generate(PROMPTS, SHORT)
+
+    def test_ignores_buffers_that_the_live_model_computes(self, engine, weights):
+        old = weights | {"model.rotary_emb.inv_freq": torch.zeros(12)}
+        engine.load(DictSource(old))
+        assert engine._model.model.rotary_emb.inv_freq.any()
+
+    def test_untied_models_take_their_head(self, tiny_untied):
+        weights = state(tiny_untied)
+        assert "lm_head.weight" in weights
+        with make_engine(CPU, tiny_untied) as engine:
+            before = engine.generate(PROMPTS, SHORT)
+            engine.load(DictSource(weights | {"lm_head.weight": -weights["lm_head.weight"]}))
+            assert engine.generate(PROMPTS, SHORT) != before
+
+    def test_dtype_of_config_wins(self, tiny, weights):
+        with make_engine(CPU.model_copy(update={"dtype": "bfloat16"}), tiny) as engine:
+            with pytest.raises(EngineError, match=r"float32.*bfloat16"):
+                engine.load(DictSource(weights))
+            engine.load(DictSource({k: v.bfloat16() for k, v in weights.items()}))
+            assert engine.generate(PROMPTS, SHORT)
+
+    def test_says_when_the_template_opens_the_thinking(self, tmp_path):
+        opening = TEMPLATE.replace("<bot>{% endif", "<bot> <think>\n{% endif")
+        with make_engine(CPU, save_model(tmp_path, template=opening)) as engine:
+            assert all(answer.thinking_open for answer in engine.generate(PROMPTS, SHORT))
+
+    def test_does_without_a_chat_template(self, tmp_path):
+        with make_engine(CPU, save_model(tmp_path, template=None)) as engine:
+            assert len(engine.generate(PROMPTS, SHORT)) == len(PROMPTS)
+
+    def test_a_template_that_refuses_is_named_by_prompt(self, engine):
+        with pytest.raises(EngineError, match=r"prompt 's'.*no system role here"):
+            engine.generate([Prompt("s", ({"role": "system", "content": "x"},))], SHORT)
+
+    def test_memory_goes_with_the_engine(self, tiny):
+        import weakref
+
+        engine = make_engine(CPU, tiny)
+        parameter = weakref.ref(next(engine._model.parameters()))
+        engine.close()
+        gc.collect()
+        assert parameter() is None
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"device": "gpu"}, "unknown device 'gpu'"),
+            ({"device": "cuda:99"}, "not there"),
+            ({"dtype": "int8"}, "unknown dtype 'int8'"),
+        ],
+    )
+    def test_refuses_what_it_cannot_use(self, tiny, changes, message):
+        with pytest.raises(EngineError, match=message):
+            make_engine(CPU.model_copy(update=changes), tiny)
+
+    def test_refuses_a_directory_without_a_model(self, tmp_path):
+        with pytest.raises(EngineError, match=r"no config\.json"):
+            make_engine(CPU, tmp_path)
+        (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+        with pytest.raises(EngineError, match="cannot be opened"):
+            make_engine(CPU, tmp_path)
+
+
+TABLE = {
+    "a": "one two three four five six seven eight nine ten",
+    "b": ["first answer", "second answer"],
+    PROMPTS[2].messages[0]["content"]: "by text it is",
+}
+
+
+class TestScripted(EngineSuite):
+    @pytest.fixture
+    def engine(self, tmp_path):
+        path = tmp_path / "responses.json"
+        path.write_text(json.dumps(TABLE), encoding="utf-8")
+        with make_engine(ScriptedConfig(responses=path, default="no idea"), "") as engine:
+            yield engine
+
+    @pytest.fixture
+    def weights(self):
+        return {"x": torch.zeros(2), "y": torch.ones(3)}
+
+    def test_answers_by_id_then_text_then_default(self, engine):
+        texts = [answer.text for answer in engine.generate(PROMPTS[:4], SHORT)]
+        assert texts == [
+            "one two three four five six seven eight",
+            "first answer",
+            "by text it is",
+            "no idea",
+        ]
+
+    def test_the_nth_load_is_answered_by_the_nth_text(self, engine, weights):
+        seen = []
+        for _ in range(3):
+            engine.load(DictSource(weights, fail_after=0))  # tensors are not touched
+            seen.append(engine.generate([PROMPTS[1]], SHORT)[0].text)
+        assert seen == ["first answer", "second answer", "first answer"]
+
+    def test_an_unknown_prompt_is_named(self, tmp_path):
+        path = tmp_path / "r.jsonl"
+        path.write_text('{"id": "a", "response": "x"}\n\n{"prompt": "hi", "response": ["y"]}\n')
+        engine = make_engine(ScriptedConfig(responses=path), "")
+        assert engine.generate([user("z", "hi")], SHORT)[0].text == "y"
+        with pytest.raises(EngineError, match="no response for prompt 'q'"):
+            engine.generate([user("q", "what")], SHORT)
+
+    @pytest.mark.parametrize(
+        ("name", "text", "message"),
+        [
+            ("r.json", "[1]", "must be an object"),
+            ("r.json", "{", "not JSON"),
+            ("r.json", '{"a": []}', "non-empty list"),
+            ("r.jsonl", '{"id": "a"}', r"r\.jsonl:1: write"),
+        ],
+    )
+    def test_a_malformed_table_is_named(self, tmp_path, name, text, message):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(EngineError, match=message):
+            make_engine(ScriptedConfig(responses=tmp_path / name), "")
+
+    def test_a_missing_or_empty_table_is_named(self, tmp_path):
+        with pytest.raises(EngineError, match="cannot be read"):
+            make_engine(ScriptedConfig(responses=tmp_path / "none.json"), "")
+        with pytest.raises(EngineError, match="nothing to answer"):
+            make_engine(ScriptedConfig(), "")
+
+
+class TestScriptedFunction(ReadingEngineSuite):
+    @pytest.fixture
+    def engine(self):
+        def respond(prompt, weights):
+            return f"{prompt.id} is {sum(float(w.sum()) for w in weights.values())} indeed"
+
+        with ScriptedEngine(ScriptedConfig(read_weights=True), respond=respond) as engine:
+            yield engine
+
+    @pytest.fixture
+    def weights(self):
+        return {"x": torch.zeros(2), "y": torch.ones(3), "z": torch.ones(1)}
+
+    def test_sees_the_loaded_weights(self, engine, weights):
+        engine.load(DictSource(weights))
+        assert engine.generate([PROMPTS[0]], SHORT)[0].text == "a is 4.0 indeed"
+
+
+def test_every_table_entry_resolves():
+    for kind, target in ENGINES.items():
+        engine = resolve(ENGINES, kind)
+        assert issubclass(engine, Engine), target
+        assert engine.kind == kind
+
+
+def test_engine_configs_are_told_apart_by_kind():
+    adapter = TypeAdapter(EngineConfig)
+    assert adapter.validate_python({}) == TransformersConfig()
+    assert adapter.validate_python({"kind": "scripted", "default": "x"}).kind == "scripted"
+    assert adapter.validate_python(ScriptedConfig()) == ScriptedConfig()
+    with pytest.raises(ValidationError, match="did you mean 'transformers'"):
+        adapter.validate_python({"kind": "transfomers"})
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        adapter.validate_python({"kind": "transformers", "responses": "x"})
+    schema = adapter.json_schema()
+    assert {ref["$ref"].rsplit("/")[-1] for ref in schema["oneOf"]} == {
+        "TransformersConfig",
+        "ScriptedConfig",
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"max_tokens": 0}, {"temperature": -1}, {"top_p": 0}, {"seeds": 1}]
+)
+def test_generation_settings_are_checked(wrong):
+    with pytest.raises(ValidationError):
+        GenerationSettings(**wrong)
