@@ -1,0 +1,1 @@
+"""Ready searches and cluster files, as package data."""

@@ -2,7 +2,14 @@
 
 
 class MergeError(Exception):
-    """Root of what can go wrong in recipes, checkpoints and merges through the user's input."""
+    """Root of what can go wrong in recipes, checkpoints and merges through the user's input.
+
+    Attributes:
+        where: the place in the document that is at fault: keys and list indices from its root.
+            The reader of the file turns it into line and column.
+    """
+
+    where: tuple[str | int, ...] = ()
 
 
 class RecipeError(MergeError):

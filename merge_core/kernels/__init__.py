@@ -1,0 +1,1 @@
+"""Fast twins of `merge_core.reference`: same bits."""

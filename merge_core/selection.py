@@ -1,0 +1,81 @@
+"""Exact order statistics over streams of 64-bit keys, in bounded memory.
+
+Trim and slack both keep "the first k in a total order". As the order's keys fit one unsigned
+64-bit integer (magnitude or distance in the high word, tie rank in the low), the first k are the
+keys below one bound, and the bound is all that a tile, a slice or another device needs to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from merge_core.arithmetic import Float32
+from merge_core.random import UInt32
+
+Keys = npt.NDArray[np.uint64]
+Stream = Callable[[], Iterator[Keys]]
+
+KEEP_ALL = 2**64 - 1
+"""An exclusive bound above every key (keys of finite floats stay below 2^63)."""
+KEEP_NONE = 0
+
+_DIGIT = 16
+_IN_MEMORY = 1 << 22  # 32 MiB of keys: sorting in one piece is faster up to here
+
+
+def trim_keys(delta: Float32, ranks: UInt32) -> Keys:
+    """Keys that ascend as (|delta| descending, r ascending); shapes [n]."""
+    magnitude = delta.view(np.uint32) & np.uint32(0x7FFFFFFF)
+    return _join(np.uint32(0x7FFFFFFF) - magnitude, ranks)
+
+
+def slack_keys(distance: Float32, ranks: UInt32) -> Keys:
+    """Keys that ascend as (D, r); `distance` >= 0; shapes [n]."""
+    return _join(distance.view(np.uint32), ranks)
+
+
+def _join(high: UInt32, low: UInt32) -> Keys:
+    return (high.astype(np.uint64) << np.uint64(32)) | low.astype(np.uint64)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The k-th smallest key of a stream.
+
+    Attributes:
+        key: its value.
+        ties: how many keys equal to it are among the first k (at least 1).
+    """
+
+    key: int
+    ties: int
+
+
+def kth_smallest(stream: Stream, k: int, total: int) -> Cut:
+    """The k-th smallest (from 1) of the `total` keys that each call of `stream` yields anew.
+
+    Small streams are partitioned in memory; larger ones are narrowed by 16 bits a pass, so that
+    memory holds one tile and one histogram, whatever the length.
+    """
+    assert 1 <= k <= total, f"k {k} of {total}"
+    if total <= _IN_MEMORY:
+        keys = np.concatenate(list(stream()))
+        key = int(np.partition(keys, k - 1)[k - 1])
+        return Cut(key, k - int(np.count_nonzero(keys < np.uint64(key))))
+    prefix, rest = 0, k
+    for shift in range(64 - _DIGIT, -1, -_DIGIT):
+        histogram = np.zeros(1 << _DIGIT, np.int64)
+        for keys in stream():
+            if shift + _DIGIT < 64:
+                keys = keys[(keys >> np.uint64(shift + _DIGIT)) == np.uint64(prefix)]
+            digits = (keys >> np.uint64(shift)) & np.uint64((1 << _DIGIT) - 1)
+            histogram += np.bincount(digits.astype(np.int64), minlength=1 << _DIGIT)
+        below = np.cumsum(histogram)
+        digit = int(np.searchsorted(below, rest))
+        rest -= int(below[digit - 1]) if digit else 0
+        prefix = prefix << _DIGIT | digit
+    return Cut(prefix, rest)

@@ -1,0 +1,200 @@
+"""Writing merged checkpoints: sharded safetensors, config, tokenizer, card; all or nothing.
+
+Tensors are streamed to disk one by one, so that memory holds one tensor, whatever the shard size
+(safetensors' own writer wants a whole shard in memory). The bytes are those that safetensors'
+`save_file` writes for the same tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from merge_core.checkpoint import DTYPES, INDEX_FILE, SINGLE_FILE, TensorSpec
+from merge_core.errors import CheckpointError, RecipeError
+from merge_core.mergekit import to_mergekit
+from merge_core.plan import MergePlan
+from merge_core.tokenizers import TOKENIZER_FILES
+from merge_core.yaml_io import dump_yaml
+
+MAX_SHARD_BYTES = 5 * 10**9  # as transformers 5 shards
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def write_merge(
+    plan: MergePlan,
+    out: Path,
+    *,
+    card: str | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Merge `plan` into the new folder `out`, which `transformers` and vLLM load unaided.
+
+    Written besides the weights: config.json, generation_config.json, the tokenizer with its chat
+    template, recipe.yaml, mergekit_config.yml (where mergekit has the method) and README.md.
+
+    Args:
+        plan: what to merge.
+        out: must not exist; appears whole or not at all.
+        card: text of the model card; a short one is made by default.
+        max_shard_bytes: of one weight file.
+        progress: called with bytes written so far and bytes in all.
+
+    Raises:
+        CheckpointError: `out` exists or cannot be written.
+        NonFiniteError: see `MergePlan.tensors`.
+    """
+    with new_folder(out) as folder:
+        _write_weights(plan, folder, max_shard_bytes, progress)
+        _write_config(plan, folder)
+        _copy_tokenizer(plan, folder)
+        plan.recipe.save(folder / "recipe.yaml")
+        try:
+            text = dump_yaml(to_mergekit(plan.recipe, plan.sources))
+            (folder / "mergekit_config.yml").write_text(text, encoding="utf-8")
+        except RecipeError:
+            pass  # mergekit does not have the method: the card and recipe.yaml say how it was made
+        (folder / "README.md").write_text(card or model_card(plan), encoding="utf-8")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `out` when the block ends well, and vanishes otherwise."""
+    if out.exists():
+        raise CheckpointError(f"{out}: exists already; name a new folder")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    except OSError as error:
+        raise CheckpointError(f"{out}: cannot be written: {error.strerror}") from error
+    try:
+        yield folder
+        folder.chmod(0o755)
+        folder.rename(out)
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise CheckpointError(f"{out}: cannot be written: {error.strerror}") from error
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def model_card(plan: MergePlan) -> str:
+    """A README.md for the hub: what was merged, from what, how."""
+    recipe = plan.recipe
+    parents = [recipe.base_model] if recipe.base_model else []
+    parents += [expert.model for expert in recipe.models]
+    # A path of this machine means nothing to a reader of the card.
+    names = list(dict.fromkeys(Path(p).name if Path(p).exists() else p for p in parents))
+    front: dict[str, Any] = {
+        "base_model": names,
+        "base_model_relation": "merge",
+        "library_name": "transformers",
+        "tags": ["merge", "mergekit", "mergefront"],
+    }
+    return (
+        f"---\n{dump_yaml(front)}---\n\n# Merged model\n\n"
+        f"Merged by mergefront with the method `{recipe.merge_method}` "
+        f"({recipe.method.source}) from {', '.join(names)}.\n\n"
+        f"`recipe.yaml` beside this file is the whole recipe: "
+        "`mergefront merge recipe.yaml OUT` makes the same bytes again.\n"
+    )
+
+
+def _write_weights(
+    plan: MergePlan, folder: Path, limit: int, progress: Callable[[int, int], None] | None
+) -> None:
+    specs = plan.specs()
+    shards = shard(specs, limit)
+    total, done = sum(spec.nbytes for spec in specs.values()), 0
+    files = {}
+    for number, names in enumerate(shards, 1):
+        file = SINGLE_FILE
+        if len(shards) > 1:
+            file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        with (folder / file).open("wb") as stream:
+            stream.write(safetensors_header({name: specs[name] for name in names}))
+            for name in names:
+                tensor = plan.tensor(name).contiguous()
+                stream.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+                files[name] = file
+                done += specs[name].nbytes
+                if progress:
+                    progress(done, total)
+            stream.flush()
+            os.fsync(stream.fileno())
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(files.items()))}
+        (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def shard(specs: dict[str, TensorSpec], limit: int) -> list[list[str]]:
+    """Names per file, each in the order in which safetensors lays them out.
+
+    Files are filled in name order to at most `limit` bytes (a larger tensor has its own).
+    """
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, spec in specs.items():
+        if shards[-1] and size + spec.nbytes > limit:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += spec.nbytes
+    return [sorted(names, key=lambda n: (-_rank(specs[n].dtype), n)) for names in shards]
+
+
+def safetensors_header(specs: dict[str, TensorSpec]) -> bytes:
+    """The length and JSON header of a safetensors file with data in `specs`' order."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, spec in specs.items():
+        header[name] = {
+            "dtype": _NAMES[spec.dtype],
+            "shape": list(spec.shape),
+            "data_offsets": [offset, offset + spec.nbytes],
+        }
+        offset += spec.nbytes
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _rank(dtype: torch.dtype) -> int:
+    # safetensors sorts by descending position of the dtype in its own list, then by name.
+    order = ("BOOL", "U8", "I8", "I16", "F16", "BF16", "I32", "F32", "I64")
+    return order.index(_NAMES[dtype])
+
+
+def _write_config(plan: MergePlan, folder: Path) -> None:
+    config = dict(plan.sources.template.config)
+    if plan.recipe.dtype is not None:
+        # transformers 5 reads `dtype`; older versions read `torch_dtype`.
+        config["torch_dtype" if "torch_dtype" in config else "dtype"] = plan.recipe.dtype
+    if plan.sources.untied:
+        config["tie_word_embeddings"] = False
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8")
+
+
+def _copy_tokenizer(plan: MergePlan, folder: Path) -> None:
+    """The tokenizer, its chat template and the generation settings come from one source."""
+    source = plan.sources.template.path
+    if plan.recipe.tokenizer_source.startswith("model:"):
+        name = plan.recipe.tokenizer_source.removeprefix("model:")
+        source = plan.sources.experts[plan.recipe.names.index(name)].path
+    for file in (*TOKENIZER_FILES, "generation_config.json"):
+        if (source / file).is_file():
+            shutil.copyfile(source / file, folder / file)
+    templates = source / "additional_chat_templates"
+    if templates.is_dir():
+        shutil.copytree(templates, folder / templates.name)
