@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_model import save_model
+
+from tests.objectives.tiny_model import save_model
 
 
 @pytest.fixture(scope="session", autouse=True)

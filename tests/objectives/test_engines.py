@@ -3,9 +3,7 @@ import json
 
 import pytest
 import torch
-from engine_suite import PROMPTS, SHORT, DictSource, EngineSuite, ReadingEngineSuite, Spec, user
 from pydantic import TypeAdapter, ValidationError
-from tiny_model import TEMPLATE, save_model
 
 from objectives.engines import (
     ENGINES,
@@ -19,6 +17,16 @@ from objectives.engines.decoding import Row
 from objectives.engines.scripted import ScriptedEngine
 from objectives.errors import EngineError
 from objectives.tables import resolve
+from tests.objectives.engine_suite import (
+    PROMPTS,
+    SHORT,
+    DictSource,
+    EngineSuite,
+    ReadingEngineSuite,
+    Spec,
+    user,
+)
+from tests.objectives.tiny_model import TEMPLATE, save_model
 
 CPU = TransformersConfig(device="cpu")
 
