@@ -92,13 +92,20 @@ def _wilson(mean: float, n: int, z: float) -> tuple[float, float]:
         raise ValueError(f"an interval needs at least one item, got n = {n}")
     if not 0.0 <= mean <= 1.0:
         raise ValueError(f"the mean must lie in [0, 1], got {mean}")
-    zz = z * z
-    centre = (mean + zz / (2 * n)) / (1 + zz / n)
-    half = z / (1 + zz / n) * math.sqrt(mean * (1 - mean) / n + zz / (4 * n * n))
-    # Means of 0 and 1 are exact ends; rounding would leave them at 1e-17 or above 1.
-    low = 0.0 if mean == 0.0 else max(0.0, centre - half)
-    high = 1.0 if mean == 1.0 else min(1.0, centre + half)
-    return min(low, mean), max(high, mean)
+    return _lower_root(mean, n, z), max(mean, 1.0 - _lower_root(1.0 - mean, n, z))
+
+
+def _lower_root(m: float, n: int, z: float) -> float:
+    """The smaller p with (p - m)^2 = z^2 p (1 - p) / n.
+
+    From the larger root and the roots' product, m^2 / (1 + z^2 / n): the usual difference cancels
+    for small m and leaves rounding noise where 0 is meant.
+    """
+    if m == 0.0:
+        return 0.0
+    spread = z * z / n
+    larger = m + spread / 2 + z * math.sqrt((m * (1 - m) + spread / 4) / n)
+    return min(m, m * m / larger)
 
 
 def _quantile(level: float, two_sided: bool) -> float:

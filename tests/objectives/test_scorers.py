@@ -1,0 +1,102 @@
+import pytest
+
+from objectives.errors import ScorerError
+from objectives.scorers import SCORERS, make_scorer
+from objectives.scorers.base import Scorer, split_thinking
+from objectives.tables import resolve
+from tests.objectives.samples import sample
+from tests.objectives.scorer_suite import ScorerSuite
+
+REFS = {"exact": "exact", "language": {"language": {"expect": "th"}}, "math": "math"}
+REFS["think"] = {"think": None}
+
+
+class TestEveryScorer(ScorerSuite):
+    @pytest.fixture(params=sorted(SCORERS))
+    def scorer(self, request):
+        return make_scorer(REFS[request.param])
+
+
+def test_every_table_entry_resolves():
+    for name in SCORERS:
+        scorer = resolve(SCORERS, name)
+        assert issubclass(scorer, Scorer)
+        assert scorer.name == name
+
+
+@pytest.mark.parametrize(
+    ("ref", "message"),
+    [
+        ("maths", "unknown scorer 'maths'; did you mean 'math'"),
+        ({"language": {"expect": "the"}}, "unknown language 'the'; did you mean 'te'|'th'"),
+        ({"language": {"expects": "th"}}, "unknown parameter 'expects'|'expect' is missing"),
+        ("language", "scorer language: parameter 'expect' is missing"),
+        ({"math": {"time_limit": 0}}, "scorer math: time_limit: .*greater than 0"),
+        ({"think": {"x": 1}}, "unknown parameter 'x'; it takes none"),
+        ({"math": [1]}, "parameters are a mapping"),
+        ({"math": {}, "think": {}}, "got math, think; list each apart"),
+        ({}, "got nothing"),
+    ],
+)
+def test_a_wrong_reference_is_one_clear_line(ref, message):
+    with pytest.raises(ScorerError, match=message) as caught:
+        make_scorer(ref)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "thinking_open", "thinking", "answer", "closed", "opened"),
+    [
+        ("just 7", False, None, "just 7", False, False),
+        ("<think>a</think>7", False, "a", "7", True, True),
+        ("a</think>7", True, "a", "7", True, True),
+        ("a</think>7", False, "a", "7", True, False),
+        ("<think>a</think>7", True, "a", "7", True, True),
+        ("<think>a", False, "a", "", False, True),
+        ("a", True, "a", "", False, True),
+        ("<think>a</think>b<think>c", False, "a</think>bc", "", False, True),
+        ("<think>a</think>b<think>c</think>7", False, "abc", "7", True, True),
+        ("<thinking>a</thinking>7", False, "a", "7", True, True),
+        ("<thought>a</thought>7", False, "a", "7", True, True),
+        ("hm <think>a</think>7", False, "hm a", "7", True, True),
+        ("</think>7", False, "", "7", True, False),
+    ],
+)
+def test_thinking_is_taken_apart(text, thinking_open, thinking, answer, closed, opened):
+    parts = split_thinking(sample(text, thinking_open=thinking_open).generation)
+    assert parts.answer == answer
+    assert (parts.closed, parts.opened) == (closed, opened)
+    if thinking is not None:
+        thinking = thinking.replace("</think>", "")
+    assert parts.thinking == thinking
+
+
+@pytest.mark.parametrize(
+    ("text", "thinking_open", "expected"),
+    [
+        ("<think> 5 + 2 </think> 7", False, 1),
+        ("5 + 2 </think> 7", True, 1),
+        ("5 + 2 </think> 7", False, 0),
+        ("<think> </think> 7", False, 0),
+        ("<think> 5 </think> ", False, 0),
+        ("<think> 5", False, 0),
+        ("7", False, 0),
+        ("7 <think> 5 </think>", False, 0),
+    ],
+)
+def test_think(text, thinking_open, expected):
+    assert make_scorer("think").score(sample(text, thinking_open=thinking_open)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "expected"),
+    [
+        (" กรุงเทพ \n", "กรุงเทพ", 1),
+        ("<think>x</think> New  York", "new york", 1),
+        ("caf\u0065\u0301", "caf\u00e9", 1),
+        ("Bangkok.", "Bangkok", 0),
+        ("<think> Bangkok", "Bangkok", 0),
+    ],
+)
+def test_exact(text, answer, expected):
+    assert make_scorer("exact").score(sample(text, answer)) == expected
