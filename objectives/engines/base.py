@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,7 +23,9 @@ class GenerationSettings(BaseModel):
     temperature: float = Field(0.0, ge=0, allow_inf_nan=False, description="0 is greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus of sampling; unused when greedy")
     seed: int = Field(0, description="of sampling; each prompt draws its own stream from its id")
-    stop: tuple[str, ...] = Field((), description="strings that end an answer and are cut from it")
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (), description="strings that end an answer and are cut from it"
+    )
 
 
 @dataclass(frozen=True)

@@ -165,14 +165,16 @@ class TransformersEngine(Engine):
 
 def _open(path: Path, dtype: torch.dtype | str) -> tuple[Any, Any]:
     """Model and tokenizer of a local directory, without network, remote code or pickles."""
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if not (path / "config.json").is_file():
         raise EngineError(f"{path}: no config.json there; give a local model directory")
     try:
         with _quiet():
-            model = AutoModelForCausalLM.from_pretrained(
+            model, loading = AutoModelForCausalLM.from_pretrained(
                 path,
+                output_loading_info=True,
                 dtype=dtype,
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -181,9 +183,14 @@ def _open(path: Path, dtype: torch.dtype | str) -> tuple[Any, Any]:
             tokenizer = AutoTokenizer.from_pretrained(
                 path, trust_remote_code=False, local_files_only=True
             )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         what = " ".join(str(error).split())
         raise EngineError(f"{path}: the model cannot be opened: {what[:300]}") from error
+    if loading["missing_keys"]:
+        # Otherwise these would stay random, and be scored.
+        raise EngineError(
+            f"{path}: the weights lack {min(loading['missing_keys'])}; give a complete checkpoint"
+        )
     accepted = inspect.signature(model.forward).parameters
     needed = {"attention_mask", "position_ids", "past_key_values", "logits_to_keep"}
     lacking = sorted(needed - accepted.keys())

@@ -46,6 +46,7 @@ _HASHES = re.compile(r"####[\s:=*]*(?=[$฿€£¥₹৳₮₩+\-.\d\\(\[{]|[A-J
 _VALUE = r"-?\d+(?:\.\d+)?(?:/\d+)?(?:\s*\\?%)?"
 _NUMBER = re.compile(rf"(?<![\w.^*/+\-(]){_VALUE}(?![\w^*/+(])")
 _WORD = re.compile(r"[^\W\d_a-zA-Z]|[^\W\d_]{2}")  # of two letters, or of a script but Latin
+_INLINE = re.compile(r"\$(?P<a>[^$]+)\$|\\\((?P<b>.+?)\\\)")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 
 # Digits are folded one by one; these are what stands between digits.
@@ -231,6 +232,9 @@ def _statement(text: str) -> str:
         close = text.find("\\]" if text.startswith("\\[") else "$$", 2)
         return text[2:close] if close > 0 else text[2:]
     line = text.partition("\n")[0]
+    inline = _INLINE.match(line)
+    if inline and not _WORD.search(_COMMAND.sub("", inline["a"] or inline["b"])):
+        return inline["a"] or inline["b"]
     end = _SENTENCE_END.search(line)
     line = clean(line[: end.start()] if end and end.start() > 0 else line)
     if plain_number(line) is not None:

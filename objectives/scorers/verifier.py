@@ -33,16 +33,14 @@ class Verifier:
         Raises:
             ScorerError: the child cannot be started at all.
         """
+        job = json.dumps({"gold": gold, "answer": answer, "limit": limit}) + "\n"
         with self._lock:
-            child = self._started()
-            job = json.dumps({"gold": gold, "answer": answer, "limit": limit}) + "\n"
-            assert child.stdin is not None
             try:
-                child.stdin.write(job.encode())
-                child.stdin.flush()
+                child = self._asked(job)
             except BrokenPipeError:
+                # It died between questions, which is not this question's fault.
                 self._stop()
-                return False
+                child = self._asked(job)
             reply = self._reply(child, limit)
             if reply is None:
                 self._stop()
@@ -52,6 +50,13 @@ class Verifier:
         """Kill the child, if this process started it; the next question starts another."""
         with self._lock:
             self._stop()
+
+    def _asked(self, job: str) -> "subprocess.Popen[bytes]":
+        child = self._started()
+        assert child.stdin is not None
+        child.stdin.write(job.encode())
+        child.stdin.flush()
+        return child
 
     def _started(self) -> "subprocess.Popen[bytes]":
         if self._owner != os.getpid():

@@ -10,6 +10,7 @@ In: `{"gold": str, "answer": str, "limit": seconds}`; out: `true`, `false`; firs
 import json
 import logging
 import resource
+import signal
 import sys
 
 
@@ -17,6 +18,8 @@ def main() -> None:
     """Serve until standard input closes."""
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
+    # Ctrl-C reaches the whole terminal group; the caller may still want its last answers scored.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.disable(logging.CRITICAL)  # its timeouts are logged as if they were the caller's
     # Libraries may print; the protocol's channel is kept apart from their standard output.
     out = sys.stdout
@@ -38,7 +41,9 @@ def main() -> None:
         # If the parent is gone, nobody kills a hung job: let the kernel do it.
         used = resource.getrusage(resource.RUSAGE_SELF)
         soft = int(used.ru_utime + used.ru_stime) + 2 * limit + 2
-        resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+        soft = soft if hard == resource.RLIM_INFINITY else min(soft, hard)
+        resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
         gold = expressions(job["gold"], limit)
         answer = expressions(job["answer"], limit) if gold else []
         reply(bool(gold and answer and verify(gold, answer, timeout_seconds=limit)))

@@ -73,6 +73,15 @@ class TestTransformers(ReadingEngineSuite):
         with make_engine(CPU.model_copy(update=limits), tiny) as other:
             assert other.generate(many, SHORT) == engine.generate(many, SHORT)
 
+    def test_rows_that_end_early_leave_the_batch_unchanged(self, engine, tiny):
+        prompts = [user(str(i), f"w{i} w{3 * i} {i % 20} . w{2 * i}") for i in range(32)]
+        settings = GenerationSettings(max_tokens=100)
+        together = engine.generate(prompts, settings)
+        assert len({answer.tokens for answer in together}) > 5
+        assert {answer.finish_reason for answer in together} == {"stop", "length"}
+        with make_engine(CPU.model_copy(update={"batch_size": 1}), tiny) as one_by_one:
+            assert one_by_one.generate(prompts[::4], settings) == together[::4]
+
     def test_batches_keep_to_the_token_limit(self, engine, tiny):
         with make_engine(CPU.model_copy(update={"max_batch_tokens": 60}), tiny) as small:
             rows = []
@@ -201,6 +210,19 @@ class TestTransformers(ReadingEngineSuite):
         with pytest.raises(EngineError, match=message):
             make_engine(CPU.model_copy(update=changes), tiny)
 
+    def test_refuses_incomplete_or_broken_weights(self, tmp_path):
+        from safetensors.torch import save_file
+
+        path = save_model(tmp_path)
+        weights = state(path)
+        del weights["model.norm.weight"]
+        save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(EngineError, match=r"the weights lack model\.norm\.weight"):
+            make_engine(CPU, path)
+        (path / "model.safetensors").write_bytes(b"short")
+        with pytest.raises(EngineError, match="cannot be opened"):
+            make_engine(CPU, path)
+
     def test_refuses_a_directory_without_a_model(self, tmp_path):
         with pytest.raises(EngineError, match=r"no config\.json"):
             make_engine(CPU, tmp_path)
@@ -266,6 +288,12 @@ class TestScripted(EngineSuite):
         with pytest.raises(EngineError, match=message):
             make_engine(ScriptedConfig(responses=tmp_path / name), "")
 
+    def test_takes_the_time_it_is_told(self, monkeypatch):
+        slept = []
+        monkeypatch.setattr("objectives.engines.scripted.time.sleep", slept.append)
+        make_engine(ScriptedConfig(default="x", delay=2.5), "").generate(PROMPTS, SHORT)
+        assert slept == [2.5]
+
     def test_a_missing_or_empty_table_is_named(self, tmp_path):
         with pytest.raises(EngineError, match="cannot be read"):
             make_engine(ScriptedConfig(responses=tmp_path / "none.json"), "")
@@ -315,7 +343,7 @@ def test_engine_configs_are_told_apart_by_kind():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"max_tokens": 0}, {"temperature": -1}, {"top_p": 0}, {"seeds": 1}]
+    "wrong", [{"max_tokens": 0}, {"temperature": -1}, {"top_p": 0}, {"seeds": 1}, {"stop": [""]}]
 )
 def test_generation_settings_are_checked(wrong):
     with pytest.raises(ValidationError):

@@ -47,6 +47,13 @@ RIGHT = [
     ("The answer is 7 out of 12.", "7"),
     ("คำตอบคือ 5 + 2 = 7 ลูก", "7"),
     ("The answer is x = 7.", "7"),
+    ("The answer is $\\frac{3}{4}$ of the cake", "0.75"),
+    ("คำตอบคือ \\(7\\) ลูก", "7"),
+    ("The answer is $7, not $8", "7"),
+    ("the answer is 5km.", "5"),
+    ("답은 7입니다.", "7"),
+    ("答えは7個です。", "7"),
+    ("\\boxed{x = 7}", "7"),
     ("The answer is approximately 7 apples", "7"),
     ("18 บาท", "18"),
     ("There are 18 eggs left.", "18"),
@@ -115,6 +122,9 @@ WRONG = [
     ("\\boxed{\\sqrt{50}}", "7"),
     ("\\boxed{\\undefined{{}", "7"),
     ("\\boxed{7, 8}", "7"),
+    ("The answer is 18 or 20", "18"),
+    ("The answer is 18 or 20", "20"),
+    ("#### 7:30", "7"),
 ]
 
 
