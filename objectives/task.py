@@ -29,7 +29,10 @@ ScorerRef = str | dict[str, dict[str, Any] | None]
 
 
 class SplitConfig(BaseModel):
-    """How many items each purpose gets: numbers, or fractions of the file (1.0 is all of it)."""
+    """How many items each purpose gets: numbers, or fractions (1.0 is all).
+
+    A fraction is of the whole file, or of the file's own split where its lines name one.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

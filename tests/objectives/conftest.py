@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -6,10 +7,13 @@ import torch
 from tests.objectives.tiny_model import save_model
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
+@pytest.fixture(scope="package", autouse=True)
+def one_thread() -> Iterator[None]:
     """The machine that runs these may be shared: two threads on busy cores are far slower."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
