@@ -1,0 +1,1 @@
+"""The search: recipes proposed by Optuna, scored by Ray workers, tracked in MLflow."""

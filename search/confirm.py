@@ -1,0 +1,246 @@
+"""Confirmation: the front and the baselines again, on items that the search never saw.
+
+The front that a search reports is optimistic (the winner's curse: each member was chosen because
+its dev score was high). So at most `confirm.max` members and all baselines are scored on the
+confirm items, with intervals that hold simultaneously, and the front is computed anew from those.
+The one recipe that is exported is scored once more, on the test items: the headline number.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import optuna
+
+from merge_core import Recipe
+from merge_core.yaml_io import write_atomic
+from objectives import Estimate
+from objectives.statistics import simultaneous
+from objectives.task import Split
+from search import study as studies
+from search.baselines import baselines
+from search.config import Search
+from search.errors import ExportError, RunError, WorkerError
+from search.front import Point, front, gains, knee, representatives
+from search.pool import Pool
+from search.results import Result, joint
+from search.run import Run
+from search.worker import Job
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Member:
+    """A trial or baseline with what was claimed of it and what was confirmed.
+
+    Attributes:
+        label: "trial 12", or the baseline's.
+        trial: the trial's number; None for baselines.
+        fingerprint: names its confirmed result.
+        recipe: its YAML data.
+        claimed: dev estimate by objective.
+        confirmed: held-out estimate by objective; intervals hold simultaneously over all members
+            and objectives.
+        joint: held-out share of answers that are right and in the language, if tasks tell both.
+        feasible: every constraint holds by its one-sided 95% confirmed bound.
+        on_front: not dominated by any confirmed member (baselines are never on the front).
+    """
+
+    label: str
+    trial: int | None
+    fingerprint: str
+    recipe: dict[str, object]
+    claimed: dict[str, Estimate]
+    confirmed: dict[str, Estimate]
+    joint: Estimate | None
+    feasible: bool
+    on_front: bool = False
+
+    def point(self, search: Search) -> Point:
+        """Its confirmed gains."""
+        return gains([self.confirmed[o.name].value for o in search.objectives], search.objectives)
+
+
+def confirm(
+    run: Run,
+    study: optuna.Study,
+    pool: Pool,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[Member]:
+    """Score the front and the baselines on the confirm items and write `confirmed.json`.
+
+    Results that are there already (by fingerprint) are not made again.
+
+    Raises:
+        RunError: the search has no front yet.
+        WorkerError: a merge could not be scored.
+    """
+    search = run.search
+    trials = studies.scored(study)
+    on_front = studies.current_front(study, search)
+    if not on_front:
+        raise RunError(
+            f"{run.folder}: no trial holds all constraints yet: nothing to confirm"
+            if trials
+            else f"{run.folder}: no trial has finished yet: nothing to confirm"
+        )
+    points = studies.points(trials, search)
+    chosen = representatives({n: points[n] for n in on_front}, search.file.confirm.max)
+    recipes: dict[str, Recipe] = {}
+    claimed: dict[str, Result] = {}
+    for number in chosen:
+        recipe = studies.recipe_of(trials[number])
+        assert recipe is not None, f"trial {number} has no recipe"
+        recipes[f"trial {number}"] = recipe
+        claimed[f"trial {number}"] = Result.load(run.trial(number))
+    for label, recipe in baselines(search).items():
+        if run.baseline(label).is_file():
+            recipes[label] = recipe
+            claimed[label] = Result.load(run.baseline(label))
+    results = score_all(run, pool, recipes, "confirm", progress)
+    members = members_of(search, claimed, results)
+    save(run, members)
+    return members
+
+
+def members_of(
+    search: Search, claimed: dict[str, Result], results: dict[str, Result]
+) -> list[Member]:
+    """Members with intervals that all hold at once, and the front among the trials."""
+    level = simultaneous(LEVEL, len(results) * len(search.objectives))
+    members = [
+        Member(
+            label=label,
+            trial=int(label.split()[1]) if label.startswith("trial ") else None,
+            fingerprint=result.fingerprint,
+            recipe=dict(result.recipe),
+            claimed={o.name: claimed[label].estimate(o) for o in search.objectives},
+            confirmed={o.name: result.estimate(o, level) for o in search.objectives},
+            joint=joint(result),
+            feasible=all(result.holds(c, confirmed=True) for c in search.constraints)
+            and result.fault is None,
+        )
+        for label, result in results.items()
+    ]
+    candidates = {m.label: m.point(search) for m in members if m.trial is not None}
+    kept = set(front(candidates))
+    return [
+        Member(**{**m.__dict__, "on_front": m.label in kept}) if m.trial is not None else m
+        for m in members
+    ]
+
+
+def score_all(
+    run: Run,
+    pool: Pool,
+    recipes: dict[str, Recipe],
+    split: Split,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Result]:
+    """Score recipes on a held-out split, each fingerprint once for ever; results by label."""
+    fingerprints = {label: run.fingerprint(recipe) for label, recipe in recipes.items()}
+    labels = {fingerprint: label for label, fingerprint in reversed(fingerprints.items())}
+    missing = [f for f in labels if not run.held_out(split, f).is_file()]
+    for fingerprint in missing:
+        label = labels[fingerprint]
+        pool.submit(Job(label, recipes[label], fingerprint, split))
+    done = 0
+    while pool.busy:
+        for outcome in pool.wait(timeout=1.0):
+            if outcome.result is None:
+                raise WorkerError(f"{outcome.job.key} on {split} items: {outcome.error}")
+            outcome.result.save(run.held_out(split, outcome.job.fingerprint))
+            done += 1
+            if progress is not None:
+                progress(outcome.job.key, done, len(missing))
+    return {
+        label: Result.load(run.held_out(split, fingerprint))
+        for label, fingerprint in fingerprints.items()
+    }
+
+
+def choose(
+    search: Search, members: list[Member], pick: str = "knee", *, best_effort: bool = False
+) -> Member:
+    """The member to export.
+
+    Args:
+        search: for objectives and constraints.
+        members: confirmed.
+        pick: "knee" (balanced), "best:OBJECTIVE", or "trial:N".
+        best_effort: take one that does not hold the constraints if none does.
+
+    Raises:
+        ExportError: nothing qualifies, or `pick` names nothing that was confirmed.
+    """
+    trials = {m.label: m for m in members if m.trial is not None}
+    if pick.startswith("trial:"):
+        label = f"trial {pick.removeprefix('trial:')}"
+        if label not in trials:
+            known = ", ".join(label.replace(" ", ":") for label in trials)
+            raise ExportError(f"--pick {pick}: not among the confirmed members ({known})")
+        return trials[label]
+    able = {label: m for label, m in trials.items() if m.feasible}
+    if not able:
+        if not best_effort:
+            bounds = ", ".join(str(constraint) for constraint in search.constraints)
+            raise ExportError(
+                f"no confirmed member holds {bounds} with 95% confidence; "
+                "search on, or take the nearest with --best-effort"
+            )
+        able = trials
+    points = {label: member.point(search) for label, member in able.items()}
+    if pick == "knee":
+        return able[knee(points)]
+    kind, _, name = pick.partition(":")
+    names = [objective.name for objective in search.objectives]
+    if kind != "best" or name not in names:
+        options = ", ".join(["knee", *(f"best:{n}" for n in names), "trial:N"])
+        raise ExportError(f"--pick {pick}: choose one of {options}")
+    index = names.index(name)
+    return able[max(points, key=lambda label: points[label][index])]
+
+
+def save(run: Run, members: list[Member]) -> None:
+    """Write the confirmed members, atomically."""
+    text = json.dumps([asdict(member) for member in members], indent=1, ensure_ascii=False)
+    write_atomic(run.confirmed, text + "\n")
+
+
+def load(run: Run) -> list[Member]:
+    """The confirmed members of a run.
+
+    Raises:
+        RunError: nothing is confirmed yet.
+    """
+    if not run.confirmed.is_file():
+        raise RunError(
+            f"{run.folder}: its front is not confirmed yet: `mergefront confirm {_short(run)}`"
+        )
+    return [_member(row) for row in json.loads(run.confirmed.read_text(encoding="utf-8"))]
+
+
+def _member(row: dict[str, object]) -> Member:
+    def estimates(data: object) -> dict[str, Estimate]:
+        assert isinstance(data, dict)
+        return {name: Estimate(**value) for name, value in data.items()}
+
+    both = row["joint"]
+    return Member(
+        **{
+            **row,
+            "claimed": estimates(row["claimed"]),
+            "confirmed": estimates(row["confirmed"]),
+            "joint": Estimate(**both) if isinstance(both, dict) else None,
+        }  # type: ignore[arg-type]
+    )
+
+
+def _short(run: Run) -> Path:
+    """The run's folder as the user would type it."""
+    here = Path.cwd()
+    return run.folder.relative_to(here) if run.folder.is_relative_to(here) else run.folder

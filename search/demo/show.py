@@ -1,0 +1,114 @@
+"""The demo's walk: trio, search, front, one question answered by all, merged model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.resources import files
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from merge_core import MergePlan, Recipe, write_merge
+from merge_core.yaml_io import write_atomic
+from search.config import load
+from search.demo.trio import DemoError, ensure_trio
+from search.demo.world import write_items
+from search.errors import SearchError
+from search.results import Result
+from search.run import folder_for
+from search.session import Found, prepare
+from search.session import run as run_search
+from search.terminal import Progress as SearchProgress
+from search.terminal import print_found, shown
+
+_LABELS = {
+    "expert:reasoning": "reasoning expert",
+    "expert:language": "Thai expert",
+    "uniform": "uniform average",
+}
+
+
+def run_demo(
+    console: Console, *, seed: int, trials: int, workers: int, folder: Path, runs: Path
+) -> None:
+    """Train (or reuse) the trio, search its merges, show what was found, write the merge.
+
+    Raises:
+        SearchError: training failed, or the search found nothing to export.
+    """
+    folder = folder if seed == 0 else folder.with_name(f"{folder.name}-seed{seed}")
+    _prepare_folder(console, folder, seed)
+    file = folder / f"{folder.name}.yaml"
+    search = load(file, [f"budget.trials={trials}", f"workers.count={workers}"])
+    prepared = prepare(search)
+    where = folder_for(search, runs, None, new=False)
+    with SearchProgress(console) as progress:
+        found = run_search(prepared, where, progress)
+    print_found(console, found, "mergefront demo")
+    if found.chosen is None:
+        return
+    _show_question(console, found)
+    merged = folder / "merged"
+    if merged.exists():
+        shutil.rmtree(merged)
+    write_merge(MergePlan(Recipe.parse(found.chosen.recipe)), merged)
+    console.print(f"merged model: {shown(merged)}", highlight=False)
+
+
+def _prepare_folder(console: Console, folder: Path, seed: int) -> None:
+    """Put trio, items and search file into `folder`."""
+    columns = (TextColumn("training {task.description:<10}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bars:
+        tasks = {}
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+                if not console.is_terminal:
+                    console.print(f"training the {stage} model: {total} steps", highlight=False)
+            bars.update(tasks[stage], completed=done)
+
+        try:
+            trio = ensure_trio(seed=seed, progress=progress)
+        except (DemoError, OSError) as error:
+            raise SearchError(str(error)) from error
+    for name in ("base", "language", "reasoning"):
+        target = folder / "trio" / name
+        if not target.exists():
+            shutil.copytree(trio.root / name, target)
+    items = folder / "items.jsonl"
+    if not items.exists():
+        write_items(items)
+    text = files("configs").joinpath("demo.yaml").read_text(encoding="utf-8")
+    write_atomic(folder / f"{folder.name}.yaml", text)
+
+
+def _show_question(console: Console, found: Found) -> None:
+    """One held-out question that only the merge answers right and in Thai."""
+    assert found.chosen is not None
+    run = found.run
+    results = {
+        member.label: Result.load(run.held_out("confirm", member.fingerprint))
+        for member in found.members
+        if member.label in _LABELS or member.label == found.chosen.label
+    }
+    rows = {label: result.items["math_th"] for label, result in results.items()}
+    task = run.search.file.tasks["math_th"]
+    prompts = {}
+    for line in (run.search.root / task.items).read_text(encoding="utf-8").splitlines():
+        item = json.loads(line)
+        prompts[item["id"]] = item
+    mine = rows[found.chosen.label]
+    for index, row in enumerate(mine):
+        others = [rows[label][index] for label in _LABELS if label in rows]
+        if row.scores["joint"] == 1.0 and not any(other.scores["joint"] for other in others):
+            item = prompts[row.id]
+            console.print(f"\nheld-out question {row.id} (answer {item['answer']}):")
+            console.print(f"  {item['prompt']}", highlight=False, markup=False)
+            for label, name in {**_LABELS, found.chosen.label: "exported merge"}.items():
+                if label in rows:
+                    text = rows[label][index].text
+                    console.print(f"  {name:<18}{text}", highlight=False, markup=False)
+            return

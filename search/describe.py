@@ -1,0 +1,211 @@
+"""What `check`, `status`, `score` and `ui` tell."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.table import Table
+
+from merge_core import Expert, MergePlan, Recipe, RecipeError
+from merge_core.checkpoint import locate
+from merge_core.mergekit import load_mergekit
+from merge_core.values import Scalar
+from merge_core.yaml_io import dump_yaml
+from objectives import Task
+from search import study as studies
+from search.config import Search, load
+from search.errors import ConfigError
+from search.export import spelled
+from search.run import Run
+from search.session import Prepared
+from search.tracking import tracking_uri
+
+_UI_PATH = "#/experiments/{experiment}/runs?workflowType=machine_learning"
+
+
+def describe(console: Console, prepared: Prepared) -> None:
+    """Print what a search reads, varies, asks and costs, as far as headers and items tell."""
+    search, plan = prepared.search, prepared.plan
+    template = plan.sources.template
+    specs = plan.specs().values()
+    parameters = sum(spec.numel for spec in specs)
+    written = sum(spec.nbytes for spec in specs)
+    read = sum(spec.nbytes for source in plan.sources.all for spec in source.specs.values())
+    console.print(
+        f"{search.path}: {template.architecture}, {parameters:,} parameters, "
+        f"{template.layers} layers, {len(plan.specs())} tensors, "
+        f"{'tied' if plan.tied else 'untied'} head",
+        highlight=False,
+    )
+    console.print(
+        f"each merge reads {_size(read)} and writes {_size(written)} into the live model",
+        highlight=False,
+    )
+    for source in plan.sources.all:
+        console.print(f"  source {source.path}", highlight=False, markup=False)
+    space = Table("parameter", "range", title="space", title_justify="left")
+    for name, distribution in search.space.distributions().items():
+        space.add_row(name, _spelled(distribution))
+    console.print(space)
+    tasks = Table("task", "dev", "confirm", "test", "scores", title="tasks", title_justify="left")
+    for name, task in prepared.tasks.items():
+        counts = [str(len(task.items(split))) for split in ("dev", "confirm", "test")]
+        tasks.add_row(name, *counts, ", ".join(task.measures))
+    console.print(tasks)
+    budget = search.file.budget
+    limits = [f"{budget.trials} trials"] if budget.trials else []
+    limits += [f"{budget.timeout}"] if budget.timeout else []
+    answers = sum(len(task.items("dev")) for task in prepared.tasks.values())
+    console.print(
+        f"until {' or '.join(limits) or 'stopped'}; {answers} answers a trial; "
+        f"baselines: {', '.join(prepared.baselines) or 'none'}",
+        highlight=False,
+        markup=False,
+    )
+    console.print("time and cost: not known before a first trial has run", highlight=False)
+
+
+def sample_recipes(search: Search, count: int) -> list[str]:
+    """Recipes drawn at random from the space, as text."""
+    sampler = optuna.samplers.RandomSampler(seed=search.file.sampler.seed)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=sampler)
+    return [dump_yaml(search.space.sample(study.ask()).plain()) for _ in range(count)]
+
+
+def status_of(run: Run) -> dict[str, Any]:
+    """How far a run is."""
+    study = studies.open_study(run, create=False)
+    trials = study.get_trials(deepcopy=False)
+    states: dict[str, int] = {}
+    for trial in trials:
+        states[trial.state.name.lower()] = states.get(trial.state.name.lower(), 0) + 1
+    duplicates = sum(studies.DUPLICATE_OF in trial.user_attrs for trial in trials)
+    budget = run.search.file.budget.trials
+    return {
+        "run": str(run.folder),
+        "driver": "working" if _leased(run) else "not running",
+        "finished": f"{len(studies.scored(study))}{f' of {budget}' if budget else ''}",
+        "trials": ", ".join(f"{count} {state}" for state, count in sorted(states.items())),
+        "duplicates": duplicates,
+        "tokens": sum(int(trial.user_attrs.get("tokens", 0)) for trial in trials),
+        "front": " ".join(map(str, studies.current_front(study, run.search))),
+        "confirmed": run.confirmed.is_file(),
+    }
+
+
+def _leased(run: Run) -> bool:
+    lock = FileLock(run.folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def load_recipe(path: Path) -> tuple[Recipe, list[str]]:
+    """A recipe file, ours or mergekit's (told apart by `out_dtype` and by what ours refuses)."""
+    try:
+        return Recipe.load(path), []
+    except RecipeError as ours:
+        try:
+            return load_mergekit(path)
+        except RecipeError:
+            raise ours from None
+
+
+def score_model(
+    console: Console, model: str, file: Path, split: str, limit: int | None, *, as_json: bool
+) -> None:
+    """Score one checkpoint on the tasks of a search file and print the scores."""
+    from dataclasses import replace
+
+    from objectives.task import SPLITS
+    from search.cli import print_json
+    from search.worker import Evaluator, Job, Setup
+
+    if split not in SPLITS:
+        raise ConfigError(f"--split {split}: one of {', '.join(SPLITS)}")
+    search = load(file)
+    path = str(locate(model))
+    tasks = {}
+    for name, config in search.file.tasks.items():
+        task = Task.load(name, config, search.root, search.file.splits)
+        if limit is not None:
+            items = {key: rows[:limit] for key, rows in task.splits.items()}
+            task = replace(task, splits=items)
+        tasks[name] = task
+    # One model is the linear merge of itself: the same path, the same bits.
+    recipe = Recipe("linear", None, (Expert(path, "model", {"weight": Scalar(1.0)}),))
+    plan = MergePlan(recipe)
+    plan.sources.check_finite()
+    engine = search.file.engine
+    evaluator = Evaluator(Setup(engine, path, tasks, os.cpu_count() or 1))
+    try:
+        result = evaluator.evaluate(Job("score", recipe, plan.fingerprint(), split))
+    finally:
+        evaluator.close()
+    if as_json:
+        from dataclasses import asdict
+
+        print_json(asdict(result))
+        return
+    table = Table("score", "mean [95%]", "n", title=f"{model} on {split} items")
+    for name, estimate in result.summary().items():
+        table.add_row(name, spelled(estimate), str(estimate.n))
+    console.print(table)
+
+
+def ui_command(run: Run, port: int) -> tuple[list[str], str, dict[str, str]]:
+    """The MLflow server's command, the link to the run's experiment, and its environment.
+
+    Raises:
+        ConfigError: the run tracks on a server that has its own UI.
+    """
+    uri = tracking_uri(run)
+    if uri.startswith(("http://", "https://")):
+        raise ConfigError(f"{run.folder}: tracked on {uri}: open that page")
+    environment = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        # The server would otherwise start job workers that take over a gigabyte.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    os.environ.update(environment)
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    name = run.search.file.tracking.experiment or run.name
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        raise ConfigError(f"{run.folder}: MLflow has no experiment '{name}' yet")
+    link = f"http://127.0.0.1:{port}/{_UI_PATH.format(experiment=experiment.experiment_id)}"
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri),
+        *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+    ]
+    return command, link, environment
+
+
+def _spelled(distribution: Any) -> str:
+    choices = getattr(distribution, "choices", None)
+    if choices is not None:
+        return " | ".join(map(str, choices))
+    extra = f" step {distribution.step:g}" if distribution.step else ""
+    extra += " log" if distribution.log else ""
+    return f"{distribution.low:g} to {distribution.high:g}{extra}"
+
+
+def _size(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "KB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    raise AssertionError("unreachable")

@@ -1,0 +1,269 @@
+"""Workers as Ray actors: jobs in, outcomes out, dead workers replaced, lost jobs run again."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import (
+    ActorUnavailableError,
+    NodeDiedError,
+    ObjectLostError,
+    RayActorError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+
+from search.config import WorkersEntry
+from search.errors import USER_ERRORS, WorkerError
+from search.results import Result
+from search.worker import Evaluator, Job, Setup
+
+MOST_TRIES = 3
+"""How often a job is given to a worker before its loss is called the job's own fault."""
+
+_LOST = (
+    RayActorError,
+    ActorUnavailableError,
+    NodeDiedError,
+    ObjectLostError,
+    WorkerCrashedError,
+)
+log = logging.getLogger("mergefront")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: a result, or why there is none after all tries."""
+
+    job: Job
+    result: Result | None
+    error: str | None = None
+
+
+@dataclass
+class _Member:
+    """One worker: its actor, and the job it has."""
+
+    name: str
+    actor: Any
+    job: Job | None = None
+    since: float = 0.0
+    tries: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What each worker claims, and how many there are."""
+
+    count: int
+    cpus: float
+    gpus: float
+
+    @classmethod
+    def of(cls, entry: WorkersEntry) -> Resources:
+        """As the file says; otherwise one worker per GPU, or one per two cores without GPUs."""
+        cluster = ray.cluster_resources()
+        gpus, cores = cluster.get("GPU", 0.0), cluster.get("CPU", 1.0)
+        per_worker = entry.gpus if entry.gpus is not None else (1.0 if gpus else 0.0)
+        if entry.count is not None:
+            count = entry.count
+        elif per_worker:
+            count = max(1, math.floor(gpus / per_worker))
+        else:
+            count = max(1, math.floor(cores / 2))
+        cpus = entry.cpus if entry.cpus is not None else max(1.0, math.floor(cores / count))
+        if cpus * count > cores:
+            raise WorkerError(
+                f"{count} workers of {cpus:g} cores need {cpus * count:g}, Ray has {cores:g}: "
+                "lower workers.count or workers.cpus"
+            )
+        if per_worker * count > gpus:
+            raise WorkerError(
+                f"{count} workers of {per_worker:g} GPUs need {per_worker * count:g}, "
+                f"Ray has {gpus:g}: lower workers.count or workers.gpus"
+            )
+        return cls(count, cpus, per_worker)
+
+
+class Pool:
+    """Workers that score jobs.
+
+    Args:
+        setup: sent to every worker.
+        entry: how many workers, with what.
+
+    Raises:
+        WorkerError: Ray cannot be reached or has too little.
+        ObjectiveError: the engine cannot start; the message is the engine's own.
+    """
+
+    def __init__(self, setup: Setup, entry: WorkersEntry) -> None:
+        self._owns_ray = connect()
+        self.resources = Resources.of(entry)
+        self._setup = ray.put(setup)
+        self._members: dict[str, _Member] = {}
+        self._futures: dict[Any, str] = {}
+        self._tries: dict[str, int] = {}
+        self._deaths = 0
+        self._queue: deque[Job] = deque()
+        self._numbers = iter(range(10**9))
+        for _ in range(self.resources.count):
+            self._spawn()
+
+    @property
+    def size(self) -> int:
+        """Workers that are alive or starting."""
+        return len(self._members)
+
+    @property
+    def places(self) -> int:
+        """How many more jobs can start at once."""
+        return max(0, self.size - len(self._futures) - len(self._queue))
+
+    @property
+    def busy(self) -> bool:
+        """Whether any job is on its way."""
+        return bool(self._futures or self._queue)
+
+    @property
+    def lost_workers(self) -> int:
+        """Workers that died and were replaced."""
+        return self._deaths
+
+    def running(self) -> dict[str, Job | None]:
+        """What each worker is doing, by its name."""
+        return {member.name: member.job for member in self._members.values()}
+
+    def pids(self) -> dict[str, int]:
+        """Process id of each worker that has started, by name (for tests and `status`)."""
+        return {
+            name: int(ray.get(member.actor.pid.remote(), timeout=60))
+            for name, member in self._members.items()
+        }
+
+    def submit(self, job: Job) -> None:
+        """Give `job` to a free worker, or to the next that becomes free."""
+        self._queue.append(job)
+        self._assign()
+
+    def wait(self, timeout: float) -> list[Outcome]:
+        """Outcomes that arrive within `timeout` seconds; jobs of dead workers start again.
+
+        Raises:
+            ObjectiveError, MergeError: the set-up is wrong: no job would ever do better.
+            WorkerError: workers keep dying.
+        """
+        if not self._futures:
+            return []
+        ready, _ = ray.wait(list(self._futures), num_returns=1, timeout=timeout)
+        more, _ = ray.wait(list(self._futures), num_returns=len(self._futures), timeout=0)
+        outcomes = []
+        for future in dict.fromkeys([*ready, *more]):
+            outcome = self._collect(future)
+            if outcome is not None:
+                outcomes.append(outcome)
+        self._assign()
+        return outcomes
+
+    def close(self) -> None:
+        """End all workers; leaves a cluster that was there before."""
+        for member in self._members.values():
+            ray.kill(member.actor)
+        self._members.clear()
+        self._futures.clear()
+        if self._owns_ray and ray.is_initialized():
+            ray.shutdown()
+
+    def _assign(self) -> None:
+        for member in self._members.values():
+            if member.job is None and self._queue:
+                member.job = self._queue.popleft()
+                self._tries[member.job.key] = self._tries.get(member.job.key, 0) + 1
+                self._futures[member.actor.evaluate.remote(member.job)] = member.name
+
+    def _collect(self, future: Any) -> Outcome | None:
+        member = self._members[self._futures.pop(future)]
+        job, member.job = member.job, None
+        assert job is not None
+        try:
+            return Outcome(job, ray.get(future))
+        except _LOST as error:
+            return self._lost(member, job, error)
+        except RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, USER_ERRORS):
+                raise cause from None
+            log.error("%s failed on %s:\n%s", job.key, member.name, error)
+            return Outcome(job, None, f"{type(cause).__name__}: {cause}")
+
+    def _lost(self, member: _Member, job: Job, error: Exception) -> Outcome | None:
+        """A worker died: replace it, run its job again unless it has had its tries."""
+        self._deaths += 1
+        log.warning("worker %s died with %s: %s", member.name, job.key, error)
+        del self._members[member.name]
+        self._spawn()
+        if self._tries[job.key] < MOST_TRIES:
+            self._queue.appendleft(job)
+            return None
+        return Outcome(job, None, f"its worker died {MOST_TRIES} times")
+
+    def _spawn(self) -> None:
+        name = f"w{next(self._numbers)}"
+        # max_restarts=0: a restarted actor would come up without telling anyone; we respawn.
+        actor = Worker.options(  # type: ignore[attr-defined]
+            num_cpus=self.resources.cpus, num_gpus=self.resources.gpus, max_restarts=0
+        ).remote(self._setup, name)
+        self._members[name] = _Member(name, actor)
+
+
+@ray.remote
+class Worker:
+    """The actor. Its engine starts with the first job, whose outcome then carries its errors."""
+
+    def __init__(self, setup: Setup, name: str) -> None:
+        self._setup = setup
+        self._name = name
+        self._evaluator: Evaluator | None = None
+
+    def pid(self) -> int:
+        """Process id."""
+        return os.getpid()
+
+    def evaluate(self, job: Job) -> Result:
+        """Score one job."""
+        if self._evaluator is None:
+            self._evaluator = Evaluator(self._setup, self._name)
+        return self._evaluator.evaluate(job)
+
+
+def connect() -> bool:
+    """Connect to RAY_ADDRESS, or start a local Ray; whether it was started here.
+
+    Raises:
+        WorkerError: the cluster cannot be reached.
+    """
+    if ray.is_initialized():
+        return False
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray would otherwise hide all GPUs from workers that claim none, with a warning per worker.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        # "local" by name: without it Ray attaches to whatever cluster this machine last saw.
+        ray.init(
+            address=address or "local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **({} if address else {"object_store_memory": 512 * 2**20}),
+        )
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        where = f"the cluster at RAY_ADDRESS={address}" if address else "a local Ray"
+        raise WorkerError(f"{where} cannot be reached: {str(error).splitlines()[0]}") from error
+    return address is None

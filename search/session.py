@@ -1,0 +1,221 @@
+"""A search from file to exported recipe: what `mergefront run` and `mergefront confirm` do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+
+from merge_core import MergePlan, Recipe, Sources
+from objectives import Task
+from search import confirm as confirming
+from search import study as studies
+from search.baselines import baselines, model_folder
+from search.config import Search
+from search.confirm import Member
+from search.driver import Driver, Listener
+from search.errors import ExportError, RunError
+from search.export import save_recipe
+from search.plots import front_plot
+from search.pool import Pool
+from search.results import Result
+from search.run import Run, logging_to
+from search.tracking import Tracker
+from search.worker import Setup
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A search whose every file has been opened and checked, with nothing written yet.
+
+    Attributes:
+        search: the file.
+        tasks: with their items.
+        plan: of one recipe of the space: all its recipes share shapes and names.
+        baselines: recipes by label.
+    """
+
+    search: Search
+    tasks: dict[str, Task]
+    plan: MergePlan
+    baselines: dict[str, Recipe]
+
+    @property
+    def references(self) -> list[str]:
+        """Every model that a recipe of this search names."""
+        found: list[str] = []
+        for recipe in (self.plan.recipe, *self.baselines.values()):
+            found += [recipe.base_model] if recipe.base_model is not None else []
+            found += [expert.model for expert in recipe.models]
+        return list(dict.fromkeys(found))
+
+    def setup(self, cpus: float = 1.0) -> Setup:
+        """What a worker of `cpus` cores needs."""
+        engine = self.search.file.engine
+        dtype = self.plan.recipe.dtype
+        if dtype is not None and getattr(engine, "dtype", dtype) is None:
+            engine = engine.model_copy(update={"dtype": dtype})
+        if (responses := getattr(engine, "responses", None)) is not None:
+            # Workers run elsewhere; the file's paths are relative to the file.
+            engine = engine.model_copy(update={"responses": self.search.root / responses})
+        return Setup(engine, str(model_folder(self.search)), self.tasks, max(1, int(cpus)))
+
+
+@dataclass(frozen=True)
+class Found:
+    """How a session ended.
+
+    Attributes:
+        run: the run folder.
+        finished: trials of all sessions.
+        front: trial numbers on the claimed front.
+        members: confirmed members; empty if the user stopped before.
+        chosen: the exported one, or None.
+        test: the exported recipe on the test items.
+        problem: why nothing was exported, or None.
+        tracking_problem: what MLflow could not take, or None.
+        stopped: the user interrupted the search.
+    """
+
+    run: Run
+    finished: int
+    front: list[int]
+    members: list[Member]
+    chosen: Member | None
+    test: Result | None
+    problem: str | None
+    tracking_problem: str | None
+    stopped: bool
+
+
+def prepare(search: Search) -> Prepared:
+    """Open and check everything a search names: headers of checkpoints, tokenizers, items.
+
+    Raises:
+        MergeError, ObjectiveError, ConfigError: one line on what is wrong and where.
+    """
+    tasks = {
+        name: Task.load(name, config, search.root, search.file.splits)
+        for name, config in search.file.tasks.items()
+    }
+    recipe = search.example()
+    plan = MergePlan(recipe, Sources.open(recipe))
+    others = baselines(search)
+    for other in others.values():
+        MergePlan(other, Sources.open(other))
+    return Prepared(search, tasks, plan, others)
+
+
+def run(prepared: Prepared, folder: Path, listener: Listener) -> Found:
+    """Search, confirm, export: start the run in `folder`, or continue it."""
+    opened = Run.start(prepared.search, folder, prepared.references, listener.reading)
+    with _session(opened, prepared) as (pool, tracker):
+        driver = Driver(opened, pool, tracker, prepared.baselines, listener)
+        driver.search_all()
+        if driver.stopping:
+            return _end(opened, driver.study, tracker, [], None, None, None, stopped=True)
+        return _confirm(opened, driver.study, pool, tracker, listener)
+
+
+def confirm(opened: Run, listener: Listener) -> Found:
+    """Confirm the front of a run that was stopped, and export its knee."""
+    prepared = prepare(opened.search)
+    opened = Run.start(opened.search, opened.folder, prepared.references, listener.reading)
+    with _session(opened, prepared) as (pool, tracker):
+        study = studies.open_study(opened)
+        return _confirm(opened, study, pool, tracker, listener)
+
+
+@contextmanager
+def _session(opened: Run, prepared: Prepared) -> Iterator[tuple[Pool, Tracker]]:
+    with opened.lease(), logging_to(opened):
+        tracker = Tracker(opened, studies.open_study(opened))
+        try:
+            cpus = prepared.search.file.workers.cpus or 1.0
+            pool = Pool(prepared.setup(cpus), prepared.search.file.workers)
+            try:
+                yield pool, tracker
+            finally:
+                pool.close()
+        finally:
+            tracker.close()
+
+
+def _confirm(
+    opened: Run, study: optuna.Study, pool: Pool, tracker: Tracker, listener: Listener
+) -> Found:
+    search = opened.search
+    try:
+        members = confirming.confirm(opened, study, pool, listener.confirming)
+    except RunError as error:
+        return _end(opened, study, tracker, [], None, None, str(error))
+    for_mlflow = {
+        member.trial: {f"confirmed_{name}": e.value for name, e in member.confirmed.items()}
+        for member in members
+        if member.trial is not None
+    }
+    tracker.confirmed(for_mlflow)
+    try:
+        chosen = confirming.choose(search, members)
+    except ExportError as error:
+        return _end(opened, study, tracker, members, None, None, str(error))
+    recipe = Recipe.parse(chosen.recipe)
+    tests = confirming.score_all(opened, pool, {chosen.label: recipe}, "test")
+    test = tests[chosen.label]
+    save_recipe(opened, chosen, opened.folder / "recipe.yaml", test=test)
+    return _end(opened, study, tracker, members, chosen, test, None)
+
+
+def _end(
+    opened: Run,
+    study: optuna.Study,
+    tracker: Tracker,
+    members: list[Member],
+    chosen: Member | None,
+    test: Result | None,
+    problem: str | None,
+    *,
+    stopped: bool = False,
+) -> Found:
+    """Draw the plots, hand everything to MLflow, and say how it ended."""
+    search = opened.search
+    trials = studies.scored(study)
+    front = studies.current_front(study, search)
+    claimed = {}
+    for label in baselines(search):
+        if opened.baseline(label).is_file():
+            result = Result.load(opened.baseline(label))
+            claimed[label] = [result.estimate(o).value for o in search.objectives]
+    files = front_plot(
+        search,
+        {number: trial.values for number, trial in trials.items()},
+        front,
+        claimed,
+        members,
+        opened.folder,
+        f"{opened.name}: {len(trials)} trials",
+    )
+    if chosen is not None:
+        files += [opened.folder / "recipe.yaml"]
+    if opened.confirmed.is_file():
+        files += [opened.confirmed]
+    metrics = {}
+    if test is not None:
+        metrics = {f"test_{o.name}": test.estimate(o).value for o in search.objectives}
+    tags = {"exported": chosen.label} if chosen is not None else {}
+    tracker.report(files, metrics, tags)
+    tracker.close()
+    return Found(
+        run=opened,
+        finished=len(trials),
+        front=front,
+        members=members,
+        chosen=chosen,
+        test=test,
+        problem=problem,
+        tracking_problem=tracker.problem,
+        stopped=stopped,
+    )

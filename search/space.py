@@ -1,0 +1,290 @@
+"""The search space: a recipe in whose place of numbers ranges may stand.
+
+| in the file | samples | named |
+|---|---|---|
+| `{low: .3, high: 1.2}` (`step`, `log`) | one number | `reasoning.weight` |
+| `{choices: [...]}` | one of them | `merge_method`, `scope` |
+| `{low: 0, high: 1, anchors: 4}` | a gradient with free anchors | `reasoning.weight[2]` |
+| `{plateau: ..., end: ..., knee: ...}` of ranges | a schedule | `reasoning.weight.knee` |
+| a list with ranges in it | gradient or filters | `reasoning.weight[1]`, `...[self_attn]` |
+
+Define-by-run, as Optuna's spaces are: only the parameters of the chosen method are asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+)
+
+from merge_core.errors import RecipeError
+from merge_core.methods import Method, get_method
+from merge_core.recipe import Recipe, expert_name, stepped
+from merge_core.yaml_io import at, inside, unknown
+
+Suggest = Callable[[str, BaseDistribution], Any]
+"""Gives a value for a named parameter, as `trial._suggest` does."""
+
+_RANGE_KEYS = {"low", "high", "step", "log", "anchors"}
+_DIGITS = 6  # of sampled numbers: what a person can read and what float32 still tells apart
+
+
+@dataclass(frozen=True)
+class Space:
+    """A recipe template.
+
+    Attributes:
+        template: YAML data of a recipe in which ranges may stand.
+
+    Raises:
+        RecipeError: on construction, with the place in the template attached.
+    """
+
+    template: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        for method in self.methods:
+            for extreme in (_lowest, _highest):
+                self._fill(method, extreme, check=True)
+        self._check_used()
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """The methods that a recipe of this space may have."""
+        choice = self.template.get("merge_method")
+        with inside("merge_method"):
+            if choice is None:
+                raise RecipeError("merge_method is missing")
+            names = choice["choices"] if isinstance(choice, Mapping) else [choice]
+            return tuple(get_method(name) for name in names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The experts' names, in order."""
+        taken: list[str] = []
+        for index, model in enumerate(self.template.get("models") or []):
+            with inside("models", index, "name"):
+                taken.append(expert_name(model.get("name"), model["model"], taken))
+        return tuple(taken)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether which parameters are asked for depends on another parameter."""
+        return len(self.methods) > 1
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Every parameter that may be asked for, by name."""
+        found: dict[str, BaseDistribution] = {}
+
+        def collect(name: str, distribution: BaseDistribution) -> Any:
+            found[name] = distribution
+            return _lowest(name, distribution)
+
+        if self.conditional:
+            names = [method.name for method in self.methods]
+            found["merge_method"] = CategoricalDistribution(names)
+        for method in self.methods:
+            self._fill(method, collect)
+        return found
+
+    def sample(self, trial: optuna.Trial) -> Recipe:
+        """The recipe of `trial`, asking it for each parameter once."""
+
+        def suggest(name: str, distribution: BaseDistribution) -> Any:
+            if isinstance(distribution, CategoricalDistribution):
+                return trial.suggest_categorical(name, distribution.choices)
+            assert isinstance(distribution, FloatDistribution)
+            return trial.suggest_float(
+                name,
+                distribution.low,
+                distribution.high,
+                step=distribution.step,
+                log=distribution.log,
+            )
+
+        return self.recipe(suggest)
+
+    def example(self) -> Recipe:
+        """The recipe at the low end of every range."""
+        return self._fill(self.methods[0], _lowest)
+
+    def from_params(self, params: Mapping[str, Any]) -> Recipe:
+        """The recipe that trial parameters stand for."""
+        return self.recipe(lambda name, _: params[name])
+
+    def recipe(self, suggest: Suggest) -> Recipe:
+        """Fill the template with what `suggest` gives."""
+        method = self.methods[0]
+        if self.conditional:
+            names = [m.name for m in self.methods]
+            method = get_method(suggest("merge_method", CategoricalDistribution(names)))
+        return self._fill(method, suggest)
+
+    def _fill(self, method: Method, suggest: Suggest, *, check: bool = False) -> Recipe:
+        names = self.names
+        data = {**self.template, "merge_method": method.name}
+        data["models"] = [
+            {
+                **model,
+                "name": names[index],
+                "parameters": self._parameters(
+                    model.get("parameters"), method, names[index], suggest, ("models", index)
+                ),
+            }
+            for index, model in enumerate(self.template.get("models") or [])
+        ]
+        data["parameters"] = self._parameters(
+            self.template.get("parameters"), method, "", suggest, ()
+        )
+        recipe = Recipe.parse(data)
+        if check:
+            recipe.fingerprint()
+        return recipe
+
+    def _parameters(
+        self,
+        raw: Any,
+        method: Method,
+        owner: str,
+        suggest: Suggest,
+        where: tuple[str | int, ...],
+    ) -> dict[str, Any]:
+        filled = {}
+        shared = self.template.get("parameters") or {}
+        # Densities are evaluated in steps, so they are proposed in them.
+        step = float(shared.get("density_step", 0.01)) if isinstance(shared, Mapping) else 0.0
+        with inside(*where, "parameters"):
+            if raw is not None and not isinstance(raw, Mapping):
+                raise RecipeError("parameters is a mapping from names to values")
+            for key, value in (raw or {}).items():
+                if self.conditional and key not in method.by_name:
+                    continue  # another of the methods has it; _check_used knows
+                name = f"{owner}.{key}" if owner else key
+                with inside(key):
+                    filled[key] = _fill_value(
+                        value, name, suggest, step if key == "density" else 0.0
+                    )
+        return filled
+
+    def _check_used(self) -> None:
+        """Under a choice of methods, every parameter belongs to at least one of them."""
+        known = {name for method in self.methods for name in method.by_name}
+        scopes = [((), self.template.get("parameters") or {})]
+        for index, model in enumerate(self.template.get("models") or []):
+            scopes.append((("models", index), model.get("parameters") or {}))  # type: ignore[arg-type]
+        for where, parameters in scopes:
+            for key in parameters:
+                if key not in known:
+                    error = RecipeError(unknown("parameter", key, known))
+                    raise at(error, (*where, "parameters", key))
+
+
+def _fill_value(value: Any, name: str, suggest: Suggest, step: float) -> Any:
+    if isinstance(value, list):
+        return [_fill_entry(item, name, index, suggest, step) for index, item in enumerate(value)]
+    if not isinstance(value, Mapping):
+        return value
+    keys = set(value)
+    if "choices" in keys:
+        return suggest(name, _choices(value))
+    if keys & {"plateau", "end", "knee"}:
+        return {
+            key: _inside_fill(
+                key, value[key], f"{name}.{key}", suggest, step if key != "knee" else 0.0
+            )
+            for key in value
+        }
+    distribution = _range(value)
+    anchors = value.get("anchors")
+    if anchors is None:
+        return _number(suggest(name, distribution), step)
+    return [_number(suggest(f"{name}[{i}]", distribution), step) for i in range(anchors)]
+
+
+def _fill_entry(item: Any, name: str, index: int, suggest: Suggest, step: float) -> Any:
+    """One element of a list: an anchor of a gradient, or a filter entry."""
+    with inside(index):
+        if isinstance(item, Mapping) and "value" in item:
+            label = item.get("filter") or "rest"
+            return {
+                **item,
+                "value": _inside_fill("value", item["value"], f"{name}[{label}]", suggest, step),
+            }
+        return _fill_value(item, f"{name}[{index}]", suggest, step)
+
+
+def _inside_fill(key: str, value: Any, name: str, suggest: Suggest, step: float) -> Any:
+    with inside(key):
+        return _fill_value(value, name, suggest, step)
+
+
+def _range(value: Mapping[str, Any]) -> FloatDistribution:
+    for key in value:
+        if key not in _RANGE_KEYS:
+            raise at(RecipeError(unknown("key of a range", key, _RANGE_KEYS)), (key,))
+    for key in ("low", "high"):
+        if key not in value:
+            raise RecipeError(f"a range has low and high; {key} is missing")
+        if isinstance(value[key], bool) or not isinstance(value[key], (int, float)):
+            raise at(RecipeError(f"{key} {value[key]!r} is not a number"), (key,))
+        if not math.isfinite(value[key]):
+            raise at(RecipeError(f"{key} {value[key]!r} is not finite"), (key,))
+    low, high = float(value["low"]), float(value["high"])
+    if low > high:
+        raise at(RecipeError(f"low {low:g} is above high {high:g}"), ("low",))
+    step, log = value.get("step"), value.get("log", False)
+    if step is not None and (isinstance(step, bool) or not isinstance(step, (int, float))):
+        raise at(RecipeError(f"step {step!r} is not a number"), ("step",))
+    if step is not None and not 0 < step <= max(high - low, step if low == high else 0):
+        raise at(RecipeError(f"step {step:g} does not fit between {low:g} and {high:g}"), ("step",))
+    if not isinstance(log, bool):
+        raise at(RecipeError(f"log is true or false, not {log!r}"), ("log",))
+    if log and low <= 0:
+        raise at(RecipeError(f"a log range starts above 0, not at {low:g}"), ("low",))
+    if log and step is not None:
+        raise at(RecipeError("a range has step or log, not both"), ("step",))
+    anchors = value.get("anchors")
+    if anchors is not None and (
+        isinstance(anchors, bool) or not isinstance(anchors, int) or not 1 <= anchors <= 64
+    ):
+        raise at(RecipeError(f"anchors {anchors!r} is not a number from 1 to 64"), ("anchors",))
+    if step is not None:
+        # Optuna wants the range to be a whole number of steps.
+        high = round(low + math.floor((high - low) / step + 1e-9) * step, 12)
+    return FloatDistribution(low, high, log=log, step=step)
+
+
+def _choices(value: Mapping[str, Any]) -> CategoricalDistribution:
+    choices = value["choices"]
+    if set(value) != {"choices"} or not isinstance(choices, list) or not choices:
+        raise RecipeError("choices is a list of at least one value and stands alone")
+    for index, choice in enumerate(choices):
+        if not isinstance(choice, (bool, int, float, str)):
+            raise at(RecipeError(f"{choice!r} is no single value"), ("choices", index))
+    return CategoricalDistribution(choices)
+
+
+def _number(value: float, step: float) -> float:
+    return stepped(value, step) if step else round(float(value), _DIGITS)
+
+
+def _lowest(_: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[0]
+    assert isinstance(distribution, FloatDistribution)
+    return distribution.low
+
+
+def _highest(_: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[-1]
+    assert isinstance(distribution, FloatDistribution)
+    return distribution.high

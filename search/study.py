@@ -1,0 +1,214 @@
+"""The Optuna study: opening it, proposing recipes, telling results.
+
+How a trial is told (every state means the same to every sampler and to every reader):
+
+| what happened | told |
+|---|---|
+| scored on all dev items | COMPLETE with its values |
+| the recipe's own fault (overflow) | COMPLETE at the reference point, constraints at their worst |
+| a recipe seen before | COMPLETE with the values it had, tagged `duplicate_of`, no budget |
+| infrastructure, after its retries | FAIL |
+
+Every COMPLETE trial sets every declared constraint, in file order: the GP sampler raises when
+trials differ in them.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.distributions import FloatDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from merge_core import Recipe
+from merge_core.yaml_io import one_line
+from search.config import Search
+from search.errors import StorageError
+from search.front import Point, front, gains
+from search.results import Result, joint, values_of
+from search.run import Run
+
+RECIPE = "recipe"
+DUPLICATE_OF = "duplicate_of"
+FINGERPRINT = "fingerprint"
+GP_UP_TO = 250
+"""Trials up to which `auto` uses the Gaussian process; its ask takes 10 s at 1,000."""
+
+# Typhoon2-R1's M3 (arXiv 2502.09056): 75% of the reasoning model to layer 53 of 80, then linear
+# to 12.5% at the last.
+_TYPHOON = {"plateau": 0.75, "knee": 53 / 79, "end": 0.125}
+_TYPHOON_ANCHORS = (0.75, 0.75, 0.75, 0.125)
+
+
+def open_study(run: Run, *, create: bool = True) -> optuna.Study:
+    """The study of a run, created if it is not there yet.
+
+    Raises:
+        StorageError: the storage cannot be opened.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    search = run.search
+    options = {"connect_args": {"timeout": 60}} if run.storage.startswith("sqlite") else {}
+    try:
+        storage = optuna.storages.RDBStorage(run.storage, engine_kwargs=options)
+        if not create:
+            return optuna.load_study(study_name=run.name, storage=storage)
+        study = optuna.create_study(
+            study_name=run.name,
+            storage=storage,
+            directions=[objective.direction for objective in search.objectives],
+            load_if_exists=True,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([objective.name for objective in search.objectives])
+    except (SQLAlchemyError, optuna.exceptions.OptunaError, KeyError, OSError) as error:
+        raise StorageError(
+            f"{_redacted(run.storage)}: cannot be opened: {one_line(error)[:200]}"
+        ) from error
+    study.sampler = make_sampler(search, finished=len(study.get_trials(deepcopy=False)))
+    return study
+
+
+def make_sampler(search: Search, finished: int) -> BaseSampler:
+    """The sampler that the file asks for.
+
+    Sampler state is not stored; the seed moves on with the number of trials, so that a resumed
+    search does not propose its first recipes again.
+    """
+    name, seed = search.file.sampler.name, search.file.sampler.seed + finished
+    if name == "auto":
+        trials = search.file.budget.trials or GP_UP_TO + 1
+        name = "gp" if trials <= GP_UP_TO and _numeric(search) else "tpe"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if name == "gp":
+            return optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)
+        if name == "tpe":
+            return optuna.samplers.TPESampler(
+                seed=seed,
+                multivariate=True,
+                group=search.space.conditional,
+                constant_liar=True,
+                warn_independent_sampling=False,
+            )
+        if name == "nsga2":
+            return optuna.samplers.NSGAIISampler(seed=seed)
+        return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _numeric(search: Search) -> bool:
+    distributions = search.space.distributions().values()
+    return not search.space.conditional and all(
+        isinstance(distribution, FloatDistribution) for distribution in distributions
+    )
+
+
+def enqueue_published(study: optuna.Study, search: Search) -> int:
+    """Put the published schedules that lie inside the space before the sampler's proposals."""
+    inside = search.space.distributions()
+    found = 0
+    for expert in search.space.names:
+        schedule = {f"{expert}.weight.{key}": value for key, value in _TYPHOON.items()}
+        anchors = {f"{expert}.weight[{i}]": value for i, value in enumerate(_TYPHOON_ANCHORS)}
+        for params in (schedule, anchors):
+            fits = all(
+                isinstance(d := inside.get(name), FloatDistribution) and d.low <= value <= d.high
+                for name, value in params.items()
+            )
+            if expert == "reasoning" and fits:
+                study.enqueue_trial(params, skip_if_exists=True)
+                found += 1
+    return found
+
+
+def tell(
+    study: optuna.Study,
+    search: Search,
+    trial: optuna.Trial,
+    result: Result,
+    duplicate_of: int | None = None,
+) -> None:
+    """Finish `trial` with what its recipe scored. Safe to repeat after a crash in the middle."""
+    with warnings.catch_warnings():
+        # A crash between the constraints and the telling leaves them set; the values are the same.
+        warnings.simplefilter("ignore")
+        for constraint in search.constraints:
+            value = result.estimate(constraint).value
+            trial.set_constraint(constraint.key, constraint.violation(value))
+    attributes: dict[str, Any] = {
+        FINGERPRINT: result.fingerprint,
+        "tokens": result.tokens if duplicate_of is None else 0,
+        "seconds": dict(result.seconds),
+        "intervals": {
+            objective.name: [estimate.low, estimate.high, estimate.n]
+            for objective in search.objectives
+            if (estimate := result.estimate(objective))
+        },
+    }
+    if (both := joint(result)) is not None:
+        attributes["joint"] = both.value
+    if result.fault is not None:
+        attributes["fault"] = result.fault
+    if duplicate_of is not None:
+        attributes[DUPLICATE_OF] = duplicate_of
+    for key, value in attributes.items():
+        trial.set_user_attr(key, value)
+    study.tell(trial, values_of(result, search), skip_if_finished=True)
+
+
+def fail(study: optuna.Study, trial: optuna.Trial | int) -> None:
+    """Finish a trial that no worker could do."""
+    study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+
+
+def recipe_of(trial: FrozenTrial) -> Recipe | None:
+    """The recipe that was dispatched for a trial; None if it was killed before that."""
+    text = trial.user_attrs.get(RECIPE)
+    return None if text is None else Recipe.parse(json.loads(text))
+
+
+def scored(study: optuna.Study) -> dict[int, FrozenTrial]:
+    """Finished trials that paid for themselves: complete and no duplicate, by number."""
+    return {
+        trial.number: trial
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if DUPLICATE_OF not in trial.user_attrs
+    }
+
+
+def feasible(trial: FrozenTrial) -> bool:
+    """Whether a trial holds all constraints by its point estimates and is no fault."""
+    return "fault" not in trial.user_attrs and all(v <= 0.0 for v in trial.constraints.values())
+
+
+def points(trials: Mapping[int, FrozenTrial], search: Search) -> dict[int, Point]:
+    """The gains of the feasible ones among `trials`."""
+    return {
+        number: gains(trial.values, search.objectives)
+        for number, trial in trials.items()
+        if feasible(trial)
+    }
+
+
+def current_front(study: optuna.Study, search: Search) -> list[int]:
+    """Trial numbers on the front, best first objective first.
+
+    Not `study.best_trials`: duplicates and infeasible trials are not on it.
+    """
+    return front(points(scored(study), search))
+
+
+def _redacted(url: str) -> str:
+    """A storage URL without its password."""
+    head, at, tail = url.rpartition("@")
+    if not at:
+        return url
+    scheme, _, user = head.partition("://")
+    return f"{scheme}://{user.split(':')[0]}:***@{tail}"

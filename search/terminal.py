@@ -1,0 +1,191 @@
+"""What the terminal shows: progress while a search runs, tables of fronts.
+
+On a terminal one live panel; where there is none (a log file, CI) one plain line an event.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from objectives import Estimate
+from search import study as studies
+from search.confirm import Member
+from search.driver import Driver
+from search.export import spelled
+from search.front import hypervolume
+from search.results import Result
+from search.run import Run
+from search.session import Found
+
+
+class Progress:
+    """A `Listener` that prints. Use as a context: the live panel ends with it."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._live: Live | None = None
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, refresh_per_second=4, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def reading(self, reference: str) -> None:
+        self.console.print(f"reading {reference}", highlight=False)
+
+    def started(self, driver: Driver) -> None:
+        budget = driver.search.file.budget
+        limits = [f"{budget.trials} trials"] if budget.trials else []
+        limits += [budget.timeout] if budget.timeout else []
+        self.console.print(
+            f"run {driver.run.name}: {driver.pool.size} workers, {driver.finished} trials done, "
+            f"until {' or '.join(limits) or 'stopped'}",
+            highlight=False,
+        )
+
+    def finished(self, driver: Driver, what: str, result: Result | None) -> None:
+        scores = "failed: see run.log"
+        if result is not None:
+            scores = "  ".join(
+                f"{o.name} {result.estimate(o).value:.3f}" for o in driver.search.objectives
+            )
+            if result.fault:
+                scores = result.fault
+        kind, _, number = what.partition(" ")
+        star = ""
+        if kind == "trial":
+            star = "  on the front" if int(number) in driver.front() else ""
+        self.console.print(f"{what:<22} {scores}{star}", highlight=False)
+        self.tick(driver)
+
+    def tick(self, driver: Driver) -> None:
+        if self._live is not None:
+            self._live.update(self._panel(driver))
+
+    def confirming(self, what: str, done: int, total: int) -> None:
+        line = f"confirmed {done} of {total}: {what}"
+        if self._live is not None:
+            self._live.update(Text(line))
+        elif done == total:
+            self.console.print(line, highlight=False)
+
+    def _panel(self, driver: Driver) -> Table:
+        account = driver.account
+        spent = time.monotonic() - account.began
+        trials = studies.scored(driver.study)
+        points = studies.points(trials, driver.search)
+        front = driver.front()
+        table = Table.grid(padding=(0, 2))
+        budget = driver.search.file.budget.trials
+        rate = account.trials / spent if spent else 0.0
+        left = f", {(budget - len(trials)) / rate / 60:.1f} min left" if budget and rate else ""
+        table.add_row(
+            f"[bold]{len(trials)}[/]{f' of {budget}' if budget else ''} trials",
+            f"{account.tokens / spent if spent else 0:,.0f} tokens/s{left}",
+        )
+        table.add_row(
+            f"front of {len(front)}",
+            f"hypervolume {hypervolume([points[n] for n in front]):.4f}",
+        )
+        for name, job in driver.pool.running().items():
+            table.add_row(name, job.key if job else "idle")
+        return table
+
+
+def front_table(run: Run, members: list[Member], chosen: Member | None) -> Table:
+    """Claimed beside confirmed, for the front and the baselines."""
+    table = Table(title=f"{run.name}: claimed (dev) and confirmed (held out)", title_justify="left")
+    table.add_column("")
+    for objective in run.search.objectives:
+        table.add_column(f"{objective.name}\nclaimed", justify="right")
+        table.add_column("\nconfirmed", justify="right")
+    table.add_column("right and in\nthe language", justify="right")
+    table.add_column("")
+    order = sorted(
+        members,
+        key=lambda m: (m.trial is None, [-x for x in m.point(run.search)] if m.trial else [0.0]),
+    )
+    for member in order:
+        cells = [member.label]
+        for objective in run.search.objectives:
+            cells.append(f"{member.claimed[objective.name].value:.3f}")
+            cells.append(spelled(member.confirmed[objective.name]))
+        cells.append(spelled(member.joint) if member.joint else "")
+        cells.append(_marks(member, chosen))
+        table.add_row(*cells, style="bold" if chosen and member.label == chosen.label else None)
+    return table
+
+
+def claimed_table(run: Run, numbers: list[int]) -> Table:
+    """The front as it stands on the dev items, not confirmed."""
+    table = Table(title=f"{run.name}: the front on the dev items, NOT confirmed")
+    table.add_column("")
+    for objective in run.search.objectives:
+        table.add_column(objective.name, justify="right")
+    for number in numbers:
+        result = Result.load(run.trial(number))
+        estimates: list[Estimate] = [result.estimate(o) for o in run.search.objectives]
+        table.add_row(f"trial {number}", *(spelled(e) for e in estimates))
+    return table
+
+
+def print_found(console: Console, found: Found, command: str) -> None:
+    """How a session ended, and what to do next."""
+    run, where = found.run, shown(found.run.folder)
+    if found.members:
+        console.print(front_table(run, found.members, found.chosen))
+        level = "intervals hold for all rows and objectives at once, 95%"
+        console.print(f"{found.finished} trials; {level}", highlight=False)
+    elif found.front:
+        console.print(claimed_table(run, found.front))
+    if found.stopped:
+        console.print(
+            f"stopped after {found.finished} trials; go on with `{command}`, "
+            f"or confirm what is there with `mergefront confirm {where}`",
+            highlight=False,
+        )
+    if found.problem is not None:
+        console.print(f"nothing exported: {found.problem}", highlight=False, markup=False)
+    if found.chosen is not None and found.test is not None:
+        scores = ", ".join(
+            f"{o.name} {spelled(found.test.estimate(o))}" for o in run.search.objectives
+        )
+        n = found.test.estimate(run.search.objectives[0]).n
+        console.print(
+            f"exported {found.chosen.label} to {where / 'recipe.yaml'}; "
+            f"on {n} test items, scored once: {scores}",
+            highlight=False,
+            markup=False,
+        )
+    if (run.folder / "front.html").is_file():
+        console.print(f"front plot: {where / 'front.html'} and front.png", highlight=False)
+    if found.tracking_problem is not None:
+        console.print(f"MLflow lacks some of it: {found.tracking_problem}", markup=False)
+    console.print(f"look at every trial: mergefront ui {where}", highlight=False)
+
+
+def shown(path: Path) -> Path:
+    """A path as the user would type it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def _marks(member: Member, chosen: Member | None) -> str:
+    if chosen is not None and member.label == chosen.label:
+        return "exported"
+    if member.trial is None:
+        return "baseline"
+    if not member.feasible:
+        return "off: constraint"
+    return "front" if member.on_front else "fell off"
