@@ -140,7 +140,7 @@ class Recipe:
         if "merge_method" not in data:
             raise RecipeError("merge_method is missing")
         with inside("merge_method"):
-            method = get_method(data["merge_method"])
+            method = get_method(_method_name(data["merge_method"]))
         base = data.get("base_model")
         if base is None and method.needs_base:
             raise RecipeError(f"{method.name} merges differences from base_model, which is missing")
@@ -195,9 +195,12 @@ class Recipe:
         """
 
         def resolve(model: str) -> str:
-            path = Path(model).expanduser()
-            path = path if path.is_absolute() else folder / path
-            return str(path.resolve()) if path.exists() else model
+            try:
+                path = Path(model).expanduser()
+                path = path if path.is_absolute() else folder / path
+                return str(path.resolve()) if path.exists() else model
+            except (OSError, RuntimeError):  # a name no file can have, or an unknown ~user
+                return model
 
         return Recipe(
             **{
@@ -225,7 +228,11 @@ class Recipe:
             scopes.append(self.parameters[parameter.name])
         if parameter.default is not None:
             default = parameter.default
-            scopes.append(Scalar(float(default)) if parameter.kind == "number" else default)
+            if parameter.kind == "number":
+                scopes.append(Scalar(float(default)))
+            else:
+                # As `parse_setting` reads it: a default spelled out is the same recipe.
+                scopes.append(float(default) if parameter.kind == "constant" else default)
         entries: list[tuple[str | None, Value]] = []
         for setting in scopes:
             if not isinstance(setting, Filtered):
@@ -440,6 +447,12 @@ def _parse_seed(seed: Any) -> int:
     return seed
 
 
+def _method_name(data: Any) -> str:
+    if not isinstance(data, str):
+        raise RecipeError(f"merge_method is the name of a method, not {data!r}")
+    return data
+
+
 def _text(data: Any, what: str) -> str:
     if not isinstance(data, str) or not data.strip():
         raise RecipeError(f"{what} is a hub id or a path, not {data!r}")
@@ -447,8 +460,8 @@ def _text(data: Any, what: str) -> str:
 
 
 def stepped(density: float, step: float) -> float:
-    """`density` rounded to a multiple of `step`; step 0 leaves it as it is."""
-    if step == 0.0:
+    """`density` rounded to a multiple of `step`; step 0 (or below 1e-9) leaves it as it is."""
+    if step < 1e-9:
         return density
     # The second rounding takes 0.57 for 57 * 0.01 = 0.5700000000000001.
     return min(1.0, round(round(density / step) * step, 12))

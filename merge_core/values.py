@@ -6,7 +6,6 @@ L = 1), t = 0 before the layers (embeddings), t = 1 after them (final norm, head
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from typing import Any
 
 from merge_core.errors import RecipeError
 from merge_core.yaml_io import at, inside
+
+_LARGEST = 3.4028234e38  # just below the largest float32
 
 
 class Value(ABC):
@@ -25,7 +26,7 @@ class Value(ABC):
 
     @abstractmethod
     def numbers(self) -> Iterator[float]:
-        """Every number that `at` can return lies between the smallest and largest of these."""
+        """The given numbers: `at` stays between the smallest and largest, but for rounding."""
 
     @abstractmethod
     def plain(self) -> Any:
@@ -142,8 +143,9 @@ def parse_number(data: Any) -> float:
     """`data` as a finite float; booleans and text are refused."""
     if isinstance(data, bool) or not isinstance(data, (int, float)):
         raise RecipeError(f"{data!r} is not a number")
-    if not math.isfinite(data):
-        raise RecipeError(f"{data!r} is not a finite number")
+    # Weights and lambda are rounded to float32 before anything else; so must fit it.
+    if not abs(data) <= _LARGEST:
+        raise RecipeError(f"{str(data)[:40]} is not a finite float32 number")
     return float(data)
 
 

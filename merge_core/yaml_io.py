@@ -107,13 +107,16 @@ def parse_yaml(text: str, path: Path) -> Document:
         mark = error.problem_mark or error.context_mark
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise RecipeError(f"{path}{place}: not valid YAML: {one_line(error.problem)}") from None
-    except YAMLError as error:
+    except RecursionError:
+        raise RecipeError(f"{path}: not valid YAML: nested too deeply") from None
+    except (YAMLError, ValueError) as error:  # ValueError: a date such as 2026-13-01
         raise RecipeError(f"{path}: not valid YAML: {one_line(error)}") from None
 
 
 def dump_yaml(data: Any, *, header: str = "") -> str:
     """`data` as YAML text: keys in their order, short number lists on one line."""
     yaml = YAML()
+    yaml.representer.add_representer(float, _represent_float)
     yaml.default_flow_style = False
     yaml.width = 120
     yaml.indent(mapping=2, sequence=4, offset=2)
@@ -162,6 +165,14 @@ def _plain(node: Any) -> Any:
         if isinstance(node, kind):
             return kind(node)
     return str(node)
+
+
+def _represent_float(representer: Any, number: float) -> Any:
+    # 1e-05 is a number to YAML 1.2 and a string to 1.1 (PyYAML, so mergekit); 1.0e-05 is both's.
+    node = representer.represent_float(number)
+    if "." not in node.value:
+        node.value = node.value.replace("e", ".0e")
+    return node
 
 
 def _styled(data: Any) -> Any:

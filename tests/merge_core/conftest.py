@@ -63,8 +63,7 @@ def trio_dirs(tmp_path: Path) -> dict[str, Path]:
 
 def recipe_data(dirs: dict[str, Path], method="ties", parameters=None, **experts) -> dict:
     def own(name: str) -> dict:
-        data = {"weight": 0.5, **experts.get(name, {})}
-        return data
+        return {"weight": 0.5, **experts.get(name, {})}
 
     return {
         "merge_method": method,
