@@ -110,8 +110,10 @@ class Checkpoint:
     @property
     def architecture(self) -> str:
         """The model class, or the model type where none is given."""
-        names = self.config.get("architectures") or [self.config.get("model_type", "unknown")]
-        return str(names[0])
+        names = self.config.get("architectures")
+        if isinstance(names, list) and names:
+            return str(names[0])
+        return str(self.config.get("model_type", "unknown"))
 
     @property
     def tied(self) -> bool:
@@ -123,7 +125,7 @@ class Checkpoint:
         """Number of layers in the stack."""
         text = self.config.get("text_config", self.config)
         for key in ("num_hidden_layers", "n_layer", "num_layers"):
-            if isinstance(text.get(key), int):
+            if isinstance(text, dict) and isinstance(text.get(key), int) and text[key] > 0:
                 return int(text[key])
         raise CheckpointError(f"{self.path / 'config.json'}: has no num_hidden_layers")
 
@@ -179,11 +181,14 @@ def locate(reference: str) -> Path:
     Raises:
         CheckpointError: no such folder, or the hub cannot give it.
     """
-    path = Path(reference).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_file():
-        raise CheckpointError(f"{reference}: is a file; name the model's folder")
+    try:
+        path = Path(reference).expanduser()
+        if path.is_dir():
+            return path
+        if path.is_file():
+            raise CheckpointError(f"{reference}: is a file; name the model's folder")
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{reference[:200]}: cannot be read: {one_line(error)}") from error
     base, plus, adapter = reference.partition("+")
     if plus and Path(adapter).expanduser().joinpath("adapter_config.json").is_file():
         raise CheckpointError(
@@ -218,7 +223,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file; a checkpoint is a model folder") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read: {one_line(error)}") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: is not a JSON object")

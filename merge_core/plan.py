@@ -6,7 +6,7 @@ one, merged. It is picklable, so a worker can receive it and merge straight into
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -39,7 +39,8 @@ class MergePlan:
     def __init__(self, recipe: Recipe, sources: Sources | None = None) -> None:
         self.recipe = recipe
         self.sources = sources if sources is not None else Sources.open(recipe)
-        assert len(self.sources.experts) == len(recipe.models), "sources of another recipe"
+        opened = [expert.reference for expert in self.sources.experts]
+        assert opened == [expert.model for expert in recipe.models], "sources of another recipe"
         self._check_sizes()
         self._jobs: dict[str, TensorJob] | None = None  # scope: model makes all at once
         self._specs = {
@@ -93,8 +94,8 @@ class MergePlan:
 
     @property
     def tied(self) -> bool:
-        """Whether the merge's head shares its embedding."""
-        return self.sources.template.tied and not self.sources.untied
+        """Whether the merge stores no head of its own: it shares the embedding."""
+        return "lm_head.weight" not in self._specs
 
     # ---- the facts of whole tensors
 
@@ -223,13 +224,16 @@ class MergePlan:
         return dtype
 
     def _check_sizes(self) -> None:
-        if self.recipe.method.sparsify == "trim":
+        # Beyond 2^32 entries tie ranks repeat, and one bound no longer says which stay.
+        if self.recipe.method.sparsify == "trim" or self.recipe.method.elects:
             for name, spec in self.sources.specs.items():
                 if spec.numel > 2**32:
-                    raise RecipeError(f"tensor {name} has over 2^32 entries: too large to trim")
+                    raise RecipeError(f"tensor {name} has over 2^32 entries: too large to rank")
 
 
-def _bounds(cut: Cut, group: list[str], stream: object) -> dict[str, int]:
+def _bounds(
+    cut: Cut, group: list[str], stream: Callable[[list[str]], Iterator[Keys]]
+) -> dict[str, int]:
     """An exclusive bound per tensor from the k-th key of their union.
 
     Tie ranks are distinct within a tensor, so at most one key a tensor equals the cut; among
@@ -239,8 +243,7 @@ def _bounds(cut: Cut, group: list[str], stream: object) -> dict[str, int]:
     ties = cut.ties
     for name in group:
         has = len(group) == 1 or any(
-            bool((keys == np.uint64(cut.key)).any())
-            for keys in stream([name])  # type: ignore[operator]
+            bool((keys == np.uint64(cut.key)).any()) for keys in stream([name])
         )
         bounds[name] = cut.key + 1 if has and ties > 0 else cut.key
         ties -= has

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from merge_core.checkpoint import Checkpoint, TensorSpec
 from merge_core.errors import CheckpointError
@@ -22,6 +22,8 @@ _EMBEDDING = re.compile(r"embed|wte|wpe|word_embeddings")
 _CACHES = ("rotary_emb.inv_freq", ".attn.masked_bias")
 """Buffers that some checkpoints store beside their weights: copied, never merged."""
 _HEAD = "lm_head.weight"
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
+"""Ends of the names of the tensor that a shared head lives in."""
 
 
 class Sources:
@@ -32,6 +34,7 @@ class Sources:
         experts: in recipe order.
         specs: shape and dtype of each tensor of the merge, as the template stores it.
         ids: 32-bit id of each tensor (tie ranks, drop masks).
+        layers: layer of each tensor that lies in the stack.
         depths: t of each tensor.
         untied: the merge has a head of its own although some source shares it.
         thresholds: trim bounds made so far, by (expert, tensor, kept count).
@@ -40,18 +43,18 @@ class Sources:
     def __init__(self, base: Checkpoint | None, experts: Sequence[Checkpoint]) -> None:
         self.base = base
         self.experts = tuple(experts)
-        tied = [source.tied or _HEAD not in source.specs for source in self.all]
+        tied = [_shares_head(source) for source in self.all]
         self.untied = any(tied) and not all(tied)
-        self.specs = {
-            name: spec
-            for name, spec in self._head_source().specs.items()
-            if not (name == _HEAD and all(source.tied for source in self.all))
-        }
-        for expert in self.all:
-            self._check_same(expert)
+        specs = {n: spec for n, spec in self.template.specs.items() if n != _HEAD}
+        if not all(tied):
+            specs[_HEAD] = self.template.specs[self.stored_name(self.template, _HEAD)]
+        self.specs = dict(sorted(specs.items()))
+        for source in self.all:
+            self._check_same(source)
         check_same_vocabulary(self.template, self.all)
         self.ids = tensor_ids(self.specs)
-        self.depths = _depths(self.specs, self.template.layers)
+        self.layers = _layers(self.specs, self.template)
+        self.depths = _depths(self.specs, self.layers, self.template.layers)
         self.thresholds: dict[tuple[int, str, int], int] = {}
 
     @classmethod
@@ -87,9 +90,15 @@ class Sources:
 
     def stored_name(self, source: Checkpoint, name: str) -> str:
         """Under which name `source` stores `name`: a shared head lives in the embedding."""
-        if name in source.specs and not (name == _HEAD and source.tied):
+        if name != _HEAD or not _shares_head(source):
             return name
-        return next(n for n in source.specs if n.endswith("embed_tokens.weight"))
+        embeddings = [n for n in source.specs if n.endswith(_EMBEDDINGS)]
+        if len(embeddings) != 1:
+            raise CheckpointError(
+                f"{source.path}: shares its head, the other sources do not, and which tensor it "
+                f"is shared with is not known ({', '.join(embeddings) or 'no embedding found'})"
+            )
+        return embeddings[0]
 
     def digests(self) -> list[str]:
         """One content hash a source (base first): over its files' names and sha256.
@@ -103,12 +112,6 @@ class Sources:
         for source in dict.fromkeys(self.all):
             source.check_finite()
 
-    def _head_source(self) -> Checkpoint:
-        """The template, or where the head must be untied, a source that has one."""
-        if not self.untied or _HEAD in self.template.specs:
-            return self.template
-        return next(s for s in self.all if _HEAD in s.specs and not s.tied)
-
     def _check_same(self, source: Checkpoint) -> None:
         template = self.template
         if source.architecture != template.architecture:
@@ -117,17 +120,21 @@ class Sources:
                 f"{template.architecture}: only fine-tunes of one base merge"
             )
         for name, spec in self.specs.items():
-            if name not in source.specs and name != _HEAD:
+            stored = self.stored_name(source, name)
+            if stored not in source.specs:
                 raise CheckpointError(
                     f"{source.path}: lacks tensor {name} that {template.path} has"
                 )
-            found = source.specs[self.stored_name(source, name)]
+            found = source.specs[stored]
             if found.shape != spec.shape:
                 raise CheckpointError(
                     f"{source.path}: tensor {name} has shape {list(found.shape)}, "
                     f"in {template.path} it has {list(spec.shape)}"
                 )
-            if found.floating != spec.floating:
+            # What is copied is compared bit by bit, so its dtypes are equal too.
+            if found.floating != spec.floating or (
+                not self.mergeable(name) and found.dtype != spec.dtype
+            ):
                 raise CheckpointError(
                     f"{source.path}: tensor {name} is {found.dtype}, "
                     f"in {template.path} it is {spec.dtype}"
@@ -139,23 +146,37 @@ class Sources:
                 )
 
 
+def _shares_head(source: Checkpoint) -> bool:
+    """By its configuration, or because it stores no head (where tying is its class's default)."""
+    return source.tied or _HEAD not in source.specs
+
+
 def digest_of(sha256: Mapping[str, str]) -> str:
     """One hash for a checkpoint from its files' hashes."""
     return hashlib.sha256(json.dumps(dict(sorted(sha256.items()))).encode()).hexdigest()
 
 
-def _depths(specs: Mapping[str, TensorSpec], layers: int) -> dict[str, float]:
-    """T of each tensor: l / (L - 1) in the stack (1 if L = 1), 0 for embeddings, 1 for the rest."""
-    stacks: dict[str, set[int]] = {}
+def _layers(specs: Mapping[str, TensorSpec], template: Checkpoint) -> dict[str, int]:
+    """The layer of each tensor of the stack that the configuration speaks of."""
+    count = template.layers
+    stacks: dict[str, dict[str, int]] = {}
     for name in specs:
         if match := _LAYER.match(name):
-            stacks.setdefault(match[1], set()).add(int(match[2]))
-    whole = [prefix for prefix, found in stacks.items() if found == set(range(layers))]
-    depths = {}
-    for name in specs:
-        match = _LAYER.match(name)
-        if match and match[1] in whole:
-            depths[name] = int(match[2]) / (layers - 1) if layers > 1 else 1.0
-        else:
-            depths[name] = 0.0 if _EMBEDDING.search(name) else 1.0
-    return depths
+            stacks.setdefault(match[1], {})[name] = int(match[2])
+    found = {prefix: len(set(layers.values())) for prefix, layers in stacks.items()}
+    whole = [p for p, layers in stacks.items() if set(layers.values()) == set(range(count))]
+    if not whole:
+        raise CheckpointError(
+            f"{template.path / 'config.json'}: speaks of {count} layers, but the weights hold "
+            f"{', '.join(f'{n} in {prefix}' for prefix, n in found.items()) or 'none'}"
+        )
+    return {name: layer for prefix in whole for name, layer in stacks[prefix].items()}
+
+
+def _depths(names: Iterable[str], layers: Mapping[str, int], count: int) -> dict[str, float]:
+    """Depth t of each tensor: l / (L - 1) in the stack (1 if L = 1), 0 before it, 1 after it."""
+    outside = {name: 0.0 if _EMBEDDING.search(name) else 1.0 for name in names}
+    return {
+        name: (layers[name] / (count - 1) if count > 1 else 1.0) if name in layers else depth
+        for name, depth in outside.items()
+    }

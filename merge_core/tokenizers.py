@@ -43,18 +43,33 @@ def vocabulary(path: Path) -> dict[str, int] | None:
         model = data["model"]["vocab"]
         pieces = model if isinstance(model, dict) else {p[0]: i for i, p in enumerate(model)}
         return {**pieces, **{t["content"]: t["id"] for t in data.get("added_tokens") or ()}}
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise CheckpointError(f"{file}: is no tokenizer file: {one_line(error)}") from error
 
 
 def check_same_vocabulary(base: Checkpoint, others: Sequence[Checkpoint]) -> None:
-    """Raise VocabularyError, naming tokens, unless all tokenizers map every token alike."""
-    expected = vocabulary(base.path)
-    if expected is None:
+    """Raise VocabularyError, naming tokens, unless all tokenizers map every token alike.
+
+    Sources without a tokenizer.json (weights alone) are taken to share the others' vocabulary.
+    """
+    vocabularies = {
+        source.path: (source, found)
+        for source in dict.fromkeys((base, *others))
+        if (found := vocabulary(source.path)) is not None
+    }
+    if not vocabularies:
         return
-    for other in others:
-        found = vocabulary(other.path)
-        if found is None or found == expected:
+    (base, expected), *rest = vocabularies.values()
+    for other, found in rest:
+        if found == expected:
             continue
         differing = sorted(
             token
