@@ -2,26 +2,39 @@
 
 mergekit reads a gradient at t = 0 for the final norm and the head, we read it at t = 1; so the
 export puts a filter for those tensors before each gradient, and the import takes such filters
-away again. Its arithmetic runs in `dtype`, so the export asks for float32 and rounds to
-`out_dtype`, as we do.
+away again. Each exported value is read back by mergekit's rule for every tensor, so that it is
+ours exactly or written in plainer words (a filter a layer, a filter a tensor). mergekit's
+arithmetic runs in `dtype`, so the export asks for float32 and rounds to `out_dtype`, as we do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from merge_core.errors import RecipeError
-from merge_core.methods import Parameter, get_method
+from merge_core.methods import METHODS, Parameter, get_method
 from merge_core.recipe import Expert, Recipe, Setting, expert_name, stepped
 from merge_core.sources import Sources
 from merge_core.values import Filtered, Gradient, Knee, Scalar, Value
-from merge_core.yaml_io import at, inside, load_yaml
+from merge_core.yaml_io import Where, at, load_yaml
 
 _OURS_TOO = ("merge_method", "base_model", "models", "parameters", "tokenizer_source")
 _KEYS = (*_OURS_TOO, "dtype", "out_dtype")
-_AFTER_LAYERS = ("lm_head.weight", "model.norm.weight")
+_AFTER_LAYERS = (
+    "lm_head.weight",
+    "lm_head.bias",
+    "model.norm.weight",
+    "model.norm.bias",
+    "model.final_layernorm.weight",
+    "model.final_layernorm.bias",
+    "transformer.ln_f.weight",
+    "transformer.ln_f.bias",
+)
+"""Usual names after the layers, whose filters the import knows as the export's own."""
 
 
 def load_mergekit(path: Path) -> tuple[Recipe, list[str]]:
@@ -48,40 +61,60 @@ def from_mergekit(data: Any) -> tuple[Recipe, list[str]]:
     for key in data:
         if key not in _KEYS:
             raise at(RecipeError(f"mergekit's '{key}' is not something mergefront has"), (key,))
-    with inside("merge_method"):
-        method = get_method(data.get("merge_method", ""))
-    plain = {key: data[key] for key in _OURS_TOO if key in data and key != "tokenizer_source"}
-    dtype = data.get("out_dtype", data.get("dtype"))
-    if dtype is not None:
-        plain["dtype"] = dtype
-    models = data.get("models")
-    if isinstance(models, list):
-        plain["models"] = [
-            model
-            for model in models
-            # mergekit files list the base among the models, without weight, for these methods.
-            if not (
-                method.on_differences
-                and isinstance(model, Mapping)
-                and model.get("model") == data.get("base_model")
-            )
-        ]
+    if "merge_method" not in data:
+        raise RecipeError("merge_method is missing")
+    plain = {key: data[key] for key in _OURS_TOO if key in data}
+    dtype_key = "out_dtype" if data.get("out_dtype") is not None else "dtype"
+    if data.get(dtype_key) is not None:
+        plain["dtype"] = data[dtype_key]
     notes = []
-    if method.on_differences and models != plain.get("models"):
-        notes.append("the base model listed among the models has no difference: left out")
-    if "tokenizer_source" in data:
-        plain["tokenizer_source"] = _tokenizer_source(data["tokenizer_source"], plain["models"])
-    recipe = Recipe.parse(plain)
-    if "density_step" in method.by_name and _needs_exact_density(recipe):
+    kept = _without_base(data)
+    if kept is not None:
+        plain["models"] = [data["models"][index] for index in kept]
+        if len(kept) < len(data["models"]):
+            notes.append("the base model listed among the models has no difference: left out")
+        if "tokenizer_source" in data:
+            plain["tokenizer_source"] = _tokenizer_source(data, plain["models"])
+    try:
+        recipe = Recipe.parse(plain)
+    except RecipeError as error:
+        error.where = _place_in_file(error.where, kept, dtype_key)
+        raise
+    if _needs_exact_density(recipe):
         # mergekit takes any density as it is; ours are rounded to .01 unless told.
         recipe = _with_parameters(recipe, {**recipe.parameters, "density_step": 0.0})
-        notes.append("densities finer than .01: density_step is 0")
+        notes.append("densities are taken as they are, as mergekit does: density_step is 0")
+    if recipe.method.random:
+        notes.append("the entries that DARE drops follow the seed here: not mergekit's own choice")
     if any(isinstance(v, Gradient) for v in _values(recipe)):
         notes.append(
             "gradients reach the final norm and the head at their last anchor here, "
             "at their first in mergekit"
         )
     return _map_values(recipe, _without_export_filters), notes
+
+
+def _without_base(data: Mapping[str, Any]) -> list[int] | None:
+    """Which models are experts: mergekit files may list the base among them, to no effect."""
+    models, method = data.get("models"), data["merge_method"]
+    if not isinstance(models, list):
+        return None
+    if not isinstance(method, str) or method not in METHODS or not get_method(method).needs_base:
+        return list(range(len(models)))
+    return [
+        index
+        for index, model in enumerate(models)
+        if not isinstance(model, Mapping) or model.get("model") != data.get("base_model")
+    ]
+
+
+def _place_in_file(where: Where, kept: list[int] | None, dtype_key: str) -> Where:
+    """`where` in the recipe that was parsed, as a place in the file that it came from."""
+    if where[:1] == ("dtype",):
+        return (dtype_key,)
+    if kept is not None and len(where) > 1 and where[0] == "models" and isinstance(where[1], int):
+        return ("models", kept[where[1]], *where[2:])
+    return where
 
 
 def to_mergekit(recipe: Recipe, sources: Sources | None = None) -> dict[str, Any]:
@@ -93,7 +126,7 @@ def to_mergekit(recipe: Recipe, sources: Sources | None = None) -> dict[str, Any
             layers (needed only for gradients and schedules); opened here if not given.
 
     Raises:
-        RecipeError: mergekit does not have the method, or a parameter that is set.
+        RecipeError: mergekit does not have the method, a parameter that is set, or such models.
     """
     method = recipe.method
     if not method.mergekit:
@@ -116,6 +149,7 @@ def to_mergekit(recipe: Recipe, sources: Sources | None = None) -> dict[str, Any
             and parameter.name != "density_step"
         ):
             _refuse_unless_default(recipe, parameter, None)
+    _refuse_models(recipe)
     if recipe.tokenizer_source == "union":
         raise RecipeError("tokenizer_source union follows mergefront's row order; not exported")
 
@@ -123,8 +157,11 @@ def to_mergekit(recipe: Recipe, sources: Sources | None = None) -> dict[str, Any
     if varies and sources is None:
         sources = Sources.open(recipe)
     data: dict[str, Any] = {"merge_method": method.name}
-    if recipe.base_model is not None:
-        data["base_model"] = recipe.base_model
+    # mergekit adds a base that is not among the models to them, and linear then wants its weight.
+    references = [expert.model for expert in recipe.models]
+    base = recipe.base_model if method.needs_base or recipe.base_model in references else None
+    if base is not None:
+        data["base_model"] = base
     data["models"] = [
         {
             "model": expert.model,
@@ -149,7 +186,7 @@ def to_mergekit(recipe: Recipe, sources: Sources | None = None) -> dict[str, Any
     if recipe.tokenizer_source.startswith("model:"):
         name = recipe.tokenizer_source.removeprefix("model:")
         data["tokenizer_source"] = recipe.models[recipe.names.index(name)].model
-    elif recipe.base_model is not None:
+    elif base is not None:
         data["tokenizer_source"] = "base"
     return data
 
@@ -168,17 +205,91 @@ def _refuse_unless_default(recipe: Recipe, parameter: Parameter, expert: Expert 
         )
 
 
+def _refuse_models(recipe: Recipe) -> None:
+    """Refuse what mergekit would drop: a second mention of a model, and base as an expert."""
+    references = [expert.model for expert in recipe.models]
+    for expert in recipe.models:
+        if references.count(expert.model) > 1:
+            raise RecipeError(f"mergekit cannot merge {expert.model} twice: use `mergefront merge`")
+        if recipe.method.needs_base and expert.model == recipe.base_model:
+            raise RecipeError(
+                f"mergekit leaves out '{expert.name}', which is the base itself: leave it out too"
+            )
+
+
 def _export_value(
     setting: Setting, parameter: Parameter, recipe: Recipe, sources: Sources | None
 ) -> Any:
     if not isinstance(setting, Value):
         return setting
+    step = 0.0
     if parameter.name == "density" and "density_step" in recipe.method.by_name:
-        setting = _rounded(setting, float(recipe.flag("density_step")), sources)
+        step = float(recipe.flag("density_step"))
     if isinstance(setting, Scalar):
-        return setting.value
+        return stepped(setting.value, step)
     assert sources is not None
-    return _spelled(setting, sources).plain()
+
+    def exact(number: float) -> float:
+        # Densities count entries, so every bit of theirs matters; the rest is used as float32.
+        return number if parameter.name == "density" else float(np.float32(number))
+
+    wanted = {}
+    for name in sources.specs:
+        if sources.mergeable(name):
+            number = setting.at(name, sources.depths[name])
+            assert number is not None, "setting() leaves no gap"
+            wanted[name] = stepped(number, step)
+    for value in (setting, _rounded(setting, step, sources)):
+        spelled = _spelled(value, sources).plain()
+        if _reads_as(spelled, wanted, sources, exact):
+            return spelled
+    spelled = _one_by_one(wanted, sources).plain()
+    if not _reads_as(spelled, wanted, sources, exact):
+        raise RecipeError(f"mergekit's filters cannot tell the tensors of {parameter.name} apart")
+    return spelled
+
+
+def _reads_as(
+    data: Any, wanted: Mapping[str, float], sources: Sources, exact: Callable[[float], float]
+) -> bool:
+    """Whether mergekit reads `data` as `wanted` for every tensor."""
+    for name, number in wanted.items():
+        # Outside the layers mergekit's t is 0; older versions had 1 after them.
+        outside = {0.0, sources.depths[name]}
+        for t in (sources.depths[name],) if name in sources.layers else outside:
+            read = _mergekit_reads(data, name, t)
+            if read is None or exact(read) != exact(number):
+                return False
+    return True
+
+
+def _mergekit_reads(data: Any, name: str, t: float) -> float | None:
+    """What mergekit's `evaluate_setting` gives."""
+    if not isinstance(data, list):
+        return float(data)
+    if isinstance(data[0], Mapping):
+        for entry in data:
+            if "filter" not in entry or entry["filter"] in name:
+                return _mergekit_reads(entry["value"], name, t)
+        return None
+    scaled = t * (len(data) - 1)
+    left = int(scaled)
+    right = min(len(data) - 1, left + 1)
+    share = scaled - left
+    return float((1 - share) * data[left] + share * data[right])
+
+
+def _one_by_one(wanted: Mapping[str, float], sources: Sources) -> Filtered:
+    """A filter a layer where the layer has one number, otherwise a filter a tensor."""
+    entries: dict[str, Value] = {}
+    for name, number in wanted.items():
+        layer = sources.layers.get(name)
+        peers = [n for n in wanted if layer is not None and sources.layers.get(n) == layer]
+        prefix = name if layer is None else name[: name.index(f".{layer}.") + len(f".{layer}.")]
+        uniform = all(n.startswith(prefix) and wanted[n] == number for n in peers)
+        entries[prefix if uniform else name] = Scalar(number)
+    last = Scalar(next(iter(wanted.values())))
+    return Filtered((*entries.items(), (None, last)))
 
 
 def _spelled(value: Value, sources: Sources) -> Value:
@@ -186,8 +297,8 @@ def _spelled(value: Value, sources: Sources) -> Value:
     if isinstance(value, Knee):
         value = value.anchors(sources.template.layers)
     if isinstance(value, Gradient) and len(set(value.anchors)) > 1:
-        after = [n for n in sources.specs if n in _AFTER_LAYERS]
         last = Scalar(value.anchors[-1])
+        after = [n for n, t in sources.depths.items() if n not in sources.layers and t == 1.0]
         return Filtered((*((name, last) for name in after), (None, value)))
     if isinstance(value, Filtered):
         entries: list[tuple[str | None, Value]] = []
@@ -243,12 +354,19 @@ def _without_export_filters(value: Value) -> Value:
 
 
 def _needs_exact_density(recipe: Recipe) -> bool:
-    parameter = recipe.method.parameter("density")
-    values = [recipe.setting(parameter, expert) for expert in recipe.models]
-    return any(
-        isinstance(value, Value) and any(round(x, 2) != x for x in value.numbers())
-        for value in values
-    )
+    """Whether rounding to the default step would change a density somewhere in the layers."""
+    parameter = recipe.method.by_name.get("density")
+    if parameter is None or "density_step" in recipe.parameters:
+        return False
+
+    def fine(value: Value) -> bool:
+        if isinstance(value, Filtered):
+            return any(fine(inner) for _, inner in value.entries)
+        numbers = list(value.numbers())
+        return len(set(numbers)) > 1 or any(round(x, 2) != x for x in numbers)
+
+    settings = [recipe.setting(parameter, expert) for expert in recipe.models]
+    return any(isinstance(setting, Value) and fine(setting) for setting in settings)
 
 
 def _values(recipe: Recipe) -> list[Value]:
@@ -273,14 +391,21 @@ def _with_parameters(recipe: Recipe, parameters: Mapping[str, Setting]) -> Recip
     return Recipe(**{**recipe.__dict__, "parameters": parameters})
 
 
-def _tokenizer_source(source: Any, models: Any) -> str:
+def _tokenizer_source(data: Mapping[str, Any], models: list[Any]) -> Any:
+    """A model is named by its reference in mergekit, by its name here."""
+    source = data["tokenizer_source"]
     if source in ("base", "union"):
-        return str(source)
-    names: list[str] = []
-    for model in models:
-        names.append(expert_name(model.get("name"), str(model.get("model")), names))
-        if model.get("model") == source:
-            return f"model:{names[-1]}"
+        return source
+    if isinstance(source, str):
+        names: list[str] = []
+        for model in models:
+            if not isinstance(model, Mapping):
+                break  # refused, with its place, when the models are parsed
+            names.append(expert_name(model.get("name"), str(model.get("model")), names))
+            if model.get("model") == source:
+                return f"model:{names[-1]}"
+        if source == data.get("base_model"):
+            return "base"
     raise at(
         RecipeError(f"tokenizer_source {source!r} is none of the models"), ("tokenizer_source",)
     )

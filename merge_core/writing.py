@@ -50,10 +50,11 @@ def write_merge(
         progress: called with bytes written so far and bytes in all.
 
     Raises:
-        CheckpointError: `out` exists or cannot be written.
+        CheckpointError: `out` exists or cannot be written, or a source holds NaN or infinity.
         NonFiniteError: see `MergePlan.tensors`.
     """
     with new_folder(out) as folder:
+        plan.sources.check_finite()
         _write_weights(plan, folder, max_shard_bytes, progress)
         _write_config(plan, folder)
         _copy_tokenizer(plan, folder)
@@ -75,14 +76,14 @@ def new_folder(out: Path) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     except OSError as error:
-        raise CheckpointError(f"{out}: cannot be written: {error.strerror}") from error
+        raise CheckpointError(f"{out}: cannot be written: {error.strerror or error}") from error
     try:
         yield folder
         folder.chmod(0o755)
         folder.rename(out)
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise CheckpointError(f"{out}: cannot be written: {error.strerror}") from error
+        raise CheckpointError(f"{out}: cannot be written: {error.strerror or error}") from error
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -179,7 +180,8 @@ def _write_config(plan: MergePlan, folder: Path) -> None:
     config = dict(plan.sources.template.config)
     if plan.recipe.dtype is not None:
         # transformers 5 reads `dtype`; older versions read `torch_dtype`.
-        config["torch_dtype" if "torch_dtype" in config else "dtype"] = plan.recipe.dtype
+        for key in {"dtype", "torch_dtype"} & config.keys() or {"dtype"}:
+            config[key] = plan.recipe.dtype
     if plan.sources.untied:
         config["tie_word_embeddings"] = False
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
