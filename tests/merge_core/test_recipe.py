@@ -106,7 +106,7 @@ SAME = {
     "integers": TEXT.replace("lambda: 1.0", "lambda: 1e0"),
     "defaults spelled out": TEXT.replace(
         "lambda: 1.0",
-        "lambda: 1.0, scope: tensor, slack_mode: replace, slack_rule: 1, density_step: .01, slack: 0",
+        "lambda: 1, scope: tensor, slack_mode: replace, slack_rule: 1, density_step: .01, slack: 0",
     ),
     "defaults left out": TEXT.replace(", lambda: 1.0", "").replace("tokenizer_source: base\n", ""),
     "global instead of own": TEXT.replace(", density: 0.28", "").replace(
