@@ -22,7 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-console = Console(soft_wrap=True)
+# A log file has no width of its own; tables need more than the default 80 columns.
+console = Console(width=None if sys.stdout.isatty() else 120)
 
 File = Annotated[Path, typer.Argument(help="search file (YAML)", show_default=False)]
 RunFolder = Annotated[Path, typer.Argument(help="run folder: runs/NAME", show_default=False)]

@@ -37,7 +37,8 @@ def tested(run: Run, member: Member) -> Result | None:
 
 def spelled(estimate: Estimate) -> str:
     """An estimate as text: .934 [.901, .957]."""
-    low, value, high = (f"{x:.3f}" for x in (estimate.low, estimate.value, estimate.high))
+    numbers = (f"{x:.3f}" for x in (estimate.value, estimate.low, estimate.high))
+    value, low, high = (text.removeprefix("0") for text in numbers)
     return f"{value} [{low}, {high}]"
 
 

@@ -106,12 +106,12 @@ class Progress:
 def front_table(run: Run, members: list[Member], chosen: Member | None) -> Table:
     """Claimed beside confirmed, for the front and the baselines."""
     table = Table(title=f"{run.name}: claimed (dev) and confirmed (held out)", title_justify="left")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for objective in run.search.objectives:
-        table.add_column(f"{objective.name}\nclaimed", justify="right")
-        table.add_column("\nconfirmed", justify="right")
-    table.add_column("right and in\nthe language", justify="right")
-    table.add_column("")
+        table.add_column(f"{objective.name}\nclaimed", justify="right", no_wrap=True)
+        table.add_column("\nconfirmed", justify="right", no_wrap=True)
+    table.add_column("right and in\nthe language", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     order = sorted(
         members,
         key=lambda m: (m.trial is None, [-x for x in m.point(run.search)] if m.trial else [0.0]),
