@@ -56,6 +56,7 @@ class Sources:
         self.layers = _layers(self.specs, self.template)
         self.depths = _depths(self.specs, self.layers, self.template.layers)
         self.thresholds: dict[tuple[int, str, int], int] = {}
+        self._finite = False  # until `check_finite` has seen all
 
     @classmethod
     def open(cls, recipe: Recipe) -> Sources:
@@ -108,9 +109,11 @@ class Sources:
         return [digest_of(source.sha256()) for source in self.all]
 
     def check_finite(self) -> None:
-        """Raise CheckpointError if any source holds NaN or infinity. Reads everything once."""
-        for source in dict.fromkeys(self.all):
-            source.check_finite()
+        """Raise CheckpointError if any source holds NaN or infinity. Reads everything, once."""
+        if not self._finite:
+            for source in dict.fromkeys(self.all):
+                source.check_finite()
+        self._finite = True
 
     def _check_same(self, source: Checkpoint) -> None:
         template = self.template
