@@ -86,7 +86,8 @@ def from_mergekit(data: Any) -> tuple[Recipe, list[str]]:
         notes.append("densities are taken as they are, as mergekit does: density_step is 0")
     if recipe.method.random:
         notes.append("the entries that DARE drops follow the seed here: not mergekit's own choice")
-    if any(isinstance(v, Gradient) for v in _values(recipe)):
+    # The export's own filters, which are taken away below, already say what we do.
+    if any(_varies(v) and _without_export_filters(v) == v for v in _values(recipe)):
         notes.append(
             "gradients reach the final norm and the head at their last anchor here, "
             "at their first in mergekit"
@@ -360,13 +361,17 @@ def _needs_exact_density(recipe: Recipe) -> bool:
         return False
 
     def fine(value: Value) -> bool:
-        if isinstance(value, Filtered):
-            return any(fine(inner) for _, inner in value.entries)
-        numbers = list(value.numbers())
-        return len(set(numbers)) > 1 or any(round(x, 2) != x for x in numbers)
+        return _varies(value) or any(round(number, 2) != number for number in value.numbers())
 
     settings = [recipe.setting(parameter, expert) for expert in recipe.models]
     return any(isinstance(setting, Value) and fine(setting) for setting in settings)
+
+
+def _varies(value: Value) -> bool:
+    """Whether some tensors' number depends on their depth."""
+    if isinstance(value, Filtered):
+        return any(_varies(inner) for _, inner in value.entries)
+    return len(set(value.numbers())) > 1
 
 
 def _values(recipe: Recipe) -> list[Value]:
