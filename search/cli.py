@@ -310,7 +310,8 @@ def main() -> None:
     from search.errors import USER_ERRORS
 
     try:
-        app(standalone_mode=False)
+        # Without standalone mode, `typer.Exit` comes back as the exit code.
+        sys.exit(app(standalone_mode=False) or 0)
     except USER_ERRORS as error:
         sys.stderr.write(f"mergefront: {one_line(error)}\n")
         sys.exit(2)

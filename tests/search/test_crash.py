@@ -87,7 +87,7 @@ def test_ctrl_c_finishes_running_trials_and_confirm_goes_on(trio: Trio, tmp_path
     run = tmp_path / "runs" / "small"
     process = start(tmp_path, "run", "small.yaml")
     wait_for(lambda: len(trial_files(run)) >= 3)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
     assert "NOT confirmed" in output
