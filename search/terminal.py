@@ -42,16 +42,16 @@ class Progress:
             self._live.stop()
 
     def reading(self, reference: str) -> None:
-        self.console.print(f"reading {reference}", highlight=False)
+        say(self.console, f"reading {reference}")
 
     def started(self, driver: Driver) -> None:
         budget = driver.search.file.budget
         limits = [f"{budget.trials} trials"] if budget.trials else []
         limits += [budget.timeout] if budget.timeout else []
-        self.console.print(
+        say(
+            self.console,
             f"run {driver.run.name}: {driver.pool.size} workers, {driver.finished} trials done, "
             f"until {' or '.join(limits) or 'stopped'}",
-            highlight=False,
         )
 
     def finished(self, driver: Driver, what: str, result: Result | None) -> None:
@@ -66,7 +66,7 @@ class Progress:
         star = ""
         if kind == "trial":
             star = "  on the front" if int(number) in driver.front() else ""
-        self.console.print(f"{what:<22} {scores}{star}", highlight=False)
+        say(self.console, f"{what:<22} {scores}{star}")
         self.tick(driver)
 
     def tick(self, driver: Driver) -> None:
@@ -78,7 +78,7 @@ class Progress:
         if self._live is not None:
             self._live.update(Text(line))
         elif done == total:
-            self.console.print(line, highlight=False)
+            say(self.console, line)
 
     def _panel(self, driver: Driver) -> Table:
         account = driver.account
@@ -101,6 +101,11 @@ class Progress:
         for name, job in driver.pool.running().items():
             table.add_row(name, job.key if job else "idle")
         return table
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line as it is: no markup, no colours, no line breaks of our own."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def front_table(run: Run, members: list[Member], chosen: Member | None) -> Table:
@@ -146,33 +151,32 @@ def print_found(console: Console, found: Found, command: str) -> None:
     if found.members:
         console.print(front_table(run, found.members, found.chosen))
         level = "intervals hold for all rows and objectives at once, 95%"
-        console.print(f"{found.finished} trials; {level}", highlight=False)
+        say(console, f"{found.finished} trials; {level}")
     elif found.front:
         console.print(claimed_table(run, found.front))
     if found.stopped:
-        console.print(
+        say(
+            console,
             f"stopped after {found.finished} trials; go on with `{command}`, "
             f"or confirm what is there with `mergefront confirm {where}`",
-            highlight=False,
         )
     if found.problem is not None:
-        console.print(f"nothing exported: {found.problem}", highlight=False, markup=False)
+        say(console, f"nothing exported: {found.problem}")
     if found.chosen is not None and found.test is not None:
         scores = ", ".join(
             f"{o.name} {spelled(found.test.estimate(o))}" for o in run.search.objectives
         )
         n = found.test.estimate(run.search.objectives[0]).n
-        console.print(
+        say(
+            console,
             f"exported {found.chosen.label} to {where / 'recipe.yaml'}; "
             f"on {n} test items, scored once: {scores}",
-            highlight=False,
-            markup=False,
         )
     if (run.folder / "front.html").is_file():
-        console.print(f"front plot: {where / 'front.html'} and front.png", highlight=False)
+        say(console, f"front plot: {where / 'front.html'} and front.png")
     if found.tracking_problem is not None:
-        console.print(f"MLflow lacks some of it: {found.tracking_problem}", markup=False)
-    console.print(f"look at every trial: mergefront ui {where}", highlight=False)
+        say(console, f"MLflow lacks some of it: {found.tracking_problem}")
+    say(console, f"look at every trial: mergefront ui {where}")
 
 
 def shown(path: Path) -> Path:

@@ -21,7 +21,7 @@ from search.run import folder_for
 from search.session import Found, prepare
 from search.session import run as run_search
 from search.terminal import Progress as SearchProgress
-from search.terminal import print_found, shown
+from search.terminal import print_found, say, shown
 
 _LABELS = {
     "expert:reasoning": "reasoning expert",
@@ -54,7 +54,7 @@ def run_demo(
     if merged.exists():
         shutil.rmtree(merged)
     write_merge(MergePlan(Recipe.parse(found.chosen.recipe)), merged)
-    console.print(f"merged model: {shown(merged)}", highlight=False)
+    say(console, f"merged model: {shown(merged)}")
 
 
 def _prepare_folder(console: Console, folder: Path, seed: int) -> None:
@@ -67,7 +67,7 @@ def _prepare_folder(console: Console, folder: Path, seed: int) -> None:
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total)
                 if not console.is_terminal:
-                    console.print(f"training the {stage} model: {total} steps", highlight=False)
+                    say(console, f"training the {stage} model: {total} steps")
             bars.update(tasks[stage], completed=done)
 
         try:
@@ -105,10 +105,10 @@ def _show_question(console: Console, found: Found) -> None:
         others = [rows[label][index] for label in _LABELS if label in rows]
         if row.scores["joint"] == 1.0 and not any(other.scores["joint"] for other in others):
             item = prompts[row.id]
-            console.print(f"\nheld-out question {row.id} (answer {item['answer']}):")
-            console.print(f"  {item['prompt']}", highlight=False, markup=False)
+            say(console, f"\nheld-out question {row.id} (answer {item['answer']}):")
+            say(console, f"  {item['prompt']}")
             for label, name in {**_LABELS, found.chosen.label: "exported merge"}.items():
                 if label in rows:
                     text = rows[label][index].text
-                    console.print(f"  {name:<18}{text}", highlight=False, markup=False)
+                    say(console, f"  {name:<18}{text}")
             return
