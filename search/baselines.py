@@ -17,6 +17,7 @@ from pathlib import Path
 
 from merge_core import Expert, Recipe
 from merge_core.checkpoint import locate
+from merge_core.errors import MergeError
 from merge_core.values import Scalar
 from merge_core.yaml_io import unknown
 from search.config import Search
@@ -29,36 +30,43 @@ def baselines(search: Search) -> dict[str, Recipe]:
     """The recipes of the file's baselines, by label.
 
     Raises:
-        ConfigError: an unknown baseline or expert, or a base where the file names none.
-        MergeError: a recipe file or checkpoint cannot be read.
+        ConfigError: an unknown baseline or expert, a base where the file names none, or a recipe
+            file or checkpoint that cannot be read.
     """
     template = search.example()
+    models = {expert.name: expert.model for expert in template.models}
     found: dict[str, Recipe] = {}
-    for entry in search.file.baselines:
+    for index, entry in enumerate(search.file.baselines):
         kind, _, argument = entry.partition(":")
-        if kind == "base" and not argument:
-            if template.base_model is None:
-                raise ConfigError(f"{search.path}: baseline base: the file names no base_model")
-            found["base"] = _alone(template, template.base_model)
-        elif kind == "experts" and not argument:
-            found |= {f"expert:{e.name}": _alone(template, e.model) for e in template.models}
-        elif kind == "expert":
-            models = {expert.name: expert.model for expert in template.models}
-            if argument not in models:
-                raise ConfigError(f"{search.path}: baseline: {unknown('expert', argument, models)}")
-            found[entry] = _alone(template, models[argument])
-        elif kind == "uniform" and not argument:
-            found["uniform"] = _average(template, [expert.model for expert in template.models])
-        elif kind == "recipe" and argument:
-            found[entry] = Recipe.load(search.root / argument)
-        elif kind == "checkpoint" and argument:
-            path = search.root / argument
-            model = str(path.resolve()) if path.exists() else argument
-            locate(model)
-            found[entry] = _alone(template, model)
-        else:
-            raise ConfigError(f"{search.path}: {unknown('baseline', entry, KINDS)}")
+        try:
+            if kind == "base" and not argument:
+                if template.base_model is None:
+                    raise ConfigError("baseline base: the file names no base_model")
+                found["base"] = _alone(template, template.base_model)
+            elif kind == "experts" and not argument:
+                found |= {f"expert:{name}": _alone(template, m) for name, m in models.items()}
+            elif kind == "expert":
+                if argument not in models:
+                    raise ConfigError(f"baseline: {unknown('expert', argument, models)}")
+                found[entry] = _alone(template, models[argument])
+            elif kind == "uniform" and not argument:
+                found["uniform"] = _average(template, list(models.values()))
+            elif kind == "recipe" and argument:
+                found[entry] = Recipe.load(search.root / Path(argument).expanduser())
+            elif kind == "checkpoint" and argument:
+                found[entry] = _alone(template, _checkpoint(search, argument))
+            else:
+                raise ConfigError(unknown("baseline", entry, KINDS))
+        except (ConfigError, MergeError) as error:
+            raise search.fault(("baselines", index), error) from None
     return found
+
+
+def _checkpoint(search: Search, reference: str) -> str:
+    path = search.root / Path(reference).expanduser()
+    model = str(path.resolve()) if path.exists() else reference
+    locate(model)
+    return model
 
 
 def _alone(template: Recipe, model: str) -> Recipe:

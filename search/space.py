@@ -27,14 +27,17 @@ from optuna.distributions import (
 
 from merge_core.errors import RecipeError
 from merge_core.methods import Method, get_method
+from merge_core.methods.base import DENSITY_STEP
 from merge_core.recipe import Recipe, expert_name, stepped
-from merge_core.yaml_io import at, inside, unknown
+from merge_core.values import parse_number
+from merge_core.yaml_io import Where, at, inside, unknown
 
 Suggest = Callable[[str, BaseDistribution], Any]
 """Gives a value for a named parameter, as `trial._suggest` does."""
 
 _RANGE_KEYS = {"low", "high", "step", "log", "anchors"}
-_DIGITS = 6  # of sampled numbers: what a person can read and what float32 still tells apart
+_DIGITS = 6  # significant ones of sampled numbers: readable, and float32 tells them apart
+_MOST_STEPS = 10**6
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,20 @@ class Space:
     template: Mapping[str, Any]
 
     def __post_init__(self) -> None:
+        shared = self.template.get("parameters")
+        if isinstance(shared, Mapping) and isinstance(shared.get("density_step"), Mapping):
+            error = RecipeError("density_step is one number: densities are proposed in its steps")
+            raise at(error, ("parameters", "density_step"))
         for method in self.methods:
+            asked = self._asked(method)
             for extreme in (_lowest, _highest):
-                self._fill(method, extreme, check=True)
+                self._fill(method, extreme, exact=True).fingerprint()
+            self._fill(method, _lowest)  # with densities in steps
+            for name, distribution in asked.items():
+                # The extremes of ranges bound what lies between; choices have to be tried.
+                if isinstance(distribution, CategoricalDistribution):
+                    for choice in distribution.choices[1:-1]:
+                        self._fill(method, _choosing(name, choice), exact=True)
         self._check_used()
 
     @property
@@ -63,8 +77,9 @@ class Space:
         with inside("merge_method"):
             if choice is None:
                 raise RecipeError("merge_method is missing")
-            names = choice["choices"] if isinstance(choice, Mapping) else [choice]
-            return tuple(get_method(name) for name in names)
+            if not isinstance(choice, Mapping):
+                return (get_method(choice),)
+            return tuple(get_method(name) for name in _choices(choice).choices)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -83,16 +98,24 @@ class Space:
     def distributions(self) -> dict[str, BaseDistribution]:
         """Every parameter that may be asked for, by name."""
         found: dict[str, BaseDistribution] = {}
-
-        def collect(name: str, distribution: BaseDistribution) -> Any:
-            found[name] = distribution
-            return _lowest(name, distribution)
-
         if self.conditional:
             names = [method.name for method in self.methods]
             found["merge_method"] = CategoricalDistribution(names)
         for method in self.methods:
-            self._fill(method, collect)
+            found |= self._asked(method)
+        return found
+
+    def _asked(self, method: Method) -> dict[str, BaseDistribution]:
+        """The parameters that are asked for under `method`, by name."""
+        found: dict[str, BaseDistribution] = {}
+
+        def collect(name: str, distribution: BaseDistribution) -> Any:
+            if name in found:
+                raise RecipeError(f"two ranges would be named {name}: a filter stands once")
+            found[name] = distribution
+            return _lowest(name, distribution)
+
+        self._fill(method, collect, exact=True)
         return found
 
     def sample(self, trial: optuna.Trial) -> Recipe:
@@ -128,26 +151,26 @@ class Space:
             method = get_method(suggest("merge_method", CategoricalDistribution(names)))
         return self._fill(method, suggest)
 
-    def _fill(self, method: Method, suggest: Suggest, *, check: bool = False) -> Recipe:
+    def _fill(self, method: Method, suggest: Suggest, *, exact: bool = False) -> Recipe:
+        """The recipe of `method` with what `suggest` gives; `exact` keeps all of its digits."""
         names = self.names
+        # Densities are evaluated in steps, so they are proposed in them.
+        step = None if exact else self._density_step
         data = {**self.template, "merge_method": method.name}
         data["models"] = [
             {
                 **model,
                 "name": names[index],
                 "parameters": self._parameters(
-                    model.get("parameters"), method, names[index], suggest, ("models", index)
+                    model.get("parameters"), method, names[index], suggest, step, ("models", index)
                 ),
             }
             for index, model in enumerate(self.template.get("models") or [])
         ]
         data["parameters"] = self._parameters(
-            self.template.get("parameters"), method, "", suggest, ()
+            self.template.get("parameters"), method, "", suggest, step, ()
         )
-        recipe = Recipe.parse(data)
-        if check:
-            recipe.fingerprint()
-        return recipe
+        return Recipe.parse(data)
 
     def _parameters(
         self,
@@ -155,12 +178,10 @@ class Space:
         method: Method,
         owner: str,
         suggest: Suggest,
-        where: tuple[str | int, ...],
+        step: float | None,
+        where: Where,
     ) -> dict[str, Any]:
         filled = {}
-        shared = self.template.get("parameters") or {}
-        # Densities are evaluated in steps, so they are proposed in them.
-        step = float(shared.get("density_step", 0.01)) if isinstance(shared, Mapping) else 0.0
         with inside(*where, "parameters"):
             if raw is not None and not isinstance(raw, Mapping):
                 raise RecipeError("parameters is a mapping from names to values")
@@ -169,10 +190,16 @@ class Space:
                     continue  # another of the methods has it; _check_used knows
                 name = f"{owner}.{key}" if owner else key
                 with inside(key):
-                    filled[key] = _fill_value(
-                        value, name, suggest, step if key == "density" else 0.0
-                    )
+                    own = step if key == "density" or step is None else 0.0
+                    filled[key] = _fill_value(value, name, suggest, own)
         return filled
+
+    @property
+    def _density_step(self) -> float:
+        shared = self.template.get("parameters") or {}
+        assert DENSITY_STEP.default is not None
+        step = float(shared.get("density_step", DENSITY_STEP.default))
+        return step if step >= 1e-9 else 0.0
 
     def _check_used(self) -> None:
         """Under a choice of methods, every parameter belongs to at least one of them."""
@@ -187,7 +214,8 @@ class Space:
                     raise at(error, (*where, "parameters", key))
 
 
-def _fill_value(value: Any, name: str, suggest: Suggest, step: float) -> Any:
+def _fill_value(value: Any, name: str, suggest: Suggest, step: float | None) -> Any:
+    """`value` with numbers in place of ranges: multiples of `step`, or readable if it is 0."""
     if isinstance(value, list):
         return [_fill_entry(item, name, index, suggest, step) for index, item in enumerate(value)]
     if not isinstance(value, Mapping):
@@ -196,34 +224,32 @@ def _fill_value(value: Any, name: str, suggest: Suggest, step: float) -> Any:
     if "choices" in keys:
         return suggest(name, _choices(value))
     if keys & {"plateau", "end", "knee"}:
-        return {
-            key: _inside_fill(
-                key, value[key], f"{name}.{key}", suggest, step if key != "knee" else 0.0
-            )
-            for key in value
-        }
+        filled = {}
+        for key, inner in value.items():
+            with inside(key):
+                own = 0.0 if key == "knee" and step is not None else step
+                filled[key] = _fill_value(inner, f"{name}.{key}", suggest, own)
+        return filled
     distribution = _range(value)
+    if step:
+        _check_steps(distribution, step)
     anchors = value.get("anchors")
     if anchors is None:
-        return _number(suggest(name, distribution), step)
-    return [_number(suggest(f"{name}[{i}]", distribution), step) for i in range(anchors)]
+        return _number(suggest(name, distribution), distribution, step)
+    return [
+        _number(suggest(f"{name}[{i}]", distribution), distribution, step) for i in range(anchors)
+    ]
 
 
-def _fill_entry(item: Any, name: str, index: int, suggest: Suggest, step: float) -> Any:
+def _fill_entry(item: Any, name: str, index: int, suggest: Suggest, step: float | None) -> Any:
     """One element of a list: an anchor of a gradient, or a filter entry."""
     with inside(index):
-        if isinstance(item, Mapping) and "value" in item:
-            label = item.get("filter") or "rest"
-            return {
-                **item,
-                "value": _inside_fill("value", item["value"], f"{name}[{label}]", suggest, step),
-            }
-        return _fill_value(item, f"{name}[{index}]", suggest, step)
-
-
-def _inside_fill(key: str, value: Any, name: str, suggest: Suggest, step: float) -> Any:
-    with inside(key):
-        return _fill_value(value, name, suggest, step)
+        if not (isinstance(item, Mapping) and "value" in item):
+            return _fill_value(item, f"{name}[{index}]", suggest, step)
+        label = item.get("filter") or "rest"
+        with inside("value"):
+            filled = _fill_value(item["value"], f"{name}[{label}]", suggest, step)
+        return {**item, "value": filled}
 
 
 def _range(value: Mapping[str, Any]) -> FloatDistribution:
@@ -233,17 +259,18 @@ def _range(value: Mapping[str, Any]) -> FloatDistribution:
     for key in ("low", "high"):
         if key not in value:
             raise RecipeError(f"a range has low and high; {key} is missing")
-        if isinstance(value[key], bool) or not isinstance(value[key], (int, float)):
-            raise at(RecipeError(f"{key} {value[key]!r} is not a number"), (key,))
-        if not math.isfinite(value[key]):
-            raise at(RecipeError(f"{key} {value[key]!r} is not finite"), (key,))
-    low, high = float(value["low"]), float(value["high"])
+    with inside("low"):
+        low = parse_number(value["low"])
+    with inside("high"):
+        high = parse_number(value["high"])
     if low > high:
         raise at(RecipeError(f"low {low:g} is above high {high:g}"), ("low",))
     step, log = value.get("step"), value.get("log", False)
     if step is not None and (isinstance(step, bool) or not isinstance(step, (int, float))):
         raise at(RecipeError(f"step {step!r} is not a number"), ("step",))
-    if step is not None and not 0 < step <= max(high - low, step if low == high else 0):
+    if step is not None and not (
+        step > 0 and (low == high or step <= high - low <= step * _MOST_STEPS)
+    ):
         raise at(RecipeError(f"step {step:g} does not fit between {low:g} and {high:g}"), ("step",))
     if not isinstance(log, bool):
         raise at(RecipeError(f"log is true or false, not {log!r}"), ("log",))
@@ -269,11 +296,41 @@ def _choices(value: Mapping[str, Any]) -> CategoricalDistribution:
     for index, choice in enumerate(choices):
         if not isinstance(choice, (bool, int, float, str)):
             raise at(RecipeError(f"{choice!r} is no single value"), ("choices", index))
+        if choice in choices[:index]:
+            raise at(RecipeError(f"{choice!r} is listed twice"), ("choices", index))
     return CategoricalDistribution(choices)
 
 
-def _number(value: float, step: float) -> float:
-    return stepped(value, step) if step else round(float(value), _DIGITS)
+def _check_steps(distribution: FloatDistribution, step: float) -> None:
+    low, high = distribution.low, distribution.high
+    if low < high and _first_step(low, step) > _last_step(high, step):
+        raise RecipeError(
+            f"no multiple of density_step {step:g} lies between {low:g} and {high:g}; "
+            "widen the range or lower density_step"
+        )
+
+
+def _number(value: float, distribution: FloatDistribution, step: float | None) -> float:
+    """`value` as recipes write it; never outside the range. Without step, as it is."""
+    low, high = distribution.low, distribution.high
+    if step is None or low == high:
+        return float(value)
+    if step:
+        count = round(value / step)
+        return stepped(min(max(count, _first_step(low, step)), _last_step(high, step)) * step, step)
+    return min(max(float(f"{value:.{_DIGITS}g}"), low), high)
+
+
+def _first_step(low: float, step: float) -> int:
+    return math.ceil(low / step - 1e-9)
+
+
+def _last_step(high: float, step: float) -> int:
+    return math.floor(high / step + 1e-9)
+
+
+def _choosing(name: str, choice: Any) -> Suggest:
+    return lambda asked, distribution: choice if asked == name else _lowest(asked, distribution)
 
 
 def _lowest(_: str, distribution: BaseDistribution) -> Any:

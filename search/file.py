@@ -1,0 +1,200 @@
+"""What a search file may hold: its keys, their types, and what each means.
+
+The recipe part is checked by `search.space`; names that have to exist elsewhere in the file
+(tasks, scores, experts) by `search.config`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from merge_core.recipe import RECIPE_KEYS
+from merge_core.yaml_io import unknown
+from objectives import EngineConfig, SplitConfig, TaskConfig
+from objectives.engines import TransformersConfig
+
+NAME = r"^[A-Za-z0-9_-]+$"
+SAMPLERS = ("auto", "random", "gp", "tpe", "nsga2")
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
+_BOUND = re.compile(r"\s*(>=|<=)\s*(\S+)\s*")
+
+
+def seconds(text: str) -> float:
+    """A duration such as 90s, 45m, 8h or 1d12h in seconds; ValueError if it is none."""
+    match = _DURATION.fullmatch(text.strip())
+    if not match or not any(match.groups()):
+        raise ValueError(f"{text!r} is no duration; write 90s, 45m, 8h or 1h30m")
+    days, hours, minutes, rest = (int(part or 0) for part in match.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + rest)
+
+
+def bound(text: Any) -> tuple[bool, float]:
+    """A bound such as '>= 0.8' as (is it a lower one, its value); ValueError if it is none."""
+    match = _BOUND.fullmatch(text) if isinstance(text, str) else None
+    try:
+        assert match is not None
+        return match[1] == ">=", float(match[2])
+    except (AssertionError, ValueError):
+        raise ValueError(f"{text!r} is no bound; write '>= 0.8' or '<= 20'") from None
+
+
+def _checked_bound(text: Any) -> Any:
+    bound(text)
+    return text
+
+
+def _checked_duration(text: Any) -> Any:
+    if text is not None and seconds(str(text)) == 0.0:
+        raise ValueError(f"{text!r} is no time at all; write 90s, 45m, 8h or 1h30m")
+    return text
+
+
+def _checked_storage(url: Any) -> Any:
+    """Refuse early what would be refused when the run has begun: the URL, its driver."""
+    if isinstance(url, str):
+        from sqlalchemy.engine import make_url
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            parsed = make_url(url)
+            parsed.get_dialect().import_dbapi()
+        except SQLAlchemyError:
+            # Not the URL itself: it may hold a password.
+            raise ValueError(
+                "storage is no database URL; write sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+            ) from None
+        except ImportError as error:
+            raise ValueError(
+                f"storage {parsed.drivername} needs a package that is not installed: {error.name}"
+            ) from None
+    return url
+
+
+Name = Annotated[str, Field(pattern=NAME)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Whole = Annotated[int, Field(strict=True)]
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors; values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelEntry(Strict):
+    """One expert; `parameters` may hold ranges."""
+
+    model: str = Field(
+        min_length=1, description="hub id, id@revision, or a path relative to this file"
+    )
+    name: Name | None = Field(None, description="used in parameter names and plots")
+    parameters: dict[str, Any] | None = Field(None, description="values or ranges")
+
+
+class ObjectiveEntry(Strict):
+    """An objective in long form."""
+
+    score: str | list[str] = Field(description="task/scorer; a list is the mean over its parts")
+    direction: Literal["maximize", "minimize"] = "maximize"
+    reference: Number | None = Field(
+        None, description="worst value of interest; needed for minimized or unbounded scores"
+    )
+
+
+class ConfirmEntry(Strict):
+    """How much of the front is scored again on held-out items."""
+
+    max: Whole = Field(8, ge=1, description="members of the front at most")
+
+
+class BudgetEntry(Strict):
+    """When the search ends: at whichever comes first."""
+
+    trials: Whole | None = Field(None, ge=1, description="evaluated recipes")
+    timeout: Annotated[str | None, BeforeValidator(_checked_duration)] = Field(
+        None, description="wall time, confirmation included: 8h, 1h30m"
+    )
+
+
+class WorkersEntry(Strict):
+    """Ray workers, each with a live engine of its own."""
+
+    count: Whole | None = Field(
+        None, ge=1, description="default: one per GPU, else one per 2 cores"
+    )
+    gpus: Number | None = Field(None, ge=0, description="per worker; fractions share a GPU")
+    cpus: Number | None = Field(None, gt=0, description="per worker")
+
+
+class SamplerEntry(Strict):
+    """Who proposes recipes."""
+
+    name: str = Field("auto", description="auto, random, gp, tpe or nsga2")
+    seed: Whole = Field(
+        0, ge=0, lt=2**31, description="of the proposals; drop masks have the recipe's seed"
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in SAMPLERS:
+            raise ValueError(unknown("sampler", name, SAMPLERS))
+        return name
+
+
+class TrackingEntry(Strict):
+    """Where MLflow writes; a store in the run folder by default."""
+
+    uri: str | None = Field(None, description="default: MLFLOW_TRACKING_URI, else the run folder")
+    experiment: str | None = Field(None, description="default: the run's name")
+
+
+class ChoiceEntry(Strict):
+    """A choice among names."""
+
+    choices: list[str] = Field(min_length=1)
+
+
+class SearchFile(Strict):
+    """A search file."""
+
+    merge_method: str | ChoiceEntry = Field(description="a method, or choices among methods")
+    base_model: str | None = Field(None, description="what the experts are fine-tuned from")
+    models: list[ModelEntry] = Field(min_length=1, description="the experts")
+    parameters: dict[str, Any] | None = Field(None, description="for all experts and the merge")
+    dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    tokenizer_source: str = "base"
+    seed: Whole = Field(0, ge=0, description="of the random drop masks")
+
+    tasks: dict[Name, TaskConfig] = Field(min_length=1)
+    objectives: dict[Name, str | list[str] | ObjectiveEntry] = Field(min_length=1)
+    constraints: dict[str, Annotated[str, BeforeValidator(_checked_bound)]] = Field(
+        default_factory=dict
+    )
+    splits: SplitConfig = SplitConfig()
+    confirm: ConfirmEntry = ConfirmEntry()
+    baselines: list[str] = Field(default_factory=lambda: ["base", "experts", "uniform"])
+    engine: EngineConfig = TransformersConfig()
+    budget: BudgetEntry = BudgetEntry(trials=120)
+    workers: WorkersEntry = WorkersEntry()
+    sampler: SamplerEntry = SamplerEntry()
+    tracking: TrackingEntry = TrackingEntry()
+    storage: Annotated[str | None, BeforeValidator(_checked_storage)] = Field(
+        None, description="Optuna storage URL; default SQLite in the run"
+    )
+
+    @field_validator("sampler", mode="before")
+    @classmethod
+    def _short_sampler(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+FROZEN = (
+    *RECIPE_KEYS,
+    *("tasks", "objectives", "constraints", "splits", "engine.kind", "engine.dtype"),
+    "sampler.seed",
+)
+"""What a run keeps for its life; the rest may change between one `run` and the next."""
