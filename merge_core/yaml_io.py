@@ -68,7 +68,7 @@ class Document:
                     line, column = node.lc.item(step)
                 else:
                     break
-            except (KeyError, AttributeError):
+            except (KeyError, AttributeError, TypeError):  # TypeError: what `<<` merged in
                 break
             node = node[step]
         return line + 1, column + 1
