@@ -1,0 +1,252 @@
+"""The driver on real Ray workers with the scripted engine: duplicates, faults, orphans, limits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+import ray
+import torch
+from optuna.trial import TrialState
+
+from merge_core.yaml_io import dump_yaml
+from search import study as studies
+from search.config import load
+from search.driver import Driver
+from search.pool import connect
+from search.results import Result
+from search.run import Run
+from search.session import Found, prepare, run
+from tests.merge_core.conftest import make_model, write_checkpoint
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray() -> Iterator[None]:
+    connect()
+    yield
+    ray.shutdown()
+
+
+class Quiet:
+    """A listener that only counts."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def reading(self, reference: str) -> None:
+        pass
+
+    def started(self, driver: Driver) -> None:
+        pass
+
+    def finished(self, driver: Driver, what: str, result: Result | None) -> None:
+        self.heard.append(what)
+
+    def tick(self, driver: Driver) -> None:
+        pass
+
+    def confirming(self, what: str, done: int, total: int) -> None:
+        pass
+
+
+def write(
+    folder: Path, *, scale: float = 0.01, dtype: torch.dtype = torch.bfloat16, **changes
+) -> Path:
+    base = make_model(0, dtype=dtype)
+    write_checkpoint(folder / "b", base)
+    write_checkpoint(folder / "l", make_model(1, base, dtype=dtype, scale=scale))
+    write_checkpoint(folder / "r", make_model(2, base, dtype=dtype, scale=scale))
+    rows = [{"id": f"q{i}", "prompt": f"what is {i}?", "answer": str(i)} for i in range(12)]
+    (folder / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    answers = {row["id"]: f"คำตอบ คือ {row['answer']}" for row in rows[:9]}
+    (folder / "answers.json").write_text(json.dumps(answers))
+    data = {
+        "merge_method": "task_arithmetic",
+        "base_model": "b",
+        "models": [
+            {"model": "l", "name": "language", "parameters": {"weight": {"low": 0.0, "high": 1.0}}},
+            {"model": "r", "name": "reasoning", "parameters": {"weight": 1.0}},
+        ],
+        "tasks": {
+            "t": {"items": "items.jsonl", "scorers": ["math", {"language": {"expect": "th"}}]}
+        },
+        "objectives": {"reasoning": "t/math", "language": "t/language"},
+        "splits": {"dev": 4, "confirm": 4, "test": 4},
+        "baselines": [],
+        "engine": {
+            "kind": "scripted",
+            "responses": "answers.json",
+            "default": "",
+            "read_weights": True,
+        },
+        "budget": {"trials": 6},
+        "workers": {"count": 2},
+        "sampler": "random",
+        **changes,
+    }
+    (folder / "s.yaml").write_text(dump_yaml(data))
+    return folder / "s.yaml"
+
+
+def search(file: Path) -> tuple[Found, optuna.Study, Quiet]:
+    listener = Quiet()
+    found = run(prepare(load(file)), file.parent / "runs" / "s", listener)
+    return found, studies.open_study(found.run, create=False), listener
+
+
+def test_duplicates_cost_no_budget_and_an_exhausted_space_ends_the_search(tmp_path: Path) -> None:
+    models = [
+        {
+            "model": name,
+            "name": name,
+            "parameters": {"weight": {"low": 0.5, "high": 1.0, "step": 0.5}},
+        }
+        for name in ("l", "r")
+    ]
+    found, study, listener = search(write(tmp_path, models=models, budget={"trials": 50}))
+    assert found.finished == 4  # four recipes in all
+    assert sum(what.startswith("trial") for what in listener.heard) == 4
+    told = [t for t in study.trials if studies.DUPLICATE_OF in t.user_attrs]
+    assert len(told) >= 100
+    for trial in told:
+        original = study.trials[trial.user_attrs[studies.DUPLICATE_OF]]
+        assert trial.state == TrialState.COMPLETE
+        assert trial.values == original.values
+        assert trial.user_attrs["tokens"] == 0
+
+
+def test_an_overflowing_merge_is_told_at_the_reference_point(tmp_path: Path) -> None:
+    models = [
+        {"model": "l", "name": "l", "parameters": {"weight": {"low": 1e6, "high": 2e6}}},
+        {"model": "r", "name": "r", "parameters": {"weight": 1.0}},
+    ]
+    file = write(
+        tmp_path,
+        dtype=torch.float16,
+        scale=1.0,
+        models=models,
+        budget={"trials": 3},
+        constraints={"language": ">= 0.5"},
+    )
+    found, study, _ = search(file)
+    assert found.front == []
+    assert found.problem is not None
+    for trial in study.trials:
+        assert trial.state == TrialState.COMPLETE
+        assert trial.values == [0.0, 0.0]
+        assert trial.constraints == {"language": 0.5}
+        assert "not finite" in trial.user_attrs["fault"]
+
+
+def test_orphans_are_finished_continued_or_failed(tmp_path: Path) -> None:
+    """What a killed driver leaves at three points of a trial's life."""
+    file = write(tmp_path)
+    loaded = load(file)
+    prepared = prepare(loaded)
+    opened = Run.start(loaded, tmp_path / "runs" / "s", prepared.references)
+    study = studies.open_study(opened)
+    half_asked = study.ask()  # killed while it was being asked for
+    recipes = {}
+    for _ in range(2):
+        trial = study.ask()
+        recipe = loaded.space.sample(trial).resolved(loaded.root)
+        trial.set_user_attr(studies.RECIPE, json.dumps(recipe.plain()))
+        recipes[trial.number] = recipe
+    running, stored = sorted(recipes)  # killed while it ran; killed before it was told
+    done = Result(
+        recipe=recipes[stored].plain(),
+        fingerprint=opened.fingerprint(recipes[stored]),
+        split="dev",
+        items={"t": []},
+        fault="marked, so that a second run of it would show",
+    )
+    done.save(opened.trial(stored))
+
+    _, study, listener = search(file)
+    trials = study.trials
+    assert trials[half_asked.number].state == TrialState.FAIL
+    assert trials[running].state == TrialState.COMPLETE
+    assert f"trial {running}" in listener.heard
+    assert trials[stored].state == TrialState.COMPLETE
+    assert "marked" in trials[stored].user_attrs["fault"]
+    assert f"trial {stored}" not in listener.heard
+    assert len(studies.scored(study)) == 6
+
+
+def test_published_schedules_inside_the_space_come_first(tmp_path: Path) -> None:
+    unit = {"low": 0.0, "high": 1.0}
+    models = [
+        {"model": "l", "name": "language", "parameters": {"weight": unit}},
+        {
+            "model": "r",
+            "name": "reasoning",
+            "parameters": {"weight": {"plateau": unit, "end": unit, "knee": unit}},
+        },
+    ]
+    _, study, _ = search(write(tmp_path, models=models))
+    first = study.trials[0].params
+    assert first["reasoning.weight.plateau"] == 0.75
+    assert first["reasoning.weight.end"] == 0.125
+    assert first["reasoning.weight.knee"] == pytest.approx(53 / 79)
+
+
+@pytest.mark.parametrize("sampler", ["gp", "tpe", "nsga2", "auto"])
+def test_samplers_run_with_constraints_and_a_choice_of_methods(
+    sampler: str, tmp_path: Path
+) -> None:
+    unit = {"low": 0.1, "high": 1.0}
+    models = [
+        {"model": n, "name": n, "parameters": {"weight": unit, "density": unit}} for n in ("l", "r")
+    ]
+    method = "ties" if sampler == "gp" else {"choices": ["linear", "ties", "dare_ties"]}
+    file = write(
+        tmp_path,
+        merge_method=method,
+        models=models,
+        sampler=sampler,
+        budget={"trials": 14},
+        constraints={"language": ">= 0.1", "t/math": ">= 0.1"},
+    )
+    found, study, _ = search(file)
+    assert found.finished == 14
+    assert found.chosen is not None
+    assert all(list(t.constraints) == ["language", "t/math"] for t in study.trials)
+
+
+def test_a_timeout_ends_the_search_and_still_confirms(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        budget={"timeout": "6s"},
+        engine={
+            "kind": "scripted",
+            "responses": "answers.json",
+            "default": "",
+            "delay": 0.2,
+        },
+    )
+    found, _, _ = search(file)
+    assert found.finished >= 1
+    assert found.members
+    assert found.test is not None
+
+
+def test_changed_weights_are_noticed_on_resume(tmp_path: Path) -> None:
+    from search.errors import RunError
+
+    file = write(tmp_path)
+    search(file)
+    write_checkpoint(tmp_path / "l", make_model(9, make_model(0)))
+    with pytest.raises(RunError, match="weights changed since the run began"):
+        search(file)
+
+
+def test_an_mlflow_outage_never_stops_the_search(tmp_path: Path) -> None:
+    file = write(tmp_path, tracking={"uri": "http://127.0.0.1:9"})
+    found, study, _ = search(file)
+    assert len(studies.scored(study)) == 6
+    assert found.tracking_problem is not None
