@@ -6,11 +6,14 @@ their traceback. Heavy libraries are imported inside the commands, so that `--he
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -32,6 +35,8 @@ Set = Annotated[
 ]
 Runs = Annotated[Path, typer.Option("--runs", help="folder of all runs")]
 HERE = Path("runs")
+_MENDABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+"""What the system refuses for want of rights or space, wherever that shows."""
 
 
 @app.command()
@@ -75,8 +80,9 @@ def init(
     values = {"BASE": base, "LANGUAGE": language, "REASONING": reasoning, "ITEMS": items}
     for key, value in values.items():
         text = text.replace(f"@{key}@", json.dumps(value, ensure_ascii=False))
-    write_atomic(file, text)
-    console.print(f"wrote {file}; next: mergefront check {file}", highlight=False)
+    with writing(file):
+        write_atomic(file, text)
+    say(f"wrote {file}; next: mergefront check {file}")
 
 
 @app.command()
@@ -121,7 +127,7 @@ def run(
     if dry_run:
         describe(console, prepared)
         for text in sample_recipes(search, 3):
-            console.print(f"---\n{text}", highlight=False, markup=False, end="")
+            sys.stdout.write(f"---\n{text}")
         return
     folder = folder_for(search, runs, name, new=new)
     with Progress(console) as progress:
@@ -154,7 +160,7 @@ def status(run: RunFolder, as_json: Annotated[bool, typer.Option("--json")] = Fa
         print_json(data)
         return
     for key, value in data.items():
-        console.print(f"{key:<12} {value}", highlight=False, markup=False)
+        say(f"{key:<12} {value}")
 
 
 @app.command()
@@ -224,8 +230,9 @@ def export(
     chosen = confirming.choose(opened.search, members, pick, best_effort=best_effort)
     test = tested(opened, chosen)
     if out is not None:
-        save_recipe(opened, chosen, out, mergekit=mergekit, test=test)
-        console.print(f"wrote {chosen.label} to {shown(out)}", highlight=False)
+        with writing(out):
+            save_recipe(opened, chosen, out, mergekit=mergekit, test=test)
+        say(f"wrote {chosen.label} to {shown(out)}")
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
@@ -247,10 +254,13 @@ def merge(
 
     from merge_core import MergePlan, write_merge
     from search.describe import load_recipe
+    from search.errors import ConfigError
 
     loaded, notes = load_recipe(recipe)
     for note in notes:
-        console.print(f"note: {note}", highlight=False, markup=False)
+        say(f"note: {note}")
+    if out.exists():  # known before all sources are read
+        raise ConfigError(f"{out}: exists already; name a new folder")
     plan = MergePlan(loaded)
     plan.sources.check_finite()
     columns = (TextColumn("merging"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
@@ -259,7 +269,7 @@ def merge(
         write_merge(
             plan, out, progress=lambda done, total: bar.update(task, completed=done, total=total)
         )
-    console.print(f"wrote {out} ({plan.fingerprint()})", highlight=False)
+    say(f"wrote {out} ({plan.fingerprint()})")
 
 
 @app.command()
@@ -286,7 +296,7 @@ def ui(
     from search.run import Run
 
     command, link, environment = ui_command(Run.open(run), port)
-    console.print(f"MLflow UI: {link}  (Ctrl-C ends it)", highlight=False, markup=False)
+    say(f"MLflow UI: {link}  (Ctrl-C ends it)")
     os.environ.update(environment)
     os.execv(command[0], command)
 
@@ -304,28 +314,62 @@ def print_json(data: Any) -> None:
     sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
-def main() -> None:
-    """Entry point: errors that the user can mend are one line and exit code 2."""
-    from merge_core.yaml_io import one_line
-    from search.errors import USER_ERRORS
+def say(line: str) -> None:
+    """One line as it is: never wrapped, and brackets in a path are no markup."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system says to writing `path` into a line for the user."""
+    from search.errors import ConfigError
 
     try:
-        # Without standalone mode, `typer.Exit` comes back as the exit code.
-        sys.exit(app(standalone_mode=False) or 0)
-    except USER_ERRORS as error:
-        sys.stderr.write(f"mergefront: {one_line(error)}\n")
-        sys.exit(2)
-    except typer.Exit as end:
-        sys.exit(end.exit_code)
-    except typer.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
-        sys.stderr.write("mergefront: stopped; nothing that was finished is lost\n")
-        sys.exit(130)
-    except Exception as error:
-        from click import ClickException
+        yield
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
 
-        if isinstance(error, ClickException):
-            error.show()
-            sys.exit(error.exit_code)
-        raise
+
+def main() -> None:
+    """Entry point: errors that the user can mend are one line and exit code 2."""
+    try:
+        # typer returns the code of a typer.Exit instead of raising it.
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except typer.Abort:
+        fail("stopped; nothing that was finished is lost", 130)
+    except BrokenPipeError:
+        # Whoever read has seen enough. The interpreter would flush once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + 13)
+    except Exception as error:
+        message = mendable(error)
+        if message is None:
+            raise
+        if message:  # none where typer has printed the help
+            fail(message, 2)
+        sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def mendable(error: Exception) -> str | None:
+    """What to tell the user of an error that they can mend; None of our own faults."""
+    from search.errors import USER_ERRORS  # here: it imports torch, and --help needs none
+
+    if isinstance(error, USER_ERRORS):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in _MENDABLE:
+        return f"{error.filename or 'standard output'}: {error.strerror}"
+    # typer has click inside, under names of its own; what it exports tells all usage errors.
+    if isinstance(error, typer.BadParameter.__bases__[0]):
+        message = getattr(error, "format_message", error.__str__)()
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "mergefront"
+        return f"{message.rstrip('.')}; see `{command} --help`" if message else ""
+    return None
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """End with one line on standard error."""
+    sys.stderr.write(f"mergefront: {message}\n")
+    sys.exit(code)

@@ -10,24 +10,26 @@ from typing import Any
 import optuna
 from filelock import FileLock, Timeout
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from merge_core import Expert, MergePlan, Recipe, RecipeError
 from merge_core.checkpoint import locate
 from merge_core.mergekit import load_mergekit
 from merge_core.values import Scalar
-from merge_core.yaml_io import dump_yaml
+from merge_core.yaml_io import dump_yaml, load_yaml
 from objectives import Task
 from search import study as studies
 from search.config import Search, load
 from search.errors import ConfigError
 from search.export import spelled
+from search.mlflow_view import ALL, PREFIX, runs_link, view_key, view_link
 from search.run import Run
 from search.session import Prepared
 from search.tracking import tracking_uri
 
-_UI_PATH = "#/experiments/{experiment}/runs?workflowType=machine_learning"
-
+_MERGEKIT_ONLY = {"out_dtype", "slices", "modules", "tokenizer", "chat_template"}
 
 def describe(console: Console, prepared: Prepared) -> None:
     """Print what a search reads, varies, asks and costs, as far as headers and items tell."""
@@ -37,21 +39,22 @@ def describe(console: Console, prepared: Prepared) -> None:
     parameters = sum(spec.numel for spec in specs)
     written = sum(spec.nbytes for spec in specs)
     read = sum(spec.nbytes for source in plan.sources.all for spec in source.specs.values())
-    console.print(
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    say(
         f"{search.path}: {template.architecture}, {parameters:,} parameters, "
         f"{template.layers} layers, {len(plan.specs())} tensors, "
-        f"{'tied' if plan.tied else 'untied'} head",
-        highlight=False,
+        f"{'tied' if plan.tied else 'untied'} head"
     )
-    console.print(
-        f"each merge reads {_size(read)} and writes {_size(written)} into the live model",
-        highlight=False,
-    )
+    say(f"each merge reads {_size(read)} and writes {_size(written)} into the live model")
     for source in plan.sources.all:
-        console.print(f"  source {source.path}", highlight=False, markup=False)
+        say(f"  source {source.path}")
     space = Table("parameter", "range", title="space", title_justify="left")
     for name, distribution in search.space.distributions().items():
-        space.add_row(name, _spelled(distribution))
+        # A filter's brackets, as in weight[mlp], would be taken for markup.
+        space.add_row(escape(name), escape(_spelled(distribution)))
     console.print(space)
     tasks = Table("task", "dev", "confirm", "test", "scores", title="tasks", title_justify="left")
     for name, task in prepared.tasks.items():
@@ -62,13 +65,11 @@ def describe(console: Console, prepared: Prepared) -> None:
     limits = [f"{budget.trials} trials"] if budget.trials else []
     limits += [f"{budget.timeout}"] if budget.timeout else []
     answers = sum(len(task.items("dev")) for task in prepared.tasks.values())
-    console.print(
+    say(
         f"until {' or '.join(limits) or 'stopped'}; {answers} answers a trial; "
-        f"baselines: {', '.join(prepared.baselines) or 'none'}",
-        highlight=False,
-        markup=False,
+        f"baselines: {', '.join(prepared.baselines) or 'none'}"
     )
-    console.print("time and cost: not known before a first trial has run", highlight=False)
+    say("time and cost: not known before a first trial has run")
 
 
 def sample_recipes(search: Search, count: int) -> list[str]:
@@ -111,14 +112,27 @@ def _leased(run: Run) -> bool:
 
 
 def load_recipe(path: Path) -> tuple[Recipe, list[str]]:
-    """A recipe file, ours or mergekit's (told apart by `out_dtype` and by what ours refuses)."""
+    """A recipe file, ours or mergekit's, with notes on what is read differently.
+
+    A file that both can read is ours. What neither can read is reported by the one it was written
+    for: mergekit's if it has a key that only mergekit knows.
+    """
     try:
-        return Recipe.load(path), []
+        document = load_yaml(path)
+    except RecipeError as error:
+        raise ConfigError(str(error)) from None
+    keys = set(document.data) if isinstance(document.data, dict) else set()
+    if keys & {"tasks", "objectives"}:
+        raise ConfigError(
+            f"{path}: is a search file; `mergefront run` it, and merge the recipe.yaml of its run"
+        )
+    try:
+        return Recipe.from_document(document), []
     except RecipeError as ours:
         try:
             return load_mergekit(path)
-        except RecipeError:
-            raise ours from None
+        except RecipeError as theirs:
+            raise (theirs if keys & _MERGEKIT_ONLY else ours) from None
 
 
 def score_model(
@@ -132,7 +146,7 @@ def score_model(
     from search.worker import Evaluator, Job, Setup
 
     if split not in SPLITS:
-        raise ConfigError(f"--split {split}: one of {', '.join(SPLITS)}")
+        raise ConfigError(f"--split {split}: choose one of {', '.join(SPLITS)}")
     search = load(file)
     path = str(locate(model))
     tasks = {}
@@ -146,8 +160,7 @@ def score_model(
     recipe = Recipe("linear", None, (Expert(path, "model", {"weight": Scalar(1.0)}),))
     plan = MergePlan(recipe)
     plan.sources.check_finite()
-    engine = search.file.engine
-    evaluator = Evaluator(Setup(engine, path, tasks, os.cpu_count() or 1))
+    evaluator = Evaluator(Setup(search.engine, path, tasks, os.cpu_count() or 1))
     try:
         result = evaluator.evaluate(Job("score", recipe, plan.fingerprint(), split))
     finally:
@@ -157,14 +170,15 @@ def score_model(
 
         print_json(asdict(result))
         return
-    table = Table("score", "mean [95%]", "n", title=f"{model} on {split} items")
+    title = Text(f"{model} on {split} items", style="italic")
+    table = Table("score", "mean [95%]", "n", title=title)
     for name, estimate in result.summary().items():
         table.add_row(name, spelled(estimate), str(estimate.n))
     console.print(table)
 
 
 def ui_command(run: Run, port: int) -> tuple[list[str], str, dict[str, str]]:
-    """The MLflow server's command, the link to the run's experiment, and its environment.
+    """The MLflow server's command, the link to the run's saved view, and its environment.
 
     Raises:
         ConfigError: the run tracks on a server that has its own UI.
@@ -185,7 +199,12 @@ def ui_command(run: Run, port: int) -> tuple[list[str], str, dict[str, str]]:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         raise ConfigError(f"{run.folder}: MLflow has no experiment '{name}' yet")
-    link = f"http://127.0.0.1:{port}/{_UI_PATH.format(experiment=experiment.experiment_id)}"
+    key = view_key(ALL, run.name if run.search.file.tracking.experiment else None)
+    base = f"http://127.0.0.1:{port}"
+    if PREFIX + key in experiment.tags:
+        link = view_link(base, experiment.experiment_id, key)
+    else:
+        link = runs_link(base, experiment.experiment_id)
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri),
         *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
