@@ -138,7 +138,8 @@ def test_products_and_sums_are_rounded_apart() -> None:
     own = [{"weight": 1.0 + e}, {"weight": 1.0}]
     assert merged("linear", [0.0], rows, own, PLAIN) == [0.0]
     shared = {"lambda": 1.0 + e, "normalize": False}
-    assert merged("task_arithmetic", [-1.0 - 2 * e], [[-e]], [{"weight": 1.0}], shared) == [0.0]
+    for method in ("task_arithmetic", "ties"):
+        assert merged(method, [-1.0 - 2 * e], [[-e]], [{"weight": 1.0}], shared) == [0.0]
 
 
 def test_negative_zeros_and_subnormals_survive() -> None:
@@ -147,6 +148,12 @@ def test_negative_zeros_and_subnormals_survive() -> None:
     assert math.copysign(1.0, zero) == -1.0
     tiny = 2.0**-149
     assert merged("ties", [0.0], [[tiny], [-2 * tiny]], own, PLAIN) == [-2 * tiny]
+
+
+def test_masks_select_and_never_multiply() -> None:
+    """What is not kept is +0: as a product it would be -0 and turn -0.0 + 0 into -0.0."""
+    (zero,) = merged("ties", [-0.0], [[-1.0]], [{"weight": 0.0}], PLAIN)
+    assert math.copysign(1.0, zero) == 1.0
 
 
 def test_linear_averages() -> None:
