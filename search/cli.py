@@ -354,10 +354,6 @@ def main() -> None:
 
 def mendable(error: Exception) -> str | None:
     """What to tell the user of an error that they can mend; None of our own faults."""
-    from search.errors import USER_ERRORS  # here: it imports torch, and --help needs none
-
-    if isinstance(error, USER_ERRORS):
-        return " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno in _MENDABLE:
         return f"{error.filename or 'standard output'}: {error.strerror}"
     # typer has click inside, under names of its own; what it exports tells all usage errors.
@@ -366,7 +362,11 @@ def mendable(error: Exception) -> str | None:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "mergefront"
         return f"{message.rstrip('.')}; see `{command} --help`" if message else ""
-    return None
+    # Here, because these import torch, and neither --help nor a mistyped option needs it.
+    from merge_core.yaml_io import one_line
+    from search.errors import USER_ERRORS
+
+    return one_line(error) if isinstance(error, USER_ERRORS) else None
 
 
 def fail(message: str, code: int) -> NoReturn:
