@@ -1,0 +1,210 @@
+"""Saved views of MLflow's runs page: the columns and charts of a search, one click away.
+
+MLflow keeps a saved view as an experiment tag `mlflow.sharedViewState.<key>` that its page reads
+when the address says `viewStateShareKey=<key>`; since 3.17 the tag also puts the view's name into
+the page's "Views" menu. The form is not documented. It is what the page of MLflow 3.17.2 writes
+for a view saved by hand:
+
+- the tag is JSON: name, createdAt and updatedAt in milliseconds, and the state;
+- the state is `deflate;` and the base64 of zlib-compressed JSON;
+- that JSON holds the search (filter, order) and the page (columns, charts and their sections).
+
+Best effort: a page that does not know the form says so and shows its defaults. The page shows
+either the table of columns or the charts; a link opens the charts, its list icon the table.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+PREFIX = "mlflow.sharedViewState."
+ALL, FRONT = "front", "front-only"
+_HEADER = "deflate;"
+_AXES = 12  # of parallel coordinates: more cannot be told apart
+_FIRST_COLUMNS = ("attributes.`Run Name`", "runDateAndNestInfo")
+_SEARCH, _RECIPES, _METRICS, _SYSTEM = (
+    f"mergefront-{name}" for name in ("search", "recipes", "metrics", "system")
+)
+
+
+def view_tags(
+    objectives: Sequence[str],
+    parameters: Sequence[str],
+    *,
+    metrics: Sequence[str] = ("joint", "tokens"),
+    ascending: bool = False,
+    run: str | None = None,
+) -> dict[str, str]:
+    """Experiment tags of two views: "front" with all trials, "front-only" with the front's.
+
+    Args:
+        objectives: metrics that are searched for; the first two are the scatter's axes.
+        parameters: MLflow's names of the parameters.
+        metrics: further metric columns; "joint", where given, orders the view of all trials.
+        ascending: whether smaller values of the first objective are better.
+        run: in an experiment of several searches, the one to show; see `view_key`.
+
+    Returns:
+        The tags' values by name: always the same for the same arguments.
+    """
+    of_run = [f"tags.`mergefront.run` = '{run}'"] if run is not None else []
+    on_front = [*of_run, "tags.front = 'true'"]
+    by = objectives[0]
+    joint = "joint" in metrics
+    shown = [*objectives, *(metric for metric in metrics if metric not in objectives)]
+    confirmed = [f"confirmed_{name}" for name in objectives]
+    ours = f" of {run}" if run is not None else ""
+    return {
+        # The menu lists the last changed first.
+        PREFIX + view_key(ALL, run): _view(
+            f"All trials{ours}",
+            2,
+            _search(of_run, "joint" if joint else by, ascending=ascending and not joint),
+            _page(objectives, parameters, shown),
+        ),
+        PREFIX + view_key(FRONT, run): _view(
+            f"The front{ours}",
+            1,
+            _search(on_front, by, ascending=ascending),
+            _page(objectives, parameters, [*objectives, *confirmed, *shown[len(objectives) :]]),
+        ),
+    }
+
+
+def view_key(key: str, run: str | None = None) -> str:
+    """A view's key; in an experiment of several searches, `run`'s own."""
+    return key if run is None else f"{key}-{run}"
+
+
+def view_link(base: str, experiment: str, key: str) -> str:
+    """The address that opens a view.
+
+    Args:
+        base: address of the MLflow server; "" for a link from one of its own pages.
+        experiment: its id.
+        key: of the view.
+    """
+    # The page looks at the key only where the address gives no filter or order.
+    return f"{runs_link(base, experiment)}&compareRunsMode=CHART&viewStateShareKey={key}"
+
+
+def runs_link(base: str, experiment: str) -> str:
+    """The address of an experiment's runs page as it comes, in the mode that shows metrics."""
+    root = f"{base.rstrip('/')}/" if base else ""
+    return f"{root}#/experiments/{experiment}/runs?workflowType=machine_learning"
+
+
+def decode(value: str) -> dict[str, Any]:
+    """What a view's tag holds: the name and, under "state", the search and the page."""
+    view: dict[str, Any] = json.loads(value)
+    packed = base64.b64decode(view["state"].removeprefix(_HEADER))
+    return {**view, "state": json.loads(zlib.decompress(packed))}
+
+
+def _view(name: str, at: int, search: dict[str, Any], page: dict[str, Any]) -> str:
+    plain = json.dumps({**search, **page}, separators=(",", ":"))
+    state = _HEADER + base64.b64encode(zlib.compress(plain.encode(), 9)).decode()
+    return json.dumps({"name": name, "createdAt": at, "updatedAt": at, "state": state})
+
+
+def _search(filters: Sequence[str], metric: str, *, ascending: bool) -> dict[str, Any]:
+    # In any order but by time the page lists children beside their parent, not folded below it.
+    return {
+        "searchFilter": " and ".join(filters),
+        "orderByKey": f"metrics.`{metric}`",
+        "orderByAsc": ascending,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+    }
+
+
+def _page(
+    objectives: Sequence[str], parameters: Sequence[str], metrics: Sequence[str]
+) -> dict[str, Any]:
+    columns = [
+        *(f"metrics.`{name}`" for name in metrics),
+        "tags.`front`",
+        *(f"params.`{name}`" for name in parameters),
+    ]
+    charts = []
+    if len(objectives) > 1:
+        x, y = ({"key": name, "type": "METRIC"} for name in objectives[:2])
+        charts.append(_chart("SCATTER", runsCountToCompare=100, xaxis=x, yaxis=y))
+    charts.append(
+        _chart("LINE", metricKey="hypervolume", selectedMetricKeys=["hypervolume"])
+        | {
+            "xAxisKey": "step",
+            "yAxisKey": "metric",
+            "xAxisScaleType": "linear",
+            "scaleType": "linear",
+            "lineSmoothness": 0,
+            "range": {},
+            "useGlobalXaxisKey": True,
+        }
+    )
+    if parameters:
+        charts.append(
+            _chart(
+                "PARALLEL",
+                metricSectionId=_RECIPES,
+                selectedParams=list(parameters)[:_AXES],
+                selectedMetrics=list(objectives),
+                showAllRuns=False,
+            )
+        )
+    return {
+        "selectedColumns": columns,
+        # Without an order the page sorts columns by name, tags after all parameters.
+        "columnOrder": [*_FIRST_COLUMNS, *columns, "duration"],
+        "columnWidths": {},
+        "runsHiddenMode": "SHOW_ALL",
+        "compareRunCharts": charts,
+        # The page adds a chart of every metric to "Model metrics": folded, for they are many.
+        "compareRunSections": [
+            _section(_SEARCH, "Search", display=True) | {"columns": 2, "cardHeight": 420},
+            _section(_RECIPES, "Recipes", display=True) | {"columns": 1, "cardHeight": 420},
+            _section(_METRICS, "Model metrics", display=False),
+            _section(_SYSTEM, "System metrics", display=False),
+        ],
+        "viewMaximized": False,
+        "runListHidden": False,
+        "isAccordionReordered": True,
+        "useGroupedValuesInCharts": True,
+        "hideEmptyCharts": True,
+        "groupBy": None,
+        "groupsExpanded": {},
+        "globalLineChartConfig": {
+            "xAxisKey": "step",
+            "lineSmoothness": 0,
+            "selectedXAxisMetricKey": "",
+        },
+    }
+
+
+def _chart(kind: str, **rest: Any) -> dict[str, Any]:
+    return {
+        "uuid": f"mergefront-{kind.lower()}",
+        "type": kind,
+        "runsCountToCompare": 10,
+        "metricSectionId": _SEARCH,
+        "deleted": False,
+        "isGenerated": False,
+        **rest,
+    }
+
+
+def _section(uuid: str, name: str, *, display: bool) -> dict[str, Any]:
+    return {
+        "uuid": uuid,
+        "name": name,
+        "display": display,
+        "isReordered": True,
+        "deleted": False,
+        "isGenerated": uuid in (_METRICS, _SYSTEM),
+    }

@@ -1,0 +1,110 @@
+"""Saved views of MLflow's runs page hold what they promise; names stay one to one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from search.mlflow_view import ALL, FRONT, PREFIX, decode, runs_link, view_key, view_link, view_tags
+
+OBJECTIVES = ["reasoning", "language"]
+PARAMETERS = ["language/weight", "reasoning/weight/knee"]
+
+
+def states(**options: object) -> tuple[dict, dict]:
+    tags = view_tags(OBJECTIVES, PARAMETERS, **options)  # type: ignore[arg-type]
+    run = options.get("run")
+    keys = [PREFIX + view_key(key, run) for key in (ALL, FRONT)]  # type: ignore[arg-type]
+    assert list(tags) == keys
+    return decode(tags[keys[0]])["state"], decode(tags[keys[1]])["state"]
+
+
+def test_both_views_decode_and_name_the_given_columns() -> None:
+    everything, front = states()
+    confirmed = ["confirmed_reasoning", "confirmed_language"]
+    for state, more in ((everything, []), (front, confirmed)):
+        assert state["selectedColumns"] == [
+            *(f"metrics.`{name}`" for name in (*OBJECTIVES, *more, "joint", "tokens")),
+            "tags.`front`",
+            *(f"params.`{name}`" for name in PARAMETERS),
+        ]
+        assert set(state["selectedColumns"]) <= set(state["columnOrder"])
+        assert not any("_low" in name or "_high" in name for name in state["selectedColumns"])
+        assert state["runsHiddenMode"] == "SHOW_ALL"  # the page draws ten runs unless told
+
+
+def test_charts_are_the_scatter_the_progress_and_the_recipes() -> None:
+    state, _ = states()
+    sections = {section["uuid"] for section in state["compareRunSections"]}
+    charts = {chart["type"]: chart for chart in state["compareRunCharts"]}
+    assert {chart["metricSectionId"] for chart in charts.values()} <= sections
+    assert charts["SCATTER"]["xaxis"] == {"key": "reasoning", "type": "METRIC"}
+    assert charts["SCATTER"]["yaxis"] == {"key": "language", "type": "METRIC"}
+    assert charts["LINE"]["metricKey"] == "hypervolume"
+    assert charts["PARALLEL"]["selectedParams"] == PARAMETERS
+    assert charts["PARALLEL"]["selectedMetrics"] == OBJECTIVES
+
+
+def test_one_objective_has_no_scatter_and_no_parameters_no_recipes() -> None:
+    tags = view_tags(["reasoning"], [])
+    state = decode(tags[PREFIX + ALL])["state"]
+    assert [chart["type"] for chart in state["compareRunCharts"]] == ["LINE"]
+
+
+def test_front_only_filters_on_the_tag() -> None:
+    everything, front = states()
+    assert everything["searchFilter"] == ""
+    assert front["searchFilter"] == "tags.front = 'true'"
+
+
+def test_order_follows_joint_then_the_first_objectives_direction() -> None:
+    everything, front = states()
+    assert (everything["orderByKey"], everything["orderByAsc"]) == ("metrics.`joint`", False)
+    assert (front["orderByKey"], front["orderByAsc"]) == ("metrics.`reasoning`", False)
+    for state in states(metrics=["tokens"], ascending=True):
+        assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`reasoning`", True)
+
+
+def test_searches_that_share_an_experiment_have_views_of_their_own() -> None:
+    everything, front = states(run="thai")
+    assert everything["searchFilter"] == "tags.`mergefront.run` = 'thai'"
+    assert front["searchFilter"] == "tags.`mergefront.run` = 'thai' and tags.front = 'true'"
+    assert not set(view_tags(OBJECTIVES, [], run="thai")) & set(view_tags(OBJECTIVES, []))
+
+
+def test_tags_are_the_same_for_the_same_search() -> None:
+    assert view_tags(OBJECTIVES, PARAMETERS) == view_tags(OBJECTIVES, PARAMETERS)
+
+
+def test_the_menu_lists_all_trials_first() -> None:
+    tags = view_tags(OBJECTIVES, PARAMETERS)
+    views = [json.loads(tags[PREFIX + key]) for key in (ALL, FRONT)]
+    assert views[0]["updatedAt"] > views[1]["updatedAt"]
+    assert [view["name"] for view in views] == ["All trials", "The front"]
+
+
+def test_links_give_the_key_and_no_filter_that_would_hide_it() -> None:
+    link = view_link("http://127.0.0.1:5000/", "7", FRONT)
+    assert link.startswith("http://127.0.0.1:5000/#/experiments/7/runs?")
+    assert link.endswith("&viewStateShareKey=front-only")
+    assert "searchFilter" not in link
+    assert view_link("", "7", ALL).startswith("#/experiments/7/runs?")
+    assert (
+        runs_link("http://x", "7") == "http://x/#/experiments/7/runs?workflowType=machine_learning"
+    )
+
+
+@pytest.mark.parametrize("needle", ['"mlflow.sharedViewState."', '"viewStateShareKey"'])
+def test_the_installed_page_knows_the_tag(needle: str) -> None:
+    scripts = Path(mlflow.__file__).parent / "server" / "js" / "build" / "static" / "js"
+    texts = (path.read_text(encoding="utf-8") for path in scripts.glob("main.*.js"))
+    assert any(needle in text for text in texts)
+
+
+def test_many_parameters_fit_a_tag() -> None:
+    many = [f"expert{expert}/weight/{anchor}" for expert in range(8) for anchor in range(64)]
+    # MLflow's limit; a view of such a search is a few kilobytes.
+    assert all(len(value) < 20_000 for value in view_tags(OBJECTIVES, many).values())
