@@ -9,19 +9,31 @@ from __future__ import annotations
 
 import re
 
-_INDEX = re.compile(r"\[([^\]]*)\]")
+# A filter may itself hold brackets; after it come an anchor's number or a part of a schedule.
+_NAME = re.compile(r"([^\[]*)(?:\[(.*?)\])?(?:\[(\d+)\]|\.(\w+))?", re.DOTALL)
+_PLAIN = re.compile(r"[A-Za-z0-9_-]")
 
 
 def to_mlflow(name: str) -> str:
     """`reasoning.weight[2]` -> `reasoning/weight/2`; `weight[self_attn]` -> `weight/self_attn`.
 
-    Dots inside brackets (filters on whole tensor names) become colons.
+    Inside brackets stand filters, which are any text: dots become colons, and what MLflow refuses
+    in names its code point between spaces (`q*` -> `q 2a `).
     """
-    plain = _INDEX.sub(lambda match: "/" + match[1].replace(".", ":"), name)
-    return plain.replace(".", "/")
+    parts = _NAME.fullmatch(name)
+    if parts is None:
+        return _escaped(name)
+    places = [part for part in parts.groups()[1:] if part is not None]
+    return "/".join([parts[1].replace(".", "/"), *map(_escaped, places)])
 
 
 def from_mlflow(name: str, known: list[str]) -> str:
     """The study's name that `to_mlflow` maps to `name`; KeyError if none of `known` does."""
     by_mlflow = {to_mlflow(one): one for one in known}
     return by_mlflow[name]
+
+
+def _escaped(label: str) -> str:
+    return "".join(
+        char if _PLAIN.match(char) else ":" if char == "." else f" {ord(char):x} " for char in label
+    )
