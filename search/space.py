@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import optuna
@@ -284,9 +285,20 @@ def _range(value: Mapping[str, Any]) -> FloatDistribution:
     ):
         raise at(RecipeError(f"anchors {anchors!r} is not a number from 1 to 64"), ("anchors",))
     if step is not None:
-        # Optuna wants the range to be a whole number of steps.
-        high = round(low + math.floor((high - low) / step + 1e-9) * step, 12)
+        high = _last_value(low, high, step)
     return FloatDistribution(low, high, log=log, step=step)
+
+
+def _last_value(low: float, high: float, step: float) -> float:
+    """The end of a range that is a whole number of steps, by Optuna's own decimal arithmetic."""
+    first, width = Decimal(str(low)), Decimal(str(step))
+    last = float(first + (Decimal(str(high)) - first) // width * width)
+    if (Decimal(str(last)) - first) % width:
+        # Optuna would end the range a step earlier each time that it reads it.
+        raise at(
+            RecipeError(f"low {low} and step {step} have too many digits: round them"), ("step",)
+        )
+    return last
 
 
 def _choices(value: Mapping[str, Any]) -> CategoricalDistribution:
