@@ -96,7 +96,6 @@ def make_sampler(search: Search, finished: int) -> BaseSampler:
                 multivariate=True,
                 group=search.space.conditional,
                 constant_liar=True,
-                warn_independent_sampling=False,
             )
         if name == "nsga2":
             return optuna.samplers.NSGAIISampler(seed=seed)

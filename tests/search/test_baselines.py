@@ -26,10 +26,10 @@ def test_the_linear_merge_of_one_model_is_that_model_bit_for_bit(
     folder: Path = tmp_path_factory.mktemp("one")
     weights = torch.from_numpy(np.array(bits, np.uint16).view(np.int16)).view(dtype)
     weights = torch.where(torch.isfinite(weights), weights, torch.zeros_like(weights))
-    save_file({"model.norm.weight": weights}, folder / "model.safetensors")
+    save_file({"model.layers.0.weight": weights}, folder / "model.safetensors")
     (folder / "config.json").write_text(
         json.dumps({"architectures": ["Toy"], "num_hidden_layers": 1})
     )
     recipe = Recipe("linear", None, (Expert(str(folder), "one", {"weight": Scalar(1.0)}),))
-    merged = MergePlan(recipe).tensor("model.norm.weight")
+    merged = MergePlan(recipe).tensor("model.layers.0.weight")
     assert merged.view(torch.int16).tolist() == weights.view(torch.int16).tolist()
