@@ -35,6 +35,7 @@ Set = Annotated[
 ]
 Runs = Annotated[Path, typer.Option("--runs", help="folder of all runs")]
 HERE = Path("runs")
+_INTERRUPTED = 130  # as shells say it: 128 + SIGINT
 _MENDABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 """What the system refuses for want of rights or space, wherever that shows."""
 
@@ -134,7 +135,7 @@ def run(
         found = run_search(prepared, folder, progress)
     print_found(console, found, f"mergefront run {file} --name {shown(folder).name}")
     if found.stopped:
-        raise typer.Exit(130)
+        sys.exit(_INTERRUPTED)
 
 
 @app.command()
@@ -264,7 +265,7 @@ def merge(
     plan = MergePlan(loaded)
     plan.sources.check_finite()
     columns = (TextColumn("merging"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=console, transient=True) as bar:
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("merging")
         write_merge(
             plan, out, progress=lambda done, total: bar.update(task, completed=done, total=total)
@@ -333,11 +334,11 @@ def writing(path: Path) -> Iterator[None]:
 def main() -> None:
     """Entry point: errors that the user can mend are one line and exit code 2."""
     try:
-        # typer returns the code of a typer.Exit instead of raising it.
+        # typer returns the code of a typer.Exit instead of raising it; Ctrl-C is one of them.
         code = app(standalone_mode=False)
         sys.stdout.flush()
     except typer.Abort:
-        fail("stopped; nothing that was finished is lost", 130)
+        code = _INTERRUPTED
     except BrokenPipeError:
         # Whoever read has seen enough. The interpreter would flush once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -349,6 +350,8 @@ def main() -> None:
         if message:  # none where typer has printed the help
             fail(message, 2)
         sys.exit(2)
+    if code == _INTERRUPTED:
+        fail("stopped; nothing that was finished is lost", code)
     sys.exit(code if isinstance(code, int) else 0)
 
 

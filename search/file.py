@@ -10,6 +10,7 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic.config import JsonDict
 
 from merge_core.recipe import RECIPE_KEYS
 from merge_core.yaml_io import unknown
@@ -76,6 +77,7 @@ def _checked_storage(url: Any) -> Any:
 Name = Annotated[str, Field(pattern=NAME)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Whole = Annotated[int, Field(strict=True)]
+_CLOSED: JsonDict = {"additionalProperties": False}  # no other names than those of the pattern
 
 
 class Strict(BaseModel):
@@ -169,8 +171,10 @@ class SearchFile(Strict):
     tokenizer_source: str = "base"
     seed: Whole = Field(0, ge=0, description="of the random drop masks")
 
-    tasks: dict[Name, TaskConfig] = Field(min_length=1)
-    objectives: dict[Name, str | list[str] | ObjectiveEntry] = Field(min_length=1)
+    tasks: dict[Name, TaskConfig] = Field(min_length=1, json_schema_extra=_CLOSED)
+    objectives: dict[Name, str | list[str] | ObjectiveEntry] = Field(
+        min_length=1, json_schema_extra=_CLOSED
+    )
     constraints: dict[str, Annotated[str, BeforeValidator(_checked_bound)]] = Field(
         default_factory=dict
     )
@@ -186,7 +190,7 @@ class SearchFile(Strict):
         None, description="Optuna storage URL; default SQLite in the run"
     )
 
-    @field_validator("sampler", mode="before")
+    @field_validator("sampler", mode="before", json_schema_input_type=str | SamplerEntry)
     @classmethod
     def _short_sampler(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value

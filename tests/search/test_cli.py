@@ -1,0 +1,301 @@
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+from safetensors.torch import load_file
+
+from merge_core.yaml_io import load_yaml, parse_yaml
+from search.cli import app
+from tests.merge_core.conftest import SHAPES
+from tests.search.small import GOOD, CommandLine, make_workplace
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = [command.callback.__name__ for command in app.registered_commands]
+RECIPE = """\
+merge_method: ties
+base_model: models/base
+models:
+  - {model: models/thai, parameters: {weight: 0.5, density: 0.5}}
+  - {model: models/r1, parameters: {weight: 0.5, density: 0.333}}
+"""
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory) -> Path:
+    return make_workplace(tmp_path_factory.mktemp("good"))
+
+
+@pytest.fixture
+def workplace(good, tmp_path, monkeypatch) -> Path:
+    folder = tmp_path / "work"
+    shutil.copytree(good, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def mergefront(monkeypatch, capsys) -> CommandLine:
+    return CommandLine(monkeypatch, capsys)
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+# --- Help ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_every_command_has_help(command, mergefront):
+    ended = mergefront(*filter(None, [command]), "--help")
+    assert (ended.code, ended.err) == (0, "")
+    assert "Usage: mergefront" in ended.out
+    names = COMMANDS if not command else []
+    assert all(name in ended.out for name in names)
+
+
+def test_all_commands_are_there():
+    listed = "demo init check run confirm status front export merge score ui schema"
+    assert set(listed.split()) <= set(COMMANDS)
+
+
+def test_help_and_mistyped_options_import_nothing_heavy():
+    # What takes a second to import would be waited for at every key that is mistyped.
+    code = (
+        "import sys\nfrom search.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    print(end.code)\n"
+        "heavy = ('torch', 'optuna', 'mlflow', 'ray', 'transformers')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    for arguments, status in ((["run", "--help"], "0"), (["run", "--hlep"], "2")):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            check=True,
+        )
+        assert done.stdout.splitlines()[-2:] == [status, "[]"]
+
+
+def test_the_command_alone_is_help(mergefront):
+    ended = mergefront()
+    assert ended.code == 2
+    assert "Usage: mergefront" in ended.out
+    assert ended.err == ""
+
+
+# --- check, run --dry-run ------------------------------------------------------------------------
+
+
+def test_init_then_check(workplace, mergefront):
+    items = [{"id": n, "prompt": f"0 + {n}", "answer": n} for n in range(1200)]
+    Path("many.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    given = ("--base", "models/base", "--language", "models/thai", "--reasoning", "models/r1")
+    ended = mergefront("init", "new.yaml", *given, "--items", "many.jsonl")
+    assert ended.code == 0
+    assert ended.out == "wrote new.yaml; next: mergefront check new.yaml\n"
+    ended = mergefront("check", "new.yaml")
+    assert (ended.code, ended.err) == (0, "")
+    for words in ("LlamaForCausalLM", "3 layers", "reasoning.slack", "512", "120 trials"):
+        assert words in ended.out
+
+
+@pytest.mark.parametrize("name", ["with 'quotes' and: colon", 'a "b" # c', "ไทย", "[x]"])
+def test_init_writes_any_name(name, workplace, mergefront):
+    assert mergefront("init", "new.yaml", "--base", name).code == 0
+    assert load_yaml(Path("new.yaml")).data["base_model"] == name
+
+
+def test_check_shows_filters_and_paths_with_brackets(workplace, mergefront):
+    # rich takes what stands in brackets for its markup unless told.
+    weight = "weight: [{filter: mlp, value: {low: 0.1, high: 0.9}}, {value: {low: 0, high: 1}}]"
+    folder = workplace / "a [bold]"
+    folder.mkdir()
+    text = GOOD.replace("weight: {low: 0.3, high: 1.2}", weight)
+    text = text.replace("models/", "../models/").replace("items.jsonl", "../items.jsonl")
+    (folder / "s[red].yaml").write_text(text)
+    ended = mergefront("check", folder / "s[red].yaml")
+    assert ended.code == 0, ended.err
+    assert "language.weight[mlp]" in ended.out
+    assert "language.weight[rest]" in ended.out
+    assert "a [bold]/s[red].yaml: LlamaForCausalLM" in ended.out
+
+
+def test_check_takes_settings(workplace, mergefront):
+    ended = mergefront("check", "search.yaml", "--set", "budget.trials=77", "--set", "seed=1")
+    assert "until 77 trials" in ended.out
+
+
+def test_dry_run_prints_three_recipes_and_writes_nothing(workplace, mergefront):
+    before = files(workplace)
+    ended = mergefront("run", "search.yaml", "--dry-run", "--trials", "9")
+    assert (ended.code, ended.err) == (0, "")
+    plan, *recipes = re.split(r"(?m)^---\n", ended.out)
+    assert "until 9 trials" in plan
+    assert len(recipes) == 3
+    weights = set()
+    for text in recipes:
+        recipe = parse_yaml(text, Path("printed")).data
+        assert recipe["merge_method"] == "ties_sv"
+        weights.add(recipe["models"][0]["parameters"]["weight"])
+    assert len(weights) == 3
+    assert all(0.3 <= weight <= 1.2 for weight in weights)
+    assert files(workplace) == before
+
+
+# --- schema --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def schema(mergefront) -> dict:
+    ended = mergefront("schema")
+    assert ended.code == 0
+    return json.loads(ended.out)
+
+
+def test_the_schema_accepts_what_we_ship(schema):
+    jsonschema.Draft202012Validator.check_schema(schema)
+    for path in sorted((ROOT / "configs").glob("*.yaml")):
+        text = re.sub(r"@[A-Z]+@", '"x"', path.read_text(encoding="utf-8"))
+        jsonschema.validate(parse_yaml(text, path).data, schema)
+    jsonschema.validate(parse_yaml(GOOD, Path("good")).data, schema)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("budget:", "budgets:"),
+        ("trials: 3", "trails: 3"),
+        ("    name: language", "    nam: language"),
+        ("right: sums/math", "ri ght: sums/math"),
+        ("trials: 3", "trials: 0"),
+        ("dev: 4", "dev: -1"),
+    ],
+)
+def test_the_schema_refuses_what_we_refuse(schema, change):
+    data = parse_yaml(GOOD.replace(*change, 1), Path("bad")).data
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(data, schema)
+
+
+def test_the_schema_takes_the_sampler_in_short(schema):
+    jsonschema.validate(parse_yaml(GOOD, Path("good")).data | {"sampler": "tpe"}, schema)
+
+
+# --- merge, score --------------------------------------------------------------------------------
+
+
+def test_merge_from_our_recipe(workplace, mergefront):
+    Path("recipe.yaml").write_text(RECIPE)
+    ended = mergefront("merge", "recipe.yaml", "out")
+    assert ended.code == 0, ended.err
+    assert re.fullmatch(r"wrote out \([0-9a-f]{16}\)\n", ended.out)
+    assert set(load_file("out/model.safetensors")) == set(SHAPES)
+    # The recipe inside makes the same bytes again.
+    assert mergefront("merge", "out/recipe.yaml", "again").code == 0
+    first, again = (Path(name, "model.safetensors").read_bytes() for name in ("out", "again"))
+    assert first == again
+
+
+def test_merge_from_a_mergekit_file_says_what_is_read_differently(workplace, mergefront):
+    Path("config.yml").write_text(RECIPE + "out_dtype: float32\n")
+    ended = mergefront("merge", "config.yml", "out")
+    assert ended.code == 0, ended.err
+    assert "note: densities are taken as they are, as mergekit does" in ended.out
+    assert {str(t.dtype) for t in load_file("out/model.safetensors").values()} == {"torch.float32"}
+
+
+def test_merge_elsewhere_reads_paths_beside_the_recipe(
+    workplace, mergefront, monkeypatch, tmp_path
+):
+    Path("recipe.yaml").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    assert mergefront("merge", "work/recipe.yaml", "out").code == 0
+    assert (tmp_path / "out" / "config.json").is_file()
+
+
+def test_score_a_checkpoint(workplace, mergefront):
+    before = files(workplace)
+    ended = mergefront("score", "models/r1", "search.yaml")
+    assert ended.code == 0, ended.err
+    assert "models/r1 on dev items" in ended.out
+    assert "sums/math" in ended.out
+    assert files(workplace) == before
+
+
+def test_score_as_json_with_fewer_items_of_another_split(workplace, mergefront):
+    ended = mergefront(
+        "score", "models/r1", "search.yaml", "--split", "test", "--limit", "2", "--json"
+    )
+    result = json.loads(ended.out)
+    assert result["split"] == "test"
+    assert len(result["items"]["sums"]) == 2
+
+
+def test_score_finds_the_engines_answers_beside_the_search_file(
+    workplace, mergefront, monkeypatch, tmp_path
+):
+    answers = {f"i{n}": f"The answer is {n}." for n in range(12)}
+    Path("answers.json").write_text(json.dumps(answers))
+    text = GOOD.replace('default: "The answer is 7."', "responses: answers.json")
+    Path("search.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    ended = mergefront("score", "work/models/r1", "work/search.yaml", "--json")
+    assert ended.code == 0, ended.err
+    assert all(item["scores"]["math"] == 1.0 for item in json.loads(ended.out)["items"]["sums"])
+
+
+# --- How commands end ----------------------------------------------------------------------------
+
+
+def test_the_exit_code_of_a_stopped_search_is_that_of_an_interrupt(
+    workplace, mergefront, monkeypatch
+):
+    class Stopped:
+        stopped = True
+
+    monkeypatch.setattr("search.session.run", lambda *_: Stopped())
+    monkeypatch.setattr("search.terminal.print_found", lambda *_: None)
+    assert mergefront("run", "search.yaml").code == 130
+
+
+def test_an_interrupt_elsewhere_is_one_line(workplace, mergefront, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("search.session.prepare", interrupted)
+    ended = mergefront("check", "search.yaml")
+    assert ended.code == 130
+    assert ended.err.strip() == "mergefront: stopped; nothing that was finished is lost"
+
+
+def pipe_to(reader: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = f'"$0" {" ".join(arguments)} | {reader}; echo "${{PIPESTATUS[0]}}"'
+    return subprocess.run(
+        ["bash", "-c", command, str(Path(sys.executable).with_name("mergefront"))],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("arguments", [("schema",), ("check", "search.yaml")])
+def test_a_closed_pipe_ends_quietly(arguments, workplace):
+    done = pipe_to("true", *arguments)
+    assert done.stderr == ""
+    assert done.stdout.strip() in {"0", "1", "141"}  # 0: it was done before the reader was
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_one_line(workplace):
+    done = pipe_to("cat", "schema", ">/dev/full")
+    assert done.stderr == "mergefront: standard output: No space left on device\n"
+    assert done.stdout.strip() == "2"
