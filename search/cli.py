@@ -36,15 +36,18 @@ Set = Annotated[
 Runs = Annotated[Path, typer.Option("--runs", help="folder of all runs")]
 HERE = Path("runs")
 _INTERRUPTED = 130  # as shells say it: 128 + SIGINT
-_MENDABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-"""What the system refuses for want of rights or space, wherever that shows."""
+_MENDABLE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.ENOTDIR, errno.ENAMETOOLONG),
+)
+"""What the system refuses for want of rights or space, or for a path that cannot be."""
 
 
 @app.command()
 def demo(
-    seed: Annotated[int, typer.Option(help="of the tiny models")] = 0,
-    trials: Annotated[int, typer.Option(help="recipes to try")] = 60,
-    workers: Annotated[int, typer.Option(help="Ray workers")] = 2,
+    seed: Annotated[int, typer.Option(help="of the tiny models", min=0)] = 0,
+    trials: Annotated[int, typer.Option(help="recipes to try", min=1)] = 60,
+    workers: Annotated[int, typer.Option(help="Ray workers", min=1)] = 2,
     folder: Annotated[Path, typer.Option(help="where models, items and the merge go")] = Path(
         "demo"
     ),

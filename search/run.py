@@ -183,7 +183,7 @@ class Run:
 def folder_for(search: Search, runs: Path, name: str | None, *, new: bool) -> Path:
     """Where the run of a search file lives: runs/<name or file stem>, or the next free number."""
     stem = name or search.path.stem
-    if not re.fullmatch(r"[\w.-]+", stem):
+    if not re.fullmatch(r"[\w-][\w.-]*", stem):
         raise ConfigError(f"--name {stem!r}: letters, digits, . _ and - only")
     if not new or not (runs / stem).exists():
         return runs / stem

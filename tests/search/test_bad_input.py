@@ -653,6 +653,13 @@ CASES = {
     "bad number": Case(("--trials",), ("run", "search.yaml", "--trials", "x")),
     "number out of range": Case(("--trials",), ("run", "search.yaml", "--trials", "0")),
     "bad name": Case(("--name 'a/b'",), ("run", "search.yaml", "--name", "a/b")),
+    "name that leaves the folder": Case(
+        ("--name '..'",), ("run", "search.yaml", "--runs", "runs/a", "--name", "..")
+    ),
+    "runs under a file": Case(
+        ("items.jsonl/search: cannot be written",), ("run", "search.yaml", "--runs", "items.jsonl")
+    ),
+    "demo of no trials": Case(("--trials",), ("demo", "--trials", "0")),
     "init over a file": Case(("search.yaml: exists already",), ("init", "search.yaml")),
     "init under a file": Case(("search.yaml/x: cannot be written",), ("init", "search.yaml/x")),
     "unknown split": Case(
@@ -790,6 +797,14 @@ def test_our_own_faults_keep_their_traceback(workplace, mergefront, monkeypatch)
     monkeypatch.setattr("search.session.prepare", broken)
     with pytest.raises(AssertionError, match="ours"):
         mergefront(*CHECK)
+
+
+def test_what_the_system_refuses_anywhere_is_one_line(workplace, mergefront, monkeypatch):
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "runs/search/.lock")
+
+    monkeypatch.setattr("search.session.prepare", refused)
+    check_line(mergefront(*CHECK), "mergefront: runs/search/.lock: Permission denied")
 
 
 # --- As users start it ----------------------------------------------------------------------------
