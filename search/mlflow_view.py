@@ -162,7 +162,7 @@ def _page(
         "selectedColumns": columns,
         # Without an order the page sorts columns by name, tags after all parameters.
         "columnOrder": [*_FIRST_COLUMNS, *columns, "duration"],
-        "columnWidths": {},
+        "columnWidths": {column: max(100, 8 * len(column) - 40) for column in columns},
         "runsHiddenMode": "SHOW_ALL",
         "compareRunCharts": charts,
         # The page adds a chart of every metric to "Model metrics": folded, for they are many.
