@@ -174,6 +174,7 @@ def front(run: RunFolder, as_json: Annotated[bool, typer.Option("--json")] = Fal
 
     from search import confirm as confirming
     from search import study as studies
+    from search.describe import begun_study
     from search.errors import ExportError
     from search.run import Run
     from search.terminal import claimed_table, front_table
@@ -190,7 +191,7 @@ def front(run: RunFolder, as_json: Annotated[bool, typer.Option("--json")] = Fal
         else:
             console.print(front_table(opened, members, chosen))
         return
-    study = studies.open_study(opened, create=False)
+    study = begun_study(opened)
     numbers = studies.current_front(study, opened.search)
     if as_json:
         names = [objective.name for objective in opened.search.objectives]

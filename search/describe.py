@@ -22,7 +22,7 @@ from merge_core.yaml_io import dump_yaml, load_yaml
 from objectives import Task
 from search import study as studies
 from search.config import Search, load
-from search.errors import ConfigError
+from search.errors import ConfigError, RunError
 from search.export import spelled
 from search.mlflow_view import ALL, PREFIX, runs_link, view_key, view_link
 from search.run import Run
@@ -30,6 +30,7 @@ from search.session import Prepared
 from search.tracking import tracking_uri
 
 _MERGEKIT_ONLY = {"out_dtype", "slices", "modules", "tokenizer", "chat_template"}
+
 
 def describe(console: Console, prepared: Prepared) -> None:
     """Print what a search reads, varies, asks and costs, as far as headers and items tell."""
@@ -80,9 +81,21 @@ def sample_recipes(search: Search, count: int) -> list[str]:
     return [dump_yaml(search.space.sample(study.ask()).plain()) for _ in range(count)]
 
 
+def begun_study(run: Run) -> optuna.Study:
+    """The study of a run, to read: looking at a run that has none yet does not make one.
+
+    Raises:
+        RunError: the run is still reading its sources, or was stopped while it did.
+        StorageError: the storage cannot be opened.
+    """
+    if run.search.file.storage is None and not (run.folder / "study.db").is_file():
+        raise RunError(f"{run.folder}: no trial has begun yet")
+    return studies.open_study(run, create=False)
+
+
 def status_of(run: Run) -> dict[str, Any]:
     """How far a run is."""
-    study = studies.open_study(run, create=False)
+    study = begun_study(run)
     trials = study.get_trials(deepcopy=False)
     states: dict[str, int] = {}
     for trial in trials:

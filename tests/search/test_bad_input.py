@@ -676,6 +676,17 @@ CASES = {
     "export before confirm": Case(
         ("not confirmed yet", "mergefront confirm"), ("export", "runs/search"), do=a_run
     ),
+    "status before the first trial": Case(
+        ("runs/search: no trial has begun yet",), ("status", "runs/search"), do=a_run
+    ),
+    "front before the first trial": Case(
+        ("runs/search: no trial has begun yet",), ("front", "runs/search"), do=a_run
+    ),
+    "damaged run": Case(
+        ("run.json: cannot be read",),
+        ("front", "runs/search"),
+        do=lambda: (a_run(), Path("runs/search/run.json").write_text("{")),
+    ),
     "run of another version": Case(
         ("run.json: was written by another version",),
         ("front", "runs/search"),
