@@ -24,10 +24,10 @@ from search import study as studies
 from search.config import Search, load
 from search.errors import ConfigError, RunError
 from search.export import spelled
+from search.mlflow_store import tracking_uri
 from search.mlflow_view import ALL, PREFIX, runs_link, view_key, view_link
 from search.run import Run
 from search.session import Prepared
-from search.tracking import tracking_uri
 
 _MERGEKIT_ONLY = {"out_dtype", "slices", "modules", "tokenizer", "chat_template"}
 

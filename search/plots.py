@@ -88,7 +88,9 @@ def _figure(
         y=[values[1] for values in baselines.values()],
         text=list(baselines),
         mode="markers+text",
-        textposition="top center",
+        # Neighbours on either side, so that close ones can both be read.
+        textposition=[("top center", "bottom center")[i % 2] for i in range(len(baselines))],
+        cliponaxis=False,
         name="baselines (dev)",
         marker={"color": _BASELINE, "size": 10, "symbol": "diamond"},
     )
@@ -162,8 +164,9 @@ def _png(
         label="baselines (dev)",
         zorder=3,
     )
-    for label, values in baselines.items():
-        axes.annotate(label, (values[0], values[1]), xytext=(5, 5), textcoords="offset points")
+    for index, (label, values) in enumerate(baselines.items()):
+        above = (-4, 8) if index % 2 == 0 else (-4, -16)
+        axes.annotate(label, (values[0], values[1]), xytext=above, textcoords="offset points")
     rows = _confirmed(search, members)
     if rows:
         axes.errorbar(

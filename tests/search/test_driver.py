@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
 import optuna
 import pytest
 import ray
@@ -245,8 +246,19 @@ def test_changed_weights_are_noticed_on_resume(tmp_path: Path) -> None:
         search(file)
 
 
-def test_an_mlflow_outage_never_stops_the_search(tmp_path: Path) -> None:
-    file = write(tmp_path, tracking={"uri": "http://127.0.0.1:9"})
-    found, study, _ = search(file)
+def test_an_mlflow_outage_never_stops_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    found, study, _ = search(write(tmp_path, tracking={"uri": "http://127.0.0.1:9"}))
     assert len(studies.scored(study)) == 6
     assert found.tracking_problem is not None
+    # The next session finds a store and fills in what it lacks.
+    found, _, listener = search(write(tmp_path))
+    assert found.tracking_problem is None
+    assert listener.heard == []
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'runs' / 's' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("s")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert sum("mergefront.trial" in run.data.tags for run in runs) == 6
