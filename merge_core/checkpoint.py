@@ -201,7 +201,11 @@ def locate(reference: str) -> Path:
 
 def _fetch(reference: str) -> Path:
     from huggingface_hub import snapshot_download  # at use: half a second to import
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
     repository, _, revision = reference.partition("@")
     try:
@@ -212,6 +216,11 @@ def _fetch(reference: str) -> Path:
                 allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"],
             )
         )
+    except LocalEntryNotFoundError:
+        raise CheckpointError(
+            f"{reference}: no such folder; as a hub id it is not in the hub's cache, "
+            "and the hub cannot be reached (HF_HUB_OFFLINE, or no network)"
+        ) from None
     except (HfHubHTTPError, HFValidationError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{reference}: no such folder, and the hub does not give it: {one_line(error)[:200]}"

@@ -13,6 +13,7 @@ A single model is the linear merge of itself with weight 1: the same bits, throu
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from merge_core import Expert, Recipe
@@ -52,7 +53,9 @@ def baselines(search: Search) -> dict[str, Recipe]:
             elif kind == "uniform" and not argument:
                 found["uniform"] = _average(template, list(models.values()))
             elif kind == "recipe" and argument:
-                found[entry] = Recipe.load(search.root / Path(argument).expanduser())
+                given = Recipe.load(search.root / Path(argument).expanduser())
+                # The live model has one dtype: the search's, unless the recipe says its own.
+                found[entry] = given if given.dtype else replace(given, dtype=template.dtype)
             elif kind == "checkpoint" and argument:
                 found[entry] = _alone(template, _checkpoint(search, argument))
             else:

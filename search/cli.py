@@ -139,6 +139,8 @@ def run(
     print_found(console, found, f"mergefront run {file} --name {shown(folder).name}")
     if found.stopped:
         sys.exit(_INTERRUPTED)
+    if found.chosen is None:
+        sys.exit(1)
 
 
 @app.command()
@@ -151,6 +153,8 @@ def confirm(run: RunFolder) -> None:
     with Progress(console) as progress:
         found = confirm_run(Run.open(run), progress)
     print_found(console, found, "mergefront run")
+    if found.chosen is None:
+        sys.exit(1)
 
 
 @app.command()

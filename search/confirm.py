@@ -221,7 +221,12 @@ def load(run: Run) -> list[Member]:
         raise RunError(
             f"{run.folder}: its front is not confirmed yet: `mergefront confirm {_short(run)}`"
         )
-    return [_member(row) for row in json.loads(run.confirmed.read_text(encoding="utf-8"))]
+    try:
+        return [_member(row) for row in json.loads(run.confirmed.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{run.confirmed}: cannot be read; delete it and `mergefront confirm {_short(run)}`"
+        ) from error
 
 
 def _member(row: dict[str, object]) -> Member:

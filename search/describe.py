@@ -199,6 +199,8 @@ def ui_command(run: Run, port: int) -> tuple[list[str], str, dict[str, str]]:
     uri = tracking_uri(run)
     if uri.startswith(("http://", "https://")):
         raise ConfigError(f"{run.folder}: tracked on {uri}: open that page")
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        raise ConfigError(f"{run.folder}: nothing is tracked yet: start it with `mergefront run`")
     environment = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # The server would otherwise start job workers that take over a gigabyte.

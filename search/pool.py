@@ -6,6 +6,8 @@ import logging
 import math
 import os
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,7 +69,11 @@ class Resources:
 
     @classmethod
     def of(cls, entry: WorkersEntry) -> Resources:
-        """As the file says; otherwise one worker per GPU, or one per two cores without GPUs."""
+        """As the file says; otherwise one worker per GPU, or one per two cores without GPUs.
+
+        Raises:
+            WorkerError: Ray has less than they need.
+        """
         cluster = ray.cluster_resources()
         gpus, cores = cluster.get("GPU", 0.0), cluster.get("CPU", 1.0)
         per_worker = entry.gpus if entry.gpus is not None else (1.0 if gpus else 0.0)
@@ -94,18 +100,15 @@ class Resources:
 class Pool:
     """Workers that score jobs.
 
+    Ray has to be connected (`connected`).
+
     Args:
         setup: sent to every worker.
-        entry: how many workers, with what.
-
-    Raises:
-        WorkerError: Ray cannot be reached or has too little.
-        ObjectiveError: the engine cannot start; the message is the engine's own.
+        resources: how many workers, with what.
     """
 
-    def __init__(self, setup: Setup, entry: WorkersEntry) -> None:
-        self._owns_ray = connect()
-        self.resources = Resources.of(entry)
+    def __init__(self, setup: Setup, resources: Resources) -> None:
+        self.resources = resources
         self._setup = ray.put(setup)
         self._members: dict[str, _Member] = {}
         self._futures: dict[Any, str] = {}
@@ -172,13 +175,11 @@ class Pool:
         return outcomes
 
     def close(self) -> None:
-        """End all workers; leaves a cluster that was there before."""
+        """End all workers."""
         for member in self._members.values():
             ray.kill(member.actor)
         self._members.clear()
         self._futures.clear()
-        if self._owns_ray and ray.is_initialized():
-            ray.shutdown()
 
     def _assign(self) -> None:
         for member in self._members.values():
@@ -242,14 +243,16 @@ class Worker:
         return self._evaluator.evaluate(job)
 
 
-def connect() -> bool:
-    """Connect to RAY_ADDRESS, or start a local Ray; whether it was started here.
+@contextmanager
+def connected() -> Iterator[None]:
+    """Ray at RAY_ADDRESS, or a local one; a connection that was there before is left alone.
 
     Raises:
         WorkerError: the cluster cannot be reached.
     """
     if ray.is_initialized():
-        return False
+        yield
+        return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray would otherwise hide all GPUs from workers that claim none, with a warning per worker.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -266,4 +269,7 @@ def connect() -> bool:
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         where = f"the cluster at RAY_ADDRESS={address}" if address else "a local Ray"
         raise WorkerError(f"{where} cannot be reached: {str(error).splitlines()[0]}") from error
-    return address is None
+    try:
+        yield
+    finally:
+        ray.shutdown()

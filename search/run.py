@@ -30,7 +30,7 @@ from filelock import FileLock, Timeout
 
 from merge_core import Checkpoint, Recipe
 from merge_core.sources import digest_of
-from merge_core.yaml_io import one_line, parse_yaml, write_atomic
+from merge_core.yaml_io import load_yaml, one_line, write_atomic
 from search.config import FROZEN, Search, load, parse
 from search.errors import ConfigError, RunError
 
@@ -147,9 +147,9 @@ class Run:
         if not manifest.is_file():
             raise RunError(f"{folder}: holds no run (no run.json)")
         root = Path(_read_manifest(manifest)["root"])
-        text = (folder / "search.yaml").read_text(encoding="utf-8")
-        # Parsed as if it still stood where it was: its relative paths are relative to there.
-        return cls(folder, parse(parse_yaml(text, root / "search.yaml")))
+        held = load_yaml(folder / "search.yaml")
+        # As if it still stood where it was: its relative paths are relative to there.
+        return cls(folder, parse(held.moved(root / "search.yaml")))
 
     @contextmanager
     def lease(self) -> Iterator[None]:
@@ -182,7 +182,7 @@ class Run:
 
 def folder_for(search: Search, runs: Path, name: str | None, *, new: bool) -> Path:
     """Where the run of a search file lives: runs/<name or file stem>, or the next free number."""
-    stem = name or search.path.stem
+    stem = search.path.stem if name is None else name
     if not re.fullmatch(r"[\w-][\w.-]*", stem):
         raise ConfigError(f"--name {stem!r}: letters, digits, . _ and - only")
     if not new or not (runs / stem).exists():
@@ -281,7 +281,11 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: cannot be read: {one_line(error)}") from error
-    if manifest.get("version") != VERSION:
+    if not isinstance(manifest, dict) or not {"version", "root", "frozen", "sources"} <= {
+        *manifest
+    }:
+        raise RunError(f"{path}: is no run manifest; put back a copy, or start another run")
+    if manifest["version"] != VERSION:
         raise RunError(f"{path}: was written by another version of mergefront")
     return dict(manifest)
 

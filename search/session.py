@@ -20,7 +20,7 @@ from search.driver import Driver, Listener
 from search.errors import ExportError, RunError
 from search.export import save_recipe
 from search.plots import front_plot
-from search.pool import Pool
+from search.pool import Pool, Resources, connected
 from search.results import Result
 from search.run import Run, logging_to
 from search.tracking import Tracker
@@ -54,13 +54,10 @@ class Prepared:
 
     def setup(self, cpus: float = 1.0) -> Setup:
         """What a worker of `cpus` cores needs."""
-        engine = self.search.file.engine
+        engine = self.search.engine
         dtype = self.plan.recipe.dtype
         if dtype is not None and getattr(engine, "dtype", dtype) is None:
             engine = engine.model_copy(update={"dtype": dtype})
-        if (responses := getattr(engine, "responses", None)) is not None:
-            # Workers run elsewhere; the file's paths are relative to the file.
-            engine = engine.model_copy(update={"responses": self.search.root / responses})
         return Setup(engine, str(model_folder(self.search)), self.tasks, max(1, int(cpus)))
 
 
@@ -104,54 +101,63 @@ def prepare(search: Search) -> Prepared:
     recipe = search.example()
     plan = MergePlan(recipe, Sources.open(recipe))
     others = baselines(search)
-    for other in others.values():
-        MergePlan(other, Sources.open(other))
+    for label, other in others.items():
+        # One live model takes them all, so they must have the same tensors.
+        specs = MergePlan(other, Sources.open(other)).specs()
+        if specs != plan.specs():
+            raise search.fault(
+                ("baselines",),
+                f"baseline {label}: its tensors (names, shapes or dtype) are not this search's",
+            )
     return Prepared(search, tasks, plan, others)
 
 
 def run(prepared: Prepared, folder: Path, listener: Listener) -> Found:
     """Search, confirm, export: start the run in `folder`, or continue it."""
-    opened = Run.start(prepared.search, folder, prepared.references, listener.reading)
-    with _session(opened, prepared) as (pool, tracker):
+    with _session(prepared, folder, listener) as (opened, pool, tracker):
         driver = Driver(opened, pool, tracker, prepared.baselines, listener)
         driver.search_all()
         if driver.stopping:
             return _end(opened, driver.study, tracker, [], None, None, None, stopped=True)
-        return _confirm(opened, driver.study, pool, tracker, listener)
+        try:
+            return _confirm(opened, driver.study, pool, tracker, listener)
+        except RunError as error:  # no front: the search is done all the same
+            return _end(opened, driver.study, tracker, [], None, None, str(error))
 
 
 def confirm(opened: Run, listener: Listener) -> Found:
     """Confirm the front of a run that was stopped, and export its knee."""
     prepared = prepare(opened.search)
-    opened = Run.start(opened.search, opened.folder, prepared.references, listener.reading)
-    with _session(opened, prepared) as (pool, tracker):
+    with _session(prepared, opened.folder, listener) as (opened, pool, tracker):
         study = studies.open_study(opened)
         return _confirm(opened, study, pool, tracker, listener)
 
 
 @contextmanager
-def _session(opened: Run, prepared: Prepared) -> Iterator[tuple[Pool, Tracker]]:
-    with opened.lease(), logging_to(opened):
-        tracker = Tracker(opened, studies.open_study(opened))
-        try:
-            cpus = prepared.search.file.workers.cpus or 1.0
-            pool = Pool(prepared.setup(cpus), prepared.search.file.workers)
+def _session(
+    prepared: Prepared, folder: Path, listener: Listener
+) -> Iterator[tuple[Run, Pool, Tracker]]:
+    """Everything a session holds, taken in an order that fails before anything is written."""
+    with connected():
+        resources = Resources.of(prepared.search.file.workers)
+        opened = Run.start(prepared.search, folder, prepared.references, listener.reading)
+        with opened.lease(), logging_to(opened):
+            tracker = Tracker(opened, studies.open_study(opened))
             try:
-                yield pool, tracker
+                pool = Pool(prepared.setup(resources.cpus), resources)
+                try:
+                    yield opened, pool, tracker
+                finally:
+                    pool.close()
             finally:
-                pool.close()
-        finally:
-            tracker.close()
+                tracker.close()
 
 
 def _confirm(
     opened: Run, study: optuna.Study, pool: Pool, tracker: Tracker, listener: Listener
 ) -> Found:
     search = opened.search
-    try:
-        members = confirming.confirm(opened, study, pool, listener.confirming)
-    except RunError as error:
-        return _end(opened, study, tracker, [], None, None, str(error))
+    members = confirming.confirm(opened, study, pool, listener.confirming)
     for_mlflow = {
         member.trial: {f"confirmed_{name}": e.value for name, e in member.confirmed.items()}
         for member in members

@@ -68,7 +68,13 @@ def open_study(run: Run, *, create: bool = True) -> optuna.Study:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names([objective.name for objective in search.objectives])
-    except (SQLAlchemyError, optuna.exceptions.OptunaError, KeyError, OSError) as error:
+    except (
+        SQLAlchemyError,
+        optuna.exceptions.OptunaError,
+        ImportError,
+        KeyError,
+        OSError,
+    ) as error:
         raise StorageError(
             f"{_redacted(run.storage)}: cannot be opened: {one_line(error)[:200]}"
         ) from error

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -119,10 +120,10 @@ def front_table(run: Run, members: list[Member], chosen: Member | None) -> Table
     table.add_column("", no_wrap=True)
     order = sorted(
         members,
-        key=lambda m: (m.trial is None, [-x for x in m.point(run.search)] if m.trial else [0.0]),
+        key=lambda m: (m.trial is None, [-x for x in m.point(run.search)]),
     )
     for member in order:
-        cells = [member.label]
+        cells = [escape(member.label)]
         for objective in run.search.objectives:
             cells.append(f"{member.claimed[objective.name].value:.3f}")
             cells.append(spelled(member.confirmed[objective.name]))

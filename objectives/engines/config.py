@@ -26,9 +26,13 @@ class TransformersConfig(BaseModel):
 
     kind: Literal["transformers"] = "transformers"
     device: str = Field(
-        "auto", description="auto (cuda where there is one), cpu, cuda, cuda:1, ..."
+        "auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        description="auto (cuda where there is one), cpu, cuda, cuda:1, ...",
     )
-    dtype: str | None = Field(None, description="bfloat16, float32, ...; the checkpoint's if unset")
+    dtype: Literal["bfloat16", "float16", "float32"] | None = Field(
+        None, description="the checkpoint's if unset"
+    )
     batch_size: int | None = Field(None, gt=0, description="prompts at a time; unset: by tokens")
     max_batch_tokens: int = Field(
         16384, gt=0, description="rows times (longest prompt + max_tokens) of a batch at most"

@@ -9,7 +9,6 @@ from pathlib import Path
 import mlflow
 import optuna
 import pytest
-import ray
 import torch
 from optuna.trial import TrialState
 
@@ -17,7 +16,7 @@ from merge_core.yaml_io import dump_yaml
 from search import study as studies
 from search.config import load
 from search.driver import Driver
-from search.pool import connect
+from search.pool import connected
 from search.results import Result
 from search.run import Run
 from search.session import Found, prepare, run
@@ -28,9 +27,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module", autouse=True)
 def local_ray() -> Iterator[None]:
-    connect()
-    yield
-    ray.shutdown()
+    with connected():
+        yield
 
 
 class Quiet:
