@@ -218,8 +218,8 @@ def _fetch(reference: str) -> Path:
         )
     except LocalEntryNotFoundError:
         raise CheckpointError(
-            f"{reference}: no such folder; as a hub id it is not in the hub's cache, "
-            "and the hub cannot be reached (HF_HUB_OFFLINE, or no network)"
+            f"{reference}: no such folder, and the hub does not give it: it is not in the hub's "
+            "cache, and the hub cannot be reached (HF_HUB_OFFLINE, or no network)"
         ) from None
     except (HfHubHTTPError, HFValidationError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(

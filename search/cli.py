@@ -13,10 +13,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from search.confirm import Member
+    from search.run import Run
 
 app = typer.Typer(
     name="mergefront",
@@ -185,7 +189,7 @@ def front(run: RunFolder, as_json: Annotated[bool, typer.Option("--json")] = Fal
 
     opened = Run.open(run)
     if opened.confirmed.is_file():
-        members = confirming.load(opened)
+        members = _confirmed(opened)
         try:
             chosen = confirming.choose(opened.search, members)
         except ExportError:
@@ -235,7 +239,7 @@ def export(
     from search.terminal import shown
 
     opened = Run.open(run)
-    members = confirming.load(opened)
+    members = _confirmed(opened)
     chosen = confirming.choose(opened.search, members, pick, best_effort=best_effort)
     test = tested(opened, chosen)
     if out is not None:
@@ -304,9 +308,8 @@ def ui(
     from search.describe import ui_command
     from search.run import Run
 
-    command, link, environment = ui_command(Run.open(run), port)
+    command, link = ui_command(Run.open(run), port)
     say(f"MLflow UI: {link}  (Ctrl-C ends it)")
-    os.environ.update(environment)
     os.execv(command[0], command)
 
 
@@ -316,6 +319,22 @@ def schema() -> None:
     from search.config import SearchFile
 
     print_json(SearchFile.model_json_schema())
+
+
+def _confirmed(run: Run) -> list[Member]:
+    """The confirmed members, with a note if the search has gone on since."""
+    from search import confirm as confirming
+    from search import study as studies
+    from search.describe import begun_study
+
+    members, then = confirming.load(run)
+    now = len(studies.scored(begun_study(run)))
+    if now != then:
+        sys.stderr.write(
+            f"note: confirmed after {then} trials, now there are {now}: "
+            "`mergefront confirm` scores the new front\n"
+        )
+    return members
 
 
 def print_json(data: Any) -> None:

@@ -318,6 +318,8 @@ def _parts(
         known = measures_of(config)
         if measure not in known:
             raise source.fault(where, unknown(f"score of task '{task}'", measure, known))
+        if not known[measure].always:
+            raise source.fault(where, f"not every item has {name}: it cannot be searched on")
         if (task, measure) in parts:
             raise source.fault(where, f"{name} is listed twice; list it once")
         if config.role == "report":

@@ -43,10 +43,11 @@ class Member:
         fingerprint: names its confirmed result.
         recipe: its YAML data.
         claimed: dev estimate by objective.
-        confirmed: held-out estimate by objective; intervals hold simultaneously over all members
-            and objectives.
+        confirmed: held-out estimate by objective.
         joint: held-out share of answers that are right and in the language, if tasks tell both.
+            All intervals of `confirmed` and `joint` hold simultaneously over all members.
         feasible: every constraint holds by its one-sided 95% confirmed bound.
+        violation: by how much the confirmed means miss the constraints, in all.
         on_front: not dominated by any confirmed member (baselines are never on the front).
     """
 
@@ -58,6 +59,7 @@ class Member:
     confirmed: dict[str, Estimate]
     joint: Estimate | None
     feasible: bool
+    violation: float = 0.0
     on_front: bool = False
 
     def point(self, search: Search) -> Point:
@@ -93,7 +95,7 @@ def confirm(
     recipes: dict[str, Recipe] = {}
     claimed: dict[str, Result] = {}
     for number in chosen:
-        recipe = studies.recipe_of(trials[number])
+        recipe = studies.recipe_of(trials[number], search)
         assert recipe is not None, f"trial {number} has no recipe"
         recipes[f"trial {number}"] = recipe
         claimed[f"trial {number}"] = Result.load(run.trial(number))
@@ -102,27 +104,34 @@ def confirm(
             recipes[label] = recipe
             claimed[label] = Result.load(run.baseline(label))
     results = score_all(run, pool, recipes, "confirm", progress)
-    members = members_of(search, claimed, results)
-    save(run, members)
+    members = members_of(search, recipes, claimed, results)
+    save(run, members, finished=len(trials))
     return members
 
 
 def members_of(
-    search: Search, claimed: dict[str, Result], results: dict[str, Result]
+    search: Search,
+    recipes: dict[str, Recipe],
+    claimed: dict[str, Result],
+    results: dict[str, Result],
 ) -> list[Member]:
     """Members with intervals that all hold at once, and the front among the trials."""
-    level = simultaneous(LEVEL, len(results) * len(search.objectives))
+    told = len(search.objectives) + any(joint(result) is not None for result in results.values())
+    level = simultaneous(LEVEL, len(results) * told)
     members = [
         Member(
             label=label,
             trial=int(label.split()[1]) if label.startswith("trial ") else None,
             fingerprint=result.fingerprint,
-            recipe=dict(result.recipe),
+            recipe=recipes[label].plain(),
             claimed={o.name: claimed[label].estimate(o) for o in search.objectives},
             confirmed={o.name: result.estimate(o, level) for o in search.objectives},
-            joint=joint(result),
+            joint=joint(result, level),
             feasible=all(result.holds(c, confirmed=True) for c in search.constraints)
             and result.fault is None,
+            violation=sum(
+                max(0.0, c.violation(result.estimate(c).value)) for c in search.constraints
+            ),
         )
         for label, result in results.items()
     ]
@@ -177,52 +186,63 @@ def choose(
     Raises:
         ExportError: nothing qualifies, or `pick` names nothing that was confirmed.
     """
-    trials = {m.label: m for m in members if m.trial is not None}
+    # In trial order, so that of equal members the lowest number is taken.
+    trials = {
+        m.label: m for m in sorted(members, key=lambda m: m.trial or 0) if m.trial is not None
+    }
+    able = {label: m for label, m in trials.items() if m.feasible}
     if pick.startswith("trial:"):
         label = f"trial {pick.removeprefix('trial:')}"
         if label not in trials:
             known = ", ".join(label.replace(" ", ":") for label in trials)
             raise ExportError(f"--pick {pick}: not among the confirmed members ({known})")
+        if not best_effort and not trials[label].feasible:
+            raise ExportError(f"{label} does not hold {_bounds(search)}; --best-effort takes it")
         return trials[label]
-    able = {label: m for label, m in trials.items() if m.feasible}
-    if not able:
-        if not best_effort:
-            bounds = ", ".join(str(constraint) for constraint in search.constraints)
-            raise ExportError(
-                f"no confirmed member holds {bounds} with 95% confidence; "
-                "search on, or take the nearest with --best-effort"
-            )
-        able = trials
-    points = {label: member.point(search) for label, member in able.items()}
-    if pick == "knee":
-        return able[knee(points)]
-    kind, _, name = pick.partition(":")
     names = [objective.name for objective in search.objectives]
-    if kind != "best" or name not in names:
+    kind, _, name = pick.partition(":")
+    if pick != "knee" and (kind != "best" or name not in names):
         options = ", ".join(["knee", *(f"best:{n}" for n in names), "trial:N"])
         raise ExportError(f"--pick {pick}: choose one of {options}")
+    if not able:
+        if not best_effort:
+            raise ExportError(
+                f"no confirmed member holds {_bounds(search)}; "
+                "search on, or take the nearest with --best-effort"
+            )
+        return min(trials.values(), key=lambda member: member.violation)
+    points = {label: member.point(search) for label, member in able.items()}
+    points = {label: points[label] for label in points if label in front(points)}
+    if pick == "knee":
+        return able[knee(points)]
     index = names.index(name)
     return able[max(points, key=lambda label: points[label][index])]
 
 
-def save(run: Run, members: list[Member]) -> None:
-    """Write the confirmed members, atomically."""
-    text = json.dumps([asdict(member) for member in members], indent=1, ensure_ascii=False)
-    write_atomic(run.confirmed, text + "\n")
+def _bounds(search: Search) -> str:
+    bounds = ", ".join(str(constraint) for constraint in search.constraints)
+    return f"{bounds} with 95% confidence" if bounds else "finite weights"
 
 
-def load(run: Run) -> list[Member]:
-    """The confirmed members of a run.
+def save(run: Run, members: list[Member], finished: int) -> None:
+    """Write the confirmed members and after how many trials they were, atomically."""
+    data = {"finished": finished, "members": [asdict(member) for member in members]}
+    write_atomic(run.confirmed, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+
+def load(run: Run) -> tuple[list[Member], int]:
+    """The confirmed members of a run, and after how many trials they were confirmed.
 
     Raises:
-        RunError: nothing is confirmed yet.
+        RunError: nothing is confirmed yet, or the file is damaged.
     """
     if not run.confirmed.is_file():
         raise RunError(
             f"{run.folder}: its front is not confirmed yet: `mergefront confirm {_short(run)}`"
         )
     try:
-        return [_member(row) for row in json.loads(run.confirmed.read_text(encoding="utf-8"))]
+        data = json.loads(run.confirmed.read_text(encoding="utf-8"))
+        return [_member(row) for row in data["members"]], int(data["finished"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{run.confirmed}: cannot be read; delete it and `mergefront confirm {_short(run)}`"

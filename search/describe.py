@@ -19,12 +19,12 @@ from merge_core.checkpoint import locate
 from merge_core.mergekit import load_mergekit
 from merge_core.values import Scalar
 from merge_core.yaml_io import dump_yaml, load_yaml
-from objectives import Task
+from objectives import Task, summarize
 from search import study as studies
 from search.config import Search, load
 from search.errors import ConfigError, RunError
 from search.export import spelled
-from search.mlflow_store import tracking_uri
+from search.mlflow_store import import_mlflow, tracking_uri
 from search.mlflow_view import ALL, PREFIX, runs_link, view_key, view_link
 from search.run import Run
 from search.session import Prepared
@@ -185,13 +185,15 @@ def score_model(
         return
     title = Text(f"{model} on {split} items", style="italic")
     table = Table("score", "mean [95%]", "n", title=title)
-    for name, estimate in result.summary().items():
-        table.add_row(name, spelled(estimate), str(estimate.n))
+    for name, task in tasks.items():
+        if name in result.items:
+            for measure, estimate in summarize(task, result.items[name]).items():
+                table.add_row(f"{name}/{measure}", spelled(estimate), str(estimate.n))
     console.print(table)
 
 
-def ui_command(run: Run, port: int) -> tuple[list[str], str, dict[str, str]]:
-    """The MLflow server's command, the link to the run's saved view, and its environment.
+def ui_command(run: Run, port: int) -> tuple[list[str], str]:
+    """The MLflow server's command and the link to the run's saved view.
 
     Raises:
         ConfigError: the run tracks on a server that has its own UI.
@@ -201,20 +203,13 @@ def ui_command(run: Run, port: int) -> tuple[list[str], str, dict[str, str]]:
         raise ConfigError(f"{run.folder}: tracked on {uri}: open that page")
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise ConfigError(f"{run.folder}: nothing is tracked yet: start it with `mergefront run`")
-    environment = {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        # The server would otherwise start job workers that take over a gigabyte.
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
-    os.environ.update(environment)
-    import mlflow
-
+    mlflow = import_mlflow()
     client = mlflow.MlflowClient(tracking_uri=uri)
     name = run.search.file.tracking.experiment or run.name
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         raise ConfigError(f"{run.folder}: MLflow has no experiment '{name}' yet")
-    key = view_key(ALL, run.name if run.search.file.tracking.experiment else None)
+    key = view_key(ALL, run.id if run.search.file.tracking.experiment else None)
     base = f"http://127.0.0.1:{port}"
     if PREFIX + key in experiment.tags:
         link = view_link(base, experiment.experiment_id, key)
@@ -224,7 +219,7 @@ def ui_command(run: Run, port: int) -> tuple[list[str], str, dict[str, str]]:
         *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri),
         *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
     ]
-    return command, link, environment
+    return command, link
 
 
 def _spelled(distribution: Any) -> str:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import optuna
@@ -24,6 +25,7 @@ from merge_core import Recipe
 from search import study as studies
 from search.config import seconds
 from search.errors import WorkerError
+from search.front import front as front_of
 from search.front import hypervolume
 from search.pool import Outcome, Pool
 from search.results import Result
@@ -62,6 +64,7 @@ class Account:
     """What this session of the driver did."""
 
     began: float = field(default_factory=time.monotonic)
+    jobs: int = 0
     trials: int = 0
     tokens: int = 0
     duplicates: int = 0
@@ -78,6 +81,14 @@ class Driver:
         tracker: projects told trials to MLflow.
         baselines: recipes by label, scored first on the dev items where that is not done yet.
         listener: shows progress.
+        confirm_share: what confirming one merge costs, in trials.
+        began: when the session began (time.monotonic), for the time budget.
+
+    Attributes:
+        front: trial numbers on the front so far, best first objective first.
+        volume: its hypervolume.
+        stopping: the user asked for an end.
+        exhausted: the space has no recipe left that was not tried.
     """
 
     def __init__(
@@ -87,6 +98,8 @@ class Driver:
         tracker: Tracker,
         baselines: dict[str, Recipe],
         listener: Listener,
+        confirm_share: float = 1.0,
+        began: float | None = None,
     ) -> None:
         self.run = run
         self.search = run.search
@@ -98,26 +111,33 @@ class Driver:
         self.stopping = False
         self._deadline = math.inf
         if self.search.file.budget.timeout is not None:
-            self._deadline = time.monotonic() + seconds(self.search.file.budget.timeout)
+            start = time.monotonic() if began is None else began
+            self._deadline = start + seconds(self.search.file.budget.timeout)
+        self._confirm_share = confirm_share
         self._baselines = baselines
         self._trials: dict[int, optuna.Trial] = {}
         self._by_fingerprint: dict[str, int] = {}
-        self._waiting: dict[int, list[tuple[optuna.Trial, str]]] = {}
+        self._waiting: dict[int, list[optuna.Trial]] = {}
         self._row = 0
         self._failed_row = 0
-        self._exhausted = False
+        self.exhausted = False
+        self.finished = 0
+        self.front: list[int] = []
+        self.volume = 0.0
 
     def search_all(self) -> None:
         """Run until the budget is spent, the space is exhausted, or the user stops it."""
         with _interrupts(self._stop):
             self._recover()
+            self._count()
             self.listener.started(self)
             for label, recipe in self._baselines.items():
-                if not self.run.baseline(label).is_file():
-                    self.pool.submit(
-                        Job(f"baseline {label}", recipe, self.run.fingerprint(recipe), "dev")
-                    )
+                fingerprint = self.run.fingerprint(recipe)
+                if not _is_result_of(self.run.baseline(label), fingerprint):
+                    self.pool.submit(Job(f"baseline {label}", recipe, fingerprint, "dev"))
             while True:
+                if self.stopping:
+                    self.pool.withdraw()  # they go on in the next session
                 self._dispatch()
                 if not self.pool.busy:
                     break
@@ -125,25 +145,24 @@ class Driver:
                     self._absorb(outcome)
                 self.listener.tick(self)
 
-    @property
-    def finished(self) -> int:
-        """Trials that count against the budget, of all sessions."""
-        return len(studies.scored(self.study))
-
-    def front(self) -> list[int]:
-        """Trial numbers on the front so far."""
-        return studies.current_front(self.study, self.search)
+    def _count(self) -> None:
+        """Finished trials that count against the budget, of all sessions, and their front."""
+        trials = studies.scored(self.study)
+        points = studies.points(trials, self.search)
+        self.finished = len(trials)
+        self.front = front_of(points)
+        self.volume = hypervolume([points[number] for number in self.front])
 
     # ---- proposing
 
     def _dispatch(self) -> None:
         while self.pool.places and self._wanted():
             trial = self.study.ask()
-            recipe = self.search.space.sample(trial).resolved(self.search.root)
-            fingerprint = self.run.fingerprint(recipe)
+            recipe = self.search.space.sample(trial)
+            fingerprint = self.run.fingerprint(recipe.resolved(self.search.root))
             known = self._by_fingerprint.get(fingerprint)
             if known is not None:
-                self._duplicate(trial, known, fingerprint)
+                self._duplicate(trial, known)
                 continue
             if self._row >= _DUPLICATES_IN_A_ROW:
                 self.study.sampler = studies.make_sampler(self.search, trial.number)
@@ -153,38 +172,37 @@ class Driver:
     def _wanted(self) -> bool:
         """Whether budget and time allow another trial."""
         budget = self.search.file.budget.trials
-        if self.stopping or self._exhausted:
+        if self.stopping or self.exhausted:
             return False
         if budget is not None and self.finished + len(self._trials) >= budget:
             return False
         return time.monotonic() + self._time_to_confirm() < self._deadline
 
     def _time_to_confirm(self) -> float:
-        """Seconds to keep for the trial itself and the confirmation after the search."""
-        if self._deadline == math.inf or not self.account.trials:
+        """Seconds to keep for one more trial, the confirmation and the test."""
+        if self._deadline == math.inf or not self.account.jobs:
             return 0.0
-        per_trial = self.account.busy_seconds / self.account.trials
-        splits = self.search.file.splits
-        if isinstance(splits.dev, int) and isinstance(splits.confirm, int) and splits.dev:
-            share = splits.confirm / splits.dev
-        else:
-            share = float(splits.confirm) / max(float(splits.dev), 1e-9)
+        per_trial = self.account.busy_seconds / self.account.jobs
         merges = self.search.file.confirm.max + len(self._baselines) + 1
-        return per_trial * (1.0 + share * merges / max(1, self.pool.size))
+        return per_trial * (1.0 + self._confirm_share * merges / max(1, self.pool.size))
 
     def _start(self, trial: optuna.Trial, recipe: Recipe, fingerprint: str) -> None:
         # From here on the trial can be continued after a crash: its recipe is stored.
         trial.set_user_attr(studies.RECIPE, json.dumps(recipe.plain(), ensure_ascii=False))
         self._trials[trial.number] = trial
         self._by_fingerprint[fingerprint] = trial.number
-        self.pool.submit(Job(f"trial {trial.number}", recipe, fingerprint, "dev"))
+        self._submit(trial.number, recipe, fingerprint)
 
-    def _duplicate(self, trial: optuna.Trial, original: int, fingerprint: str) -> None:
+    def _submit(self, number: int, recipe: Recipe, fingerprint: str) -> None:
+        resolved = recipe.resolved(self.search.root)
+        self.pool.submit(Job(f"trial {number}", resolved, fingerprint, "dev"))
+
+    def _duplicate(self, trial: optuna.Trial, original: int) -> None:
         """Tell a recipe seen before with the values it had, or wait for them."""
         self.account.duplicates += 1
         self._row += 1
         if original in self._trials:
-            self._waiting.setdefault(original, []).append((trial, fingerprint))
+            self._waiting.setdefault(original, []).append(trial)
         else:
             result = Result.load(self.run.trial(original))
             studies.tell(self.study, self.search, trial, result, duplicate_of=original)
@@ -193,7 +211,7 @@ class Driver:
             self.study.sampler = optuna.samplers.RandomSampler(seed=seed)
         if self._row >= _DUPLICATES_IN_A_ROW + _DUPLICATES_AT_RANDOM:
             log.warning("the space is exhausted: %d proposals in a row were known", self._row)
-            self._exhausted = True
+            self.exhausted = True
 
     # ---- absorbing
 
@@ -202,6 +220,7 @@ class Driver:
         if outcome.result is not None:
             self._failed_row = 0
             self.account.tokens += outcome.result.tokens
+            self.account.jobs += 1
             self.account.busy_seconds += sum(outcome.result.seconds.values())
         else:
             self.account.failures += 1
@@ -225,20 +244,19 @@ class Driver:
         if outcome.result is None:
             studies.fail(self.study, trial)
             self._by_fingerprint.pop(outcome.job.fingerprint, None)
-            for other, _ in self._waiting.pop(number, []):
+            for other in self._waiting.pop(number, []):
                 studies.fail(self.study, other)
             return
         self.account.trials += 1
         outcome.result.save(self.run.trial(number))
         self._tell(trial, outcome.result)
-        for other, _ in self._waiting.pop(number, []):
+        for other in self._waiting.pop(number, []):
             studies.tell(self.study, self.search, other, outcome.result, duplicate_of=number)
 
     def _tell(self, trial: optuna.Trial, result: Result) -> None:
         studies.tell(self.study, self.search, trial, result)
-        front = self.front()
-        points = studies.points(studies.scored(self.study), self.search)
-        self.tracker.trial(trial.number, front, hypervolume([points[n] for n in front]))
+        self._count()
+        self.tracker.trial(trial.number, self.front, self.volume)
 
     # ---- resuming
 
@@ -250,10 +268,12 @@ class Driver:
                 self._by_fingerprint.setdefault(fingerprint, frozen.number)
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         for frozen in running:
-            recipe = studies.recipe_of(frozen)
+            recipe = studies.recipe_of(frozen, self.search)
             trial = optuna.Trial(self.study, frozen._trial_id)
             if recipe is None:
                 studies.fail(self.study, trial)  # killed while it was being asked for
+                if "fixed_params" in frozen.system_attrs:
+                    self.study.enqueue_trial(frozen.system_attrs["fixed_params"])
             elif self.run.trial(frozen.number).is_file():
                 result = Result.load(self.run.trial(frozen.number))
                 self._by_fingerprint.setdefault(result.fingerprint, frozen.number)
@@ -262,12 +282,17 @@ class Driver:
                 fingerprint = self.run.fingerprint(recipe)
                 self._trials[frozen.number] = trial
                 self._by_fingerprint.setdefault(fingerprint, frozen.number)
-                self.pool.submit(Job(f"trial {frozen.number}", recipe, fingerprint, "dev"))
+                self._submit(frozen.number, recipe, fingerprint)
         if not self.study.get_trials(deepcopy=False):
             studies.enqueue_published(self.study, self.search)
 
     def _stop(self) -> None:
         self.stopping = True
+
+
+def _is_result_of(path: Path, fingerprint: str) -> bool:
+    """Whether `path` holds the result of the merge with this fingerprint."""
+    return path.is_file() and Result.load(path).fingerprint == fingerprint
 
 
 @contextmanager

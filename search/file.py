@@ -199,6 +199,6 @@ class SearchFile(Strict):
 FROZEN = (
     *RECIPE_KEYS,
     *("tasks", "objectives", "constraints", "splits", "engine.kind", "engine.dtype"),
-    "sampler.seed",
+    *("sampler.seed", "storage"),
 )
 """What a run keeps for its life; the rest may change between one `run` and the next."""

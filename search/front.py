@@ -33,15 +33,12 @@ def front(points: Mapping[Key, Point]) -> list[Key]:
 
     Of equal points only the first (in the mapping's order) is kept.
     """
-    kept: list[Key] = []
-    seen: set[Point] = set()
-    for key, point in points.items():
-        if point in seen or any(dominates(other, point) for other in points.values()):
-            continue
-        seen.add(point)
-        kept.append(key)
-    order = {key: index for index, key in enumerate(points)}
-    return sorted(kept, key=lambda key: (*(-gain for gain in points[key]), order[key]))
+    kept: dict[Key, Point] = {}
+    # In this order nothing is dominated by what comes after it (the sort is stable).
+    for key, point in sorted(points.items(), key=lambda entry: tuple(-g for g in entry[1])):
+        if not any(other == point or dominates(other, point) for other in kept.values()):
+            kept[key] = point
+    return list(kept)
 
 
 def hypervolume(points: Sequence[Point]) -> float:

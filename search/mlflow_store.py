@@ -11,7 +11,7 @@ from typing import Any
 
 from merge_core.yaml_io import dump_yaml
 from search.results import Result
-from search.run import Run
+from search.run import Run, redacted
 
 TRIAL = "mergefront.trial"
 BASELINE = "mergefront.baseline"
@@ -32,17 +32,24 @@ def tracking_uri(run: Run) -> str:
     return given or f"sqlite:///{run.folder / 'mlflow.db'}"
 
 
+def import_mlflow() -> Any:
+    """MLflow, kept quiet; imported at use because that takes three seconds."""
+    for key, value in _QUIET.items():
+        os.environ.setdefault(key, value)
+    import mlflow
+
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    return mlflow
+
+
 class Store:
     """The MLflow client and what it already holds of this run."""
 
     def __init__(self, run: Run) -> None:
-        for key, value in _QUIET.items():
-            os.environ.setdefault(key, value)
-        import mlflow  # at use: three seconds to import
+        mlflow = import_mlflow()
         from mlflow.entities import ViewType
 
-        logging.getLogger("alembic").setLevel(logging.ERROR)
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
         uri = tracking_uri(run)
         self.client = mlflow.MlflowClient(tracking_uri=uri)
         name = run.search.file.tracking.experiment or run.name
@@ -91,7 +98,7 @@ class Store:
                 self.experiment,
                 run_name=name,
                 start_time=times[0],
-                tags={PARENT: self.parent, key[0]: key[1], RUN: self._run_name},
+                tags={PARENT: self.parent, key[0]: key[1], RUN: self._run_id},
             )
             run_id = self._ids[key] = created.info.run_id
         if result is not None:
@@ -124,10 +131,10 @@ class Store:
             self.metrics(run_id, new)
 
     def _parent(self, run: Run, active: Any) -> str:
-        self._run_name = run.name
+        self._run_id = run.id
         found = self.client.search_runs(
             [self.experiment],
-            filter_string=f"tags.`{RUN}` = '{run.name}' and tags.role = 'search'",
+            filter_string=f"tags.`{RUN}` = '{run.id}' and tags.role = 'search'",
             run_view_type=active,
             max_results=1,
         )
@@ -136,7 +143,7 @@ class Store:
             self.client.update_run(run_id, status="RUNNING")
             return run_id
         created = self.client.create_run(
-            self.experiment, run_name=run.name, tags={RUN: run.name, "role": "search"}
+            self.experiment, run_name=run.name, tags={RUN: run.id, "role": "search"}
         )
         run_id = str(created.info.run_id)
         file = run.search.file
@@ -146,7 +153,7 @@ class Store:
             "objectives": ", ".join(objective.name for objective in run.search.objectives),
         }.items():
             self.client.log_param(run_id, key, value[:6000])
-        self.client.log_artifact(run_id, str(run.folder / "search.yaml"))
+        self.client.log_text(run_id, redacted(run.search.text), "search.yaml")
         return run_id
 
     def _read(self, active: Any) -> None:

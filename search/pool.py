@@ -8,14 +8,14 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import (
-    ActorUnavailableError,
     NodeDiedError,
     ObjectLostError,
+    OutOfMemoryError,
     RayActorError,
     RayTaskError,
     WorkerCrashedError,
@@ -30,10 +30,10 @@ MOST_TRIES = 3
 """How often a job is given to a worker before its loss is called the job's own fault."""
 
 _LOST = (
-    RayActorError,
-    ActorUnavailableError,
+    RayActorError,  # and its kinds: died, unavailable, not schedulable
     NodeDiedError,
     ObjectLostError,
+    OutOfMemoryError,
     WorkerCrashedError,
 )
 log = logging.getLogger("mergefront")
@@ -55,8 +55,6 @@ class _Member:
     name: str
     actor: Any
     job: Job | None = None
-    since: float = 0.0
-    tries: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,30 +69,38 @@ class Resources:
     def of(cls, entry: WorkersEntry) -> Resources:
         """As the file says; otherwise one worker per GPU, or one per two cores without GPUs.
 
+        Counted node by node, because a worker lives on one node.
+
         Raises:
-            WorkerError: Ray has less than they need.
+            WorkerError: Ray's nodes cannot hold them.
         """
-        cluster = ray.cluster_resources()
-        gpus, cores = cluster.get("GPU", 0.0), cluster.get("CPU", 1.0)
-        per_worker = entry.gpus if entry.gpus is not None else (1.0 if gpus else 0.0)
-        if entry.count is not None:
-            count = entry.count
-        elif per_worker:
-            count = max(1, math.floor(gpus / per_worker))
-        else:
-            count = max(1, math.floor(cores / 2))
-        cpus = entry.cpus if entry.cpus is not None else max(1.0, math.floor(cores / count))
-        if cpus * count > cores:
+        nodes = [
+            (node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+            for node in ray.nodes()
+            if node["Alive"]
+        ]
+        gpus = entry.gpus
+        if gpus is None:
+            gpus = 1.0 if any(has > 0 for _, has in nodes) else 0.0
+        usable = [(cores, has) for cores, has in nodes if has >= gpus and cores >= 1.0]
+        places = [has // gpus if gpus else max(1.0, cores // 2) for cores, has in usable]
+        count = entry.count if entry.count is not None else max(1, int(sum(places)))
+        cpus = entry.cpus
+        if cpus is None:
+            # Spread over the nodes as evenly as Ray can, each worker has this many cores.
+            most = math.ceil(count / max(1, len(usable)))
+            cpus = min((max(1.0, cores // most) for cores, _ in usable), default=1.0)
+        room = sum(
+            int(min(cores // cpus, has // gpus if gpus else math.inf)) for cores, has in nodes
+        )
+        if room < count:
+            wanted = f"{cpus:g} cores" + (f" and {gpus:g} GPUs" if gpus else "")
+            have = "; ".join(f"{cores:g} cores, {has:g} GPUs" for cores, has in nodes)
             raise WorkerError(
-                f"{count} workers of {cpus:g} cores need {cpus * count:g}, Ray has {cores:g}: "
-                "lower workers.count or workers.cpus"
+                f"{count} workers of {wanted} each do not fit, {room} do (nodes: {have}): "
+                "lower workers.count, workers.cpus or workers.gpus"
             )
-        if per_worker * count > gpus:
-            raise WorkerError(
-                f"{count} workers of {per_worker:g} GPUs need {per_worker * count:g}, "
-                f"Ray has {gpus:g}: lower workers.count or workers.gpus"
-            )
-        return cls(count, cpus, per_worker)
+        return cls(count, cpus, gpus)
 
 
 class Pool:
@@ -113,7 +119,6 @@ class Pool:
         self._members: dict[str, _Member] = {}
         self._futures: dict[Any, str] = {}
         self._tries: dict[str, int] = {}
-        self._deaths = 0
         self._queue: deque[Job] = deque()
         self._numbers = iter(range(10**9))
         for _ in range(self.resources.count):
@@ -134,33 +139,24 @@ class Pool:
         """Whether any job is on its way."""
         return bool(self._futures or self._queue)
 
-    @property
-    def lost_workers(self) -> int:
-        """Workers that died and were replaced."""
-        return self._deaths
-
     def running(self) -> dict[str, Job | None]:
         """What each worker is doing, by its name."""
         return {member.name: member.job for member in self._members.values()}
-
-    def pids(self) -> dict[str, int]:
-        """Process id of each worker that has started, by name (for tests and `status`)."""
-        return {
-            name: int(ray.get(member.actor.pid.remote(), timeout=60))
-            for name, member in self._members.items()
-        }
 
     def submit(self, job: Job) -> None:
         """Give `job` to a free worker, or to the next that becomes free."""
         self._queue.append(job)
         self._assign()
 
+    def withdraw(self) -> None:
+        """Forget the jobs that no worker has yet."""
+        self._queue.clear()
+
     def wait(self, timeout: float) -> list[Outcome]:
         """Outcomes that arrive within `timeout` seconds; jobs of dead workers start again.
 
         Raises:
             ObjectiveError, MergeError: the set-up is wrong: no job would ever do better.
-            WorkerError: workers keep dying.
         """
         if not self._futures:
             return []
@@ -193,25 +189,29 @@ class Pool:
         job, member.job = member.job, None
         assert job is not None
         try:
-            return Outcome(job, ray.get(future))
+            result = ray.get(future)
         except _LOST as error:
             return self._lost(member, job, error)
         except RayTaskError as error:
+            del self._tries[job.key]
             cause = error.cause
             if isinstance(cause, USER_ERRORS):
                 raise cause from None
             log.error("%s failed on %s:\n%s", job.key, member.name, error)
             return Outcome(job, None, f"{type(cause).__name__}: {cause}")
+        del self._tries[job.key]
+        return Outcome(job, result)
 
     def _lost(self, member: _Member, job: Job, error: Exception) -> Outcome | None:
         """A worker died: replace it, run its job again unless it has had its tries."""
-        self._deaths += 1
         log.warning("worker %s died with %s: %s", member.name, job.key, error)
+        ray.kill(member.actor)  # where it is only out of reach it must not keep its GPU
         del self._members[member.name]
         self._spawn()
         if self._tries[job.key] < MOST_TRIES:
             self._queue.appendleft(job)
             return None
+        del self._tries[job.key]
         return Outcome(job, None, f"its worker died {MOST_TRIES} times")
 
     def _spawn(self) -> None:
@@ -231,10 +231,6 @@ class Worker:
         self._setup = setup
         self._name = name
         self._evaluator: Evaluator | None = None
-
-    def pid(self) -> int:
-        """Process id."""
-        return os.getpid()
 
     def evaluate(self, job: Job) -> Result:
         """Score one job."""

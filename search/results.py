@@ -83,25 +83,17 @@ class Result:
             return False
         if not confirmed:
             return constraint.violation(self.estimate(constraint).value) <= 0
-        estimate = self.estimate(constraint)
+        # One-sided MOVER: each task's own lower bound, combined as `estimate` combines intervals.
         low, high = constraint.bounds
-        mean = (estimate.value - low) / (high - low)
-        if constraint.at_least:
-            bound = low + (high - low) * one_sided_lower(mean, estimate.n)
-        else:
-            bound = high - (high - low) * one_sided_lower(1.0 - mean, estimate.n)
-        return constraint.violation(bound) <= 0
-
-    def summary(self, level: float = 0.95) -> dict[str, Estimate]:
-        """An estimate of every score of every task, by task/measure."""
-        found: dict[str, Estimate] = {}
-        for task, items in self.items.items():
-            for measure in sorted({key for item in items for key in item.scores}):
-                values = self._values(task, measure)
-                binary = all(value in (0.0, 1.0) for value in values)
-                if all(0.0 <= value <= 1.0 for value in values):
-                    found[f"{task}/{measure}"] = aggregate(values, binary, level)
-        return found
+        gaps = []
+        for task, measure in constraint.parts:
+            values = self._values(task, measure)
+            unit = (math.fsum(values) / len(values) - low) / (high - low)
+            unit = unit if constraint.at_least else 1.0 - unit
+            gaps.append((high - low) * (unit - one_sided_lower(unit, len(values))))
+        gap = math.hypot(*gaps) / len(gaps)
+        mean = self.estimate(constraint).value
+        return constraint.violation(mean - gap if constraint.at_least else mean + gap) <= 0
 
     def _values(self, task: str, measure: str) -> list[float]:
         return [i.scores[measure] for i in self.items[task] if measure in i.scores]
@@ -112,12 +104,12 @@ def values_of(result: Result, search: Search) -> list[float]:
     return [result.estimate(objective).value for objective in search.objectives]
 
 
-def joint(result: Result) -> Estimate | None:
-    """Right *and* in the language, over all tasks that can tell both; None if none can."""
+def joint(result: Result, level: float = 0.95) -> Estimate | None:
+    """Right *and* in the language, over all items that tell both; None if none do."""
     values = [
         item.scores["joint"]
         for items in result.items.values()
         for item in items
         if "joint" in item.scores
     ]
-    return aggregate(values, binary=True) if values else None
+    return aggregate(values, binary=True, level=level) if values else None

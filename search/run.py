@@ -1,8 +1,8 @@
 """The run folder: everything a search leaves behind, and what makes it resumable.
 
 runs/<name>/
-    search.yaml      the search file as it was when the run began
-    run.json         what is frozen, and the contents of the sources by sha256
+    search.yaml      the search file of the last `run`, with its `--set` settings
+    run.json         the run's identity, and the contents of its sources by sha256
     study.db         the Optuna study (opens in optuna-dashboard)
     trials/N.json    per-item scores and texts of trial N
     baselines/       the same for the baselines on the dev items
@@ -17,12 +17,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,13 @@ from filelock import FileLock, Timeout
 from merge_core import Checkpoint, Recipe
 from merge_core.sources import digest_of
 from merge_core.yaml_io import load_yaml, one_line, write_atomic
-from search.config import FROZEN, Search, load, parse
+from search.config import FROZEN, Search, parse
 from search.errors import ConfigError, RunError
 
 VERSION = 1
+LOCK = ".lock"
+_MANIFEST = ("version", "id", "root", "items", "roles", "sources")
+_BEFORE_A_RUN = {LOCK, "search.yaml"}  # what a run that was killed while it began leaves
 log = logging.getLogger("mergefront")
 
 
@@ -45,10 +49,12 @@ class Run:
     Attributes:
         folder: absolute.
         search: as frozen in the folder, with what may change taken from the file of this call.
+        manifest: what run.json holds: contents of the sources by sha256, among others.
     """
 
     folder: Path
     search: Search
+    manifest: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -87,53 +93,55 @@ class Run:
         search: Search,
         folder: Path,
         references: Iterable[str],
+        roles: Mapping[str, str],
         progress: Callable[[str], None] | None = None,
     ) -> Run:
-        """Create the folder, or continue in it if it holds the same search.
+        """Create the run in `folder`, or continue it if it holds the same search.
 
-        All sources are read once before anything is written: hashed, and searched for NaN.
+        All sources are read once before anything is written: hashed, and searched for NaN. The
+        caller holds the folder's lease.
 
         Args:
             search: what to run.
             folder: of the run.
             references: every model that a recipe of the run may name.
+            roles: those whose contents the run keeps for its life: base and experts, by name.
             progress: called with each reference that is about to be read.
 
         Raises:
-            RunError: it holds another search, or a source changed since it began.
+            RunError: it holds another search, or other weights than it began with.
             CheckpointError: a source is damaged or holds NaN.
         """
         folder = folder.resolve()
-        frozen = freeze(search)
         path = folder / "run.json"
+        check(search, folder)
         if path.is_file():
             manifest = _read_manifest(path)
-            difference = _difference(manifest["frozen"], frozen)
-            if difference is not None:
-                where, was, now = difference
+        else:
+            manifest = {
+                "version": VERSION,
+                "id": uuid.uuid4().hex,
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "sources": {},
+                "roles": {},
+            }
+        manifest["sources"] = _read_sources(references, manifest["sources"], progress)
+        for role, reference in roles.items():
+            digest = manifest["sources"][reference]["digest"]
+            if manifest["roles"].setdefault(role, digest) != digest:
                 raise RunError(
-                    f"{search.path}: '{where}' is frozen in run {folder} "
-                    f"(it was {_short(was)}, now it is {_short(now)}); "
-                    "change it back, or start another run with --new"
+                    f"{reference}: run {folder.name} began with other weights for '{role}'; "
+                    "put them back, or start another run with --new"
                 )
-            manifest["sources"] = _read_sources(references, manifest["sources"], progress)
-            _write_json(path, manifest)
-            return cls(folder, search)
-        if folder.exists() and any(folder.iterdir()):
-            raise RunError(f"{folder}: is not empty and holds no run; name another with --name")
-        manifest = {
-            "version": VERSION,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "root": str(search.root),
-            "frozen": frozen,
-            "sources": _read_sources(references, {}, progress),
-        }
+        manifest["items"] = item_digests(search)
+        # Relative, so that a project can be moved with its runs.
+        manifest["root"] = os.path.relpath(search.root, folder)
         try:
             write_atomic(folder / "search.yaml", search.text)
             _write_json(path, manifest)
         except OSError as error:
             raise RunError(f"{folder}: cannot be written: {error.strerror}") from error
-        return cls(folder, search)
+        return cls(folder, search, manifest)
 
     @classmethod
     def open(cls, folder: Path) -> Run:
@@ -143,41 +151,54 @@ class Run:
             RunError: no run there.
         """
         folder = folder.resolve()
-        manifest = folder / "run.json"
-        if not manifest.is_file():
+        path = folder / "run.json"
+        if not path.is_file():
             raise RunError(f"{folder}: holds no run (no run.json)")
-        root = Path(_read_manifest(manifest)["root"])
-        held = load_yaml(folder / "search.yaml")
+        manifest = _read_manifest(path)
         # As if it still stood where it was: its relative paths are relative to there.
-        return cls(folder, parse(held.moved(root / "search.yaml")))
+        place = (folder / manifest["root"]).resolve() / "search.yaml"
+        return cls(folder, parse(load_yaml(folder / "search.yaml").moved(place)), manifest)
 
-    @contextmanager
-    def lease(self) -> Iterator[None]:
-        """Hold the run against a second driver; the lock dies with this process.
-
-        Raises:
-            RunError: another driver has it.
-        """
-        lock = FileLock(self.folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise RunError(f"{self.folder}: another mergefront is working on this run") from None
-        try:
-            yield
-        finally:
-            lock.release()
+    @property
+    def id(self) -> str:
+        """Names this run among all runs of all folders."""
+        return str(self.manifest["id"])
 
     def fingerprint(self, recipe: Recipe) -> str:
         """The recipe's name for ever: its numbers and the contents of its sources."""
         references = [recipe.base_model] if recipe.base_model is not None else []
         references += [expert.model for expert in recipe.models]
-        sources = self._sources
+        sources = self.manifest["sources"]
         return recipe.fingerprint([sources[reference]["digest"] for reference in references])
 
-    @cached_property
-    def _sources(self) -> dict[str, Any]:
-        return dict(_read_manifest(self.folder / "run.json")["sources"])
+
+@contextmanager
+def lease(folder: Path) -> Iterator[None]:
+    """Hold a run folder against a second driver; the lock dies with this process.
+
+    A folder that has become no run by the end of the block vanishes again.
+
+    Raises:
+        RunError: another driver has it, or it cannot be made.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(f"{folder}: another mergefront is working on this run") from None
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+        if not (folder / "run.json").exists():
+            (folder / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):  # not empty: it was there before, or holds search.yaml
+                for path in made:
+                    path.rmdir()
 
 
 def folder_for(search: Search, runs: Path, name: str | None, *, new: bool) -> Path:
@@ -194,7 +215,10 @@ def folder_for(search: Search, runs: Path, name: str | None, *, new: bool) -> Pa
 
 
 def freeze(search: Search) -> dict[str, Any]:
-    """What a run keeps for its life, as JSON data."""
+    """What a run keeps for its life, as JSON data.
+
+    Models and items are not in it: their contents count, not their places (`roles`, `items`).
+    """
     data: dict[str, Any] = json.loads(search.file.model_dump_json())
     frozen: dict[str, Any] = {}
     for key in FROZEN:
@@ -202,11 +226,27 @@ def freeze(search: Search) -> dict[str, Any]:
         for part in key.split("."):
             node = node.get(part) if isinstance(node, Mapping) else None
         frozen[key] = node
-    # The same items under another path are the same task; their contents are what counts.
-    for name, task in search.file.tasks.items():
-        path = search.root / Path(task.items).expanduser()
-        frozen["tasks"][name]["items"] = _sha256(path) if path.is_file() else task.items
+    frozen.pop("base_model")
+    for model in frozen["models"]:
+        model.pop("model")
+    for task in frozen["tasks"].values():
+        task.pop("items")
+    frozen["storage"] = redacted(frozen["storage"] or "")
     return frozen
+
+
+def item_digests(search: Search) -> dict[str, str]:
+    """sha256 of each task's item file."""
+    return {
+        name: _sha256(search.root / Path(task.items).expanduser())
+        for name, task in search.file.tasks.items()
+    }
+
+
+def redacted(url: str) -> str:
+    """A URL without its password."""
+    url = re.sub(r"(?i)(password|token|secret)=[^&]*", r"\1=***", url)
+    return re.sub(r"://([^:/@]*):[^/]*@", r"://\1:***@", url)
 
 
 @contextmanager
@@ -224,11 +264,28 @@ def logging_to(run: Run) -> Iterator[None]:
         handler.close()
 
 
-def load_for_run(path: Path, overrides: list[str] | None) -> Search:
-    """The search of a file, or of a run folder that is named in its place."""
-    if path.is_dir() and (path / "run.json").is_file():
-        return Run.open(path).search
-    return load(path, overrides)
+def check(search: Search, folder: Path) -> None:
+    """Raise RunError if `search` cannot start or go on in `folder`: what can be told at once.
+
+    The first difference is named. Both searches are frozen by today's code, so that a default
+    that is new does not look like a change.
+    """
+    if not (folder / "run.json").is_file():
+        if folder.exists() and not {path.name for path in folder.iterdir()} <= _BEFORE_A_RUN:
+            raise RunError(f"{folder}: is not empty and holds no run; name another with --name")
+        return
+    manifest = _read_manifest(folder / "run.json")
+    held = parse(load_yaml(folder / "search.yaml").moved(search.path.resolve()))
+    difference = _difference(freeze(held), freeze(search))
+    if difference is None:
+        difference = _difference(manifest["items"], item_digests(search), ("tasks", "items"))
+    if difference is not None:
+        where, was, now = difference
+        raise RunError(
+            f"{search.path}: '{where}' is frozen in run {folder} "
+            f"(it was {_short(was)}, now it is {_short(now)}); "
+            "change it back, or start another run with --new"
+        )
 
 
 def _difference(held: Any, now: Any, where: tuple[str, ...] = ()) -> tuple[str, Any, Any] | None:
@@ -253,8 +310,7 @@ def _read_sources(
 ) -> dict[str, Any]:
     """What is known of each source: its content hash, and its files' sizes and times.
 
-    Hashing reads everything, so it is done again only where a file's size or time has changed. A
-    source with other contents is an error: trials before and after would not compare.
+    Hashing reads everything, so it is done again only where a file's size or time has changed.
     """
     sources = dict(known)
     for reference in dict.fromkeys(references):
@@ -266,11 +322,6 @@ def _read_sources(
         if progress is not None:
             progress(reference)
         digest = digest_of(checkpoint.sha256())
-        if held is not None and held["digest"] != digest:
-            raise RunError(
-                f"{checkpoint.path}: its weights changed since the run began; "
-                "put them back, or start another run with --new"
-            )
         checkpoint.check_finite()
         sources[reference] = {"digest": digest, "stamps": stamps}
     return sources
@@ -281,9 +332,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: cannot be read: {one_line(error)}") from error
-    if not isinstance(manifest, dict) or not {"version", "root", "frozen", "sources"} <= {
-        *manifest
-    }:
+    if not isinstance(manifest, dict) or not {*_MANIFEST} <= {*manifest}:
         raise RunError(f"{path}: is no run manifest; put back a copy, or start another run")
     if manifest["version"] != VERSION:
         raise RunError(f"{path}: was written by another version of mergefront")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import optuna
 
 from merge_core import MergePlan, Recipe, Sources
 from objectives import Task
+from objectives.task import Split
 from search import confirm as confirming
 from search import study as studies
 from search.baselines import baselines, model_folder
@@ -22,7 +24,7 @@ from search.export import save_recipe
 from search.plots import front_plot
 from search.pool import Pool, Resources, connected
 from search.results import Result
-from search.run import Run, logging_to
+from search.run import Run, check, lease, logging_to
 from search.tracking import Tracker
 from search.worker import Setup
 
@@ -52,6 +54,17 @@ class Prepared:
             found += [expert.model for expert in recipe.models]
         return list(dict.fromkeys(found))
 
+    @property
+    def roles(self) -> dict[str, str]:
+        """Base and experts by name: the models whose contents a run keeps for its life."""
+        recipe = self.plan.recipe
+        named = {expert.name: expert.model for expert in recipe.models}
+        return named if recipe.base_model is None else {"base": recipe.base_model, **named}
+
+    def answers(self, split: Split) -> int:
+        """How many answers one merge gives on a split."""
+        return sum(len(task.items(split)) for task in self.tasks.values())
+
     def setup(self, cpus: float = 1.0) -> Setup:
         """What a worker of `cpus` cores needs."""
         engine = self.search.engine
@@ -75,6 +88,7 @@ class Found:
         problem: why nothing was exported, or None.
         tracking_problem: what MLflow could not take, or None.
         stopped: the user interrupted the search.
+        exhausted: the space had no recipe left that was not tried.
     """
 
     run: Run
@@ -86,6 +100,7 @@ class Found:
     problem: str | None
     tracking_problem: str | None
     stopped: bool
+    exhausted: bool = False
 
 
 def prepare(search: Search) -> Prepared:
@@ -114,15 +129,19 @@ def prepare(search: Search) -> Prepared:
 
 def run(prepared: Prepared, folder: Path, listener: Listener) -> Found:
     """Search, confirm, export: start the run in `folder`, or continue it."""
+    began = time.monotonic()
     with _session(prepared, folder, listener) as (opened, pool, tracker):
-        driver = Driver(opened, pool, tracker, prepared.baselines, listener)
+        # What confirming and testing one merge costs, in trials.
+        share = prepared.answers("confirm") / max(1, prepared.answers("dev"))
+        driver = Driver(opened, pool, tracker, prepared.baselines, listener, share, began)
         driver.search_all()
         if driver.stopping:
             return _end(opened, driver.study, tracker, [], None, None, None, stopped=True)
         try:
-            return _confirm(opened, driver.study, pool, tracker, listener)
+            found = _confirm(opened, driver.study, pool, tracker, listener)
         except RunError as error:  # no front: the search is done all the same
-            return _end(opened, driver.study, tracker, [], None, None, str(error))
+            found = _end(opened, driver.study, tracker, [], None, None, str(error))
+        return replace(found, exhausted=driver.exhausted)
 
 
 def confirm(opened: Run, listener: Listener) -> Found:
@@ -138,19 +157,21 @@ def _session(
     prepared: Prepared, folder: Path, listener: Listener
 ) -> Iterator[tuple[Run, Pool, Tracker]]:
     """Everything a session holds, taken in an order that fails before anything is written."""
-    with connected():
+    check(prepared.search, folder)
+    with ExitStack() as held:
+        held.enter_context(lease(folder))
+        held.enter_context(connected())
         resources = Resources.of(prepared.search.file.workers)
-        opened = Run.start(prepared.search, folder, prepared.references, listener.reading)
-        with opened.lease(), logging_to(opened):
-            tracker = Tracker(opened, studies.open_study(opened))
-            try:
-                pool = Pool(prepared.setup(resources.cpus), resources)
-                try:
-                    yield opened, pool, tracker
-                finally:
-                    pool.close()
-            finally:
-                tracker.close()
+        opened = Run.start(
+            prepared.search, folder, prepared.references, prepared.roles, listener.reading
+        )
+        held.enter_context(logging_to(opened))
+        pool = Pool(prepared.setup(resources.cpus), resources)
+        held.callback(pool.close)
+        # The workers start while MLflow is imported.
+        tracker = Tracker(opened, studies.open_study(opened))
+        held.callback(tracker.close)
+        yield opened, pool, tracker
 
 
 def _confirm(
@@ -171,6 +192,7 @@ def _confirm(
     recipe = Recipe.parse(chosen.recipe)
     tests = confirming.score_all(opened, pool, {chosen.label: recipe}, "test")
     test = tests[chosen.label]
+    pool.close()  # nobody needs to wait for MLflow with a GPU in hand
     save_recipe(opened, chosen, opened.folder / "recipe.yaml", test=test)
     return _end(opened, study, tracker, members, chosen, test, None)
 

@@ -7,7 +7,7 @@ How a trial is told (every state means the same to every sampler and to every re
 | scored on all dev items | COMPLETE with its values |
 | the recipe's own fault (overflow) | COMPLETE at the reference point, constraints at their worst |
 | a recipe seen before | COMPLETE with the values it had, tagged `duplicate_of`, no budget |
-| infrastructure, after its retries | FAIL |
+| its worker died again and again, or an error of ours | FAIL |
 
 Every COMPLETE trial sets every declared constraint, in file order: the GP sampler raises when
 trials differ in them.
@@ -16,6 +16,7 @@ trials differ in them.
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -32,11 +33,12 @@ from search.config import Search
 from search.errors import StorageError
 from search.front import Point, front, gains
 from search.results import Result, joint, values_of
-from search.run import Run
+from search.run import Run, redacted
 
 RECIPE = "recipe"
 DUPLICATE_OF = "duplicate_of"
 FINGERPRINT = "fingerprint"
+OWNER = "mergefront.run"
 GP_UP_TO = 250
 """Trials up to which `auto` uses the Gaussian process; its ask takes 10 s at 1,000."""
 
@@ -50,35 +52,46 @@ def open_study(run: Run, *, create: bool = True) -> optuna.Study:
     """The study of a run, created if it is not there yet.
 
     Raises:
-        StorageError: the storage cannot be opened.
+        StorageError: the storage cannot be opened, or holds another run's study of that name.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     search = run.search
     options = {"connect_args": {"timeout": 60}} if run.storage.startswith("sqlite") else {}
     try:
         storage = optuna.storages.RDBStorage(run.storage, engine_kwargs=options)
-        if not create:
-            return optuna.load_study(study_name=run.name, storage=storage)
-        study = optuna.create_study(
-            study_name=run.name,
-            storage=storage,
-            directions=[objective.direction for objective in search.objectives],
-            load_if_exists=True,
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.set_metric_names([objective.name for objective in search.objectives])
+        if create:
+            study = optuna.create_study(
+                study_name=run.name,
+                storage=storage,
+                directions=[objective.direction for objective in search.objectives],
+                load_if_exists=True,
+            )
+        else:
+            study = optuna.load_study(study_name=run.name, storage=storage)
+        trials = study.get_trials(deepcopy=False)
+        owner = study.user_attrs.get(OWNER)
+        if create and owner is None and not trials:
+            study.set_user_attr(OWNER, run.id)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names([objective.name for objective in search.objectives])
+        elif owner != run.id:
+            raise StorageError(
+                f"{redacted(run.storage)}: its study '{run.name}' is another run's; "
+                "start this one under another --name"
+            )
     except (
         SQLAlchemyError,
         optuna.exceptions.OptunaError,
         ImportError,
         KeyError,
         OSError,
+        ValueError,
     ) as error:
         raise StorageError(
-            f"{_redacted(run.storage)}: cannot be opened: {one_line(error)[:200]}"
+            f"{redacted(run.storage)}: cannot be opened: {one_line(error)[:200]}"
         ) from error
-    study.sampler = make_sampler(search, finished=len(study.get_trials(deepcopy=False)))
+    study.sampler = make_sampler(search, finished=len(trials))
     return study
 
 
@@ -115,22 +128,25 @@ def _numeric(search: Search) -> bool:
     )
 
 
-def enqueue_published(study: optuna.Study, search: Search) -> int:
+def enqueue_published(study: optuna.Study, search: Search) -> None:
     """Put the published schedules that lie inside the space before the sampler's proposals."""
     inside = search.space.distributions()
-    found = 0
-    for expert in search.space.names:
-        schedule = {f"{expert}.weight.{key}": value for key, value in _TYPHOON.items()}
-        anchors = {f"{expert}.weight[{i}]": value for i, value in enumerate(_TYPHOON_ANCHORS)}
-        for params in (schedule, anchors):
-            fits = all(
-                isinstance(d := inside.get(name), FloatDistribution) and d.low <= value <= d.high
-                for name, value in params.items()
-            )
-            if expert == "reasoning" and fits:
-                study.enqueue_trial(params, skip_if_exists=True)
-                found += 1
-    return found
+    weight = "reasoning.weight"
+    schedule = {f"{weight}.{key}": value for key, value in _TYPHOON.items()}
+    anchors = {f"{weight}[{i}]": value for i, value in enumerate(_TYPHOON_ANCHORS)}
+    for params in (schedule, anchors):
+        fits = all(
+            isinstance(d := inside.get(name), FloatDistribution)
+            and d.low <= value <= d.high
+            and (d.step is None or _whole((value - d.low) / d.step))
+            for name, value in params.items()
+        )
+        if fits and f"{weight}[{len(_TYPHOON_ANCHORS)}]" not in inside:
+            study.enqueue_trial(params, skip_if_exists=True)
+
+
+def _whole(number: float) -> bool:
+    return math.isclose(number, round(number), abs_tol=1e-9)
 
 
 def tell(
@@ -173,10 +189,13 @@ def fail(study: optuna.Study, trial: optuna.Trial | int) -> None:
     study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 
 
-def recipe_of(trial: FrozenTrial) -> Recipe | None:
-    """The recipe that was dispatched for a trial; None if it was killed before that."""
+def recipe_of(trial: FrozenTrial, search: Search) -> Recipe | None:
+    """The recipe that was dispatched for a trial; None if it was killed before that.
+
+    It is stored with paths as the file names them, so that a project can be moved.
+    """
     text = trial.user_attrs.get(RECIPE)
-    return None if text is None else Recipe.parse(json.loads(text))
+    return None if text is None else Recipe.parse(json.loads(text)).resolved(search.root)
 
 
 def scored(study: optuna.Study) -> dict[int, FrozenTrial]:
@@ -208,12 +227,3 @@ def current_front(study: optuna.Study, search: Search) -> list[int]:
     Not `study.best_trials`: duplicates and infeasible trials are not on it.
     """
     return front(points(scored(study), search))
-
-
-def _redacted(url: str) -> str:
-    """A storage URL without its password."""
-    head, at, tail = url.rpartition("@")
-    if not at:
-        return url
-    scheme, _, user = head.partition("://")
-    return f"{scheme}://{user.split(':')[0]}:***@{tail}"

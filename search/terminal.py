@@ -15,11 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from objectives import Estimate
-from search import study as studies
 from search.confirm import Member
 from search.driver import Driver
 from search.export import spelled
-from search.front import hypervolume
 from search.results import Result
 from search.run import Run
 from search.session import Found
@@ -66,7 +64,7 @@ class Progress:
         kind, _, number = what.partition(" ")
         star = ""
         if kind == "trial":
-            star = "  on the front" if int(number) in driver.front() else ""
+            star = "  on the front" if int(number) in driver.front else ""
         say(self.console, f"{what:<22} {scores}{star}")
         self.tick(driver)
 
@@ -84,20 +82,17 @@ class Progress:
     def _panel(self, driver: Driver) -> Table:
         account = driver.account
         spent = time.monotonic() - account.began
-        trials = studies.scored(driver.study)
-        points = studies.points(trials, driver.search)
-        front = driver.front()
         table = Table.grid(padding=(0, 2))
         budget = driver.search.file.budget.trials
         rate = account.trials / spent if spent else 0.0
-        left = f", {(budget - len(trials)) / rate / 60:.1f} min left" if budget and rate else ""
+        left = f", {(budget - driver.finished) / rate / 60:.1f} min left" if budget and rate else ""
         table.add_row(
-            f"[bold]{len(trials)}[/]{f' of {budget}' if budget else ''} trials",
+            f"[bold]{driver.finished}[/]{f' of {budget}' if budget else ''} trials",
             f"{account.tokens / spent if spent else 0:,.0f} tokens/s{left}",
         )
         table.add_row(
-            f"front of {len(front)}",
-            f"hypervolume {hypervolume([points[n] for n in front]):.4f}",
+            f"front of {len(driver.front)}",
+            f"hypervolume {driver.volume:.4f}",
         )
         for name, job in driver.pool.running().items():
             table.add_row(name, job.key if job else "idle")
@@ -161,6 +156,8 @@ def print_found(console: Console, found: Found, command: str) -> None:
             f"stopped after {found.finished} trials; go on with `{command}`, "
             f"or confirm what is there with `mergefront confirm {where}`",
         )
+    if found.exhausted:
+        say(console, "the space is exhausted: every recipe in it was tried")
     if found.problem is not None:
         say(console, f"nothing exported: {found.problem}")
     if found.chosen is not None and found.test is not None:

@@ -22,7 +22,7 @@ from search import study as studies
 from search.config import measures_of
 from search.front import front as front_of
 from search.front import hypervolume
-from search.mlflow_store import BASELINE, TRIAL, Store, milliseconds
+from search.mlflow_store import BASELINE, TRIAL, Store, import_mlflow, milliseconds
 from search.mlflow_view import ALL, FRONT, view_key, view_link, view_tags
 from search.names import to_mlflow
 from search.results import Result, joint
@@ -58,6 +58,7 @@ class Tracker:
         self._store: Store | None = None
         self._rests_until = 0.0
         self._missed: list[Callable[[], None]] = []
+        import_mlflow()  # in the thread, others would meet a half-imported pandas
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
         self._queue.put(self._sync)
@@ -163,7 +164,7 @@ class Tracker:
     def _describe(self) -> None:
         """Saved views of the experiment and the search's own description, where there are none."""
         store, search = self._opened(), self.run.search
-        shared = self.run.name if search.file.tracking.experiment else None
+        shared = self.run.id if search.file.tracking.experiment else None
         joint_known = any("joint" in measures_of(task) for task in search.file.tasks.values())
         views = view_tags(
             [objective.name for objective in search.objectives],
@@ -213,7 +214,10 @@ class Tracker:
                 if key in frozen.user_attrs:
                     tags[key] = str(frozen.user_attrs[key])
         params = {to_mlflow(name): str(value) for name, value in frozen.params.items()}
-        if "merge_method" not in params and (recipe := studies.recipe_of(frozen)) is not None:
+        if (
+            "merge_method" not in params
+            and (recipe := studies.recipe_of(frozen, search)) is not None
+        ):
             params["merge_method"] = recipe.merge_method
         store.child(
             key=(TRIAL, str(frozen.number)),

@@ -18,7 +18,8 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from search.config import load
-from search.run import Run
+from search.run import LOCK, Run
+from search.study import open_study
 from tests.search.small import GOOD, CommandLine, Ended, make_workplace
 
 CHECK = ("check", "search.yaml")
@@ -522,7 +523,8 @@ def a_run(**manifest: object) -> None:
     """A run folder as `run` leaves it before its first trial."""
     search = load(Path("search.yaml"))
     references = [str(Path(f"models/{name}").resolve()) for name in ("base", "thai", "r1")]
-    run = Run.start(search, Path("runs/search"), references)
+    run = Run.start(search, Path("runs/search"), references, {})
+    (run.folder / LOCK).touch()
     if manifest:
         path = run.folder / "run.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | manifest))
@@ -762,6 +764,7 @@ def test_wrong_checkpoints_items_recipes_and_use_are_one_line(name, workplace, m
 
 def test_a_pick_that_was_not_confirmed_is_named_beside_what_was(workplace, mergefront):
     a_run()
+    open_study(Run.open(Path("runs/search")))
     member = {
         "label": "trial 2",
         "trial": 2,
@@ -773,7 +776,7 @@ def test_a_pick_that_was_not_confirmed_is_named_beside_what_was(workplace, merge
         "feasible": True,
         "on_front": True,
     }
-    Path("runs/search/confirmed.json").write_text(json.dumps([member]))
+    Path("runs/search/confirmed.json").write_text(json.dumps({"finished": 0, "members": [member]}))
     ended = mergefront("export", "runs/search", "--pick", "trial:7")
     check_line(ended, "--pick trial:7: not among the confirmed members (trial:2)")
 

@@ -147,7 +147,7 @@ def test_orphans_are_finished_continued_or_failed(tmp_path: Path) -> None:
     file = write(tmp_path)
     loaded = load(file)
     prepared = prepare(loaded)
-    opened = Run.start(loaded, tmp_path / "runs" / "s", prepared.references)
+    opened = Run.start(loaded, tmp_path / "runs" / "s", prepared.references, prepared.roles)
     study = studies.open_study(opened)
     half_asked = study.ask()  # killed while it was being asked for
     recipes = {}
@@ -240,7 +240,7 @@ def test_changed_weights_are_noticed_on_resume(tmp_path: Path) -> None:
     file = write(tmp_path)
     search(file)
     write_checkpoint(tmp_path / "l", make_model(9, make_model(0)))
-    with pytest.raises(RunError, match="weights changed since the run began"):
+    with pytest.raises(RunError, match="began with other weights for 'language'"):
         search(file)
 
 

@@ -13,6 +13,7 @@ import pytest
 from merge_core import MergePlan, Recipe
 from merge_core.mergekit import load_mergekit, to_mergekit
 from merge_core.yaml_io import dump_yaml
+from search import confirm as confirming
 from search.demo import Trio
 from search.names import to_mlflow
 from search.results import Result
@@ -116,11 +117,12 @@ def test_front_plot_works_offline(run: Path) -> None:
 
 
 def test_confirmed_members_are_scored_on_items_the_search_never_saw(run: Path) -> None:
-    members = json.loads((run / "confirmed.json").read_text(encoding="utf-8"))
+    members, finished = confirming.load(Run.open(run))
+    assert finished == 8
     opened = Run.open(run)
     dev = {row["id"] for row in items_of(run / "trials" / "000000.json")["math_th"]}
     for member in members:
-        path = opened.held_out("confirm", member["fingerprint"])
+        path = opened.held_out("confirm", member.fingerprint)
         held_out = {row["id"] for row in items_of(path)["math_th"]}
         assert len(held_out) == 64
         assert not dev & held_out
