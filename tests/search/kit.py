@@ -105,12 +105,12 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-def workers_of(pid: int) -> list[psutil.Process]:
-    """Ray workers of the driver `pid` that are running a job."""
+def workers_of(pid: int, title: str = "ray::Worker") -> list[psutil.Process]:
+    """Ray workers of the driver `pid`; one in mid-job is titled `ray::Worker.evaluate`."""
     found = []
     for process in psutil.Process(pid).children(recursive=True):
         try:
-            if any("Worker.evaluate" in part for part in process.cmdline()):
+            if any(title in part for part in process.cmdline()):
                 found.append(process)
         except psutil.Error:
             continue
