@@ -21,7 +21,7 @@ from search.confirm import Member
 from search.driver import Driver, Listener
 from search.errors import ExportError, RunError
 from search.export import save_recipe
-from search.plots import front_plot
+from search.plots import FrontPlot
 from search.pool import Pool, Resources, connected
 from search.results import Result
 from search.run import Run, check, lease, logging_to
@@ -217,15 +217,14 @@ def _end(
         if opened.baseline(label).is_file():
             result = Result.load(opened.baseline(label))
             claimed[label] = [result.estimate(o).value for o in search.objectives]
-    files = front_plot(
-        search,
-        {number: trial.values for number, trial in trials.items()},
-        front,
-        claimed,
-        members,
-        opened.folder,
-        f"{opened.name}: {len(trials)} trials",
-    )
+    files = FrontPlot(
+        search=search,
+        trials={number: trial.values for number, trial in trials.items()},
+        front=front,
+        baselines=claimed,
+        members=members,
+        title=f"{opened.name}: {len(trials)} trials",
+    ).write(opened.folder)
     if chosen is not None:
         files += [opened.folder / "recipe.yaml"]
     if opened.confirmed.is_file():

@@ -25,6 +25,7 @@ from search.front import hypervolume
 from search.mlflow_store import BASELINE, TRIAL, Store, import_mlflow, milliseconds
 from search.mlflow_view import ALL, FRONT, view_key, view_link, view_tags
 from search.names import to_mlflow
+from search.plots import BASELINE_COLOR, FRONT_COLOR, TRIAL_COLOR
 from search.results import Result, joint
 from search.run import Run
 
@@ -33,8 +34,6 @@ log = logging.getLogger("mergefront")
 NOTE = "mlflow.note.content"
 COLOR = "mlflow.runColor"
 
-# As in the plot of the front: the page's scatter shows what is on it.
-TRIAL_COLOR, FRONT_COLOR, BASELINE_COLOR = "#9aa5b1", "#1f6feb", "#d1242f"
 _REST_S = 120.0  # after a failure, before MLflow is tried again
 _FAILURES = 3  # in a row, when catching up: MLflow is not there
 

@@ -16,6 +16,7 @@ from merge_core.yaml_io import dump_yaml
 from search import study as studies
 from search.config import load
 from search.driver import Driver
+from search.errors import RunError, StorageError, WorkerError
 from search.pool import connected
 from search.results import Result
 from search.run import Run
@@ -56,6 +57,7 @@ class Quiet:
 def write(
     folder: Path, *, scale: float = 0.01, dtype: torch.dtype = torch.bfloat16, **changes
 ) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
     base = make_model(0, dtype=dtype)
     write_checkpoint(folder / "b", base)
     write_checkpoint(folder / "l", make_model(1, base, dtype=dtype, scale=scale))
@@ -235,8 +237,6 @@ def test_a_timeout_ends_the_search_and_still_confirms(tmp_path: Path) -> None:
 
 
 def test_changed_weights_are_noticed_on_resume(tmp_path: Path) -> None:
-    from search.errors import RunError
-
     file = write(tmp_path)
     search(file)
     write_checkpoint(tmp_path / "l", make_model(9, make_model(0)))
@@ -260,3 +260,112 @@ def test_an_mlflow_outage_never_stops_the_search(
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     assert sum("mergefront.trial" in run.data.tags for run in runs) == 6
+
+
+def test_a_shared_storage_never_mixes_two_runs(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'shared.db'}"
+    search(write(tmp_path / "a", storage=storage))
+    with pytest.raises(StorageError, match="is another run's"):
+        search(write(tmp_path / "b", storage=storage))
+    with pytest.raises(RunError, match="'storage' is frozen"):
+        search(write(tmp_path / "a"))
+
+
+def test_a_project_can_be_moved_and_goes_on(tmp_path: Path) -> None:
+    search(write(tmp_path / "before"))
+    (tmp_path / "before").rename(tmp_path / "after")
+    opened = Run.open(tmp_path / "after" / "runs" / "s")
+    assert opened.search.root == tmp_path / "after"
+    file = tmp_path / "after" / "s.yaml"
+    file.write_text(file.read_text().replace("trials: 6", "trials: 8"))
+    found, _, listener = search(file)
+    assert found.finished == 8
+    assert len([what for what in listener.heard if what.startswith("trial")]) == 2
+
+
+def test_free_settings_of_the_last_session_are_kept(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    search(file)
+    run(prepare(load(file, ["budget.trials=7", "confirm.max=2"])), tmp_path / "runs" / "s", Quiet())
+    opened = Run.open(tmp_path / "runs" / "s")
+    assert opened.search.file.budget.trials == 7
+    assert opened.search.file.confirm.max == 2
+
+
+def test_a_changed_baseline_is_scored_again(tmp_path: Path) -> None:
+    file = write(tmp_path, baselines=["recipe:p.yaml"])
+    recipe = {
+        "merge_method": "task_arithmetic",
+        "base_model": "b",
+        "models": [{"model": "l", "parameters": {"weight": 0.3}}],
+    }
+    (tmp_path / "p.yaml").write_text(dump_yaml(recipe))
+    found, _, _ = search(file)
+    before = Result.load(found.run.baseline("recipe:p.yaml")).fingerprint
+    recipe["models"][0]["parameters"]["weight"] = 0.6  # type: ignore[index]
+    (tmp_path / "p.yaml").write_text(dump_yaml(recipe))
+    found, _, listener = search(file)
+    assert listener.heard == ["baseline recipe:p.yaml"]
+    assert Result.load(found.run.baseline("recipe:p.yaml")).fingerprint != before
+
+
+def test_report_tasks_are_asked_for_the_exported_recipe_alone(tmp_path: Path) -> None:
+    scorers = ["math", {"language": {"expect": "th"}}]
+    tasks = {
+        "t": {"items": "items.jsonl", "scorers": scorers},
+        "rep": {
+            "items": "items.jsonl",
+            "scorers": scorers,
+            "role": "report",
+            "splits": {"dev": 2, "confirm": 2, "test": 3},
+        },
+    }
+    found, _, _ = search(write(tmp_path, tasks=tasks))
+    assert set(Result.load(found.run.trial(0)).items) == {"t"}
+    assert found.test is not None
+    assert {name: len(rows) for name, rows in found.test.items.items()} == {"t": 4, "rep": 3}
+
+
+def test_schedules_that_do_not_fit_are_not_enqueued(tmp_path: Path) -> None:
+    unit = {"low": 0.0, "high": 1.0}
+
+    def first(weight: object) -> dict:
+        models = [
+            {"model": "l", "name": "language", "parameters": {"weight": unit}},
+            {"model": "r", "name": "reasoning", "parameters": {"weight": weight}},
+        ]
+        loaded = load(write(tmp_path, models=models))
+        study = optuna.create_study(directions=["maximize"] * 2)
+        studies.enqueue_published(study, loaded)
+        return study.trials[0].system_attrs["fixed_params"] if study.trials else {}
+
+    assert first({**unit, "anchors": 8}) == {}
+    assert first({**unit, "anchors": 4})["reasoning.weight[3]"] == 0.125
+    assert first({**unit, "anchors": 4, "step": 0.1}) == {}
+    assert first({**unit, "anchors": 4, "step": 0.125})["reasoning.weight[0]"] == 0.75
+
+
+def test_workers_that_no_node_can_hold_are_refused_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    for workers in ({"count": 2, "gpus": 1}, {"count": 500}, {"count": 1, "cpus": 500}):
+        with pytest.raises(WorkerError, match="do not fit"):
+            search(write(tmp_path, workers=workers))
+        assert not (tmp_path / "runs").exists()
+
+
+def test_a_stop_withdraws_what_no_worker_has_yet(tmp_path: Path) -> None:
+    class Stopping(Quiet):
+        def finished(self, driver: Driver, what: str, result: Result | None) -> None:
+            super().finished(driver, what, result)
+            driver.stopping = True
+
+    engine = {"kind": "scripted", "responses": "answers.json", "default": "", "delay": 0.2}
+    file = write(tmp_path, baselines=["base", "experts", "uniform"], engine=engine)
+    listener = Stopping()
+    found = run(prepare(load(file)), tmp_path / "runs" / "s", listener)
+    assert found.stopped
+    assert len(listener.heard) <= 3
+    _, study, second = search(file)
+    assert len(studies.scored(study)) == 6
+    assert len(listener.heard + second.heard) == 10  # 4 baselines and 6 trials, each once
