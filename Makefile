@@ -17,7 +17,7 @@ demo: $(INSTALLED)
 	$(BIN)/mergefront demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
