@@ -150,9 +150,16 @@ class FrontPlot:
             label="baselines (dev)",
             zorder=3,
         )
+        middle = sum(axes.get_xlim()) / 2
         for index, (label, values) in enumerate(self.baselines.items()):
-            above = (-4, 8) if index % 2 == 0 else (-4, -16)
-            axes.annotate(label, (values[0], values[1]), xytext=above, textcoords="offset points")
+            left = values[0] < middle  # labels point into the plot
+            axes.annotate(
+                label,
+                (values[0], values[1]),
+                xytext=(-4 if left else 4, 8 if index % 2 == 0 else -16),
+                textcoords="offset points",
+                ha="left" if left else "right",
+            )
         rows = self._confirmed()
         if rows:
             axes.errorbar(
