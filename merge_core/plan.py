@@ -12,17 +12,25 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from merge_core.arithmetic import Float32, coefficients, kept_count, multipliers, restored_count
+from merge_core.arithmetic import coefficients, kept_count, multipliers, restored_count
 from merge_core.checkpoint import Checkpoint, TensorSpec, tiles
 from merge_core.errors import CheckpointError, NonFiniteError, RecipeError
-from merge_core.kernels.cpu import TensorJob, Tile, merge_tile, slack_stream, trim_stream
+from merge_core.kernels.fused import (
+    Elements,
+    TensorJob,
+    Tile,
+    elements,
+    merge_into,
+    slack_keys,
+    trim_keys,
+)
 from merge_core.random import drop_threshold
 from merge_core.recipe import Recipe
 from merge_core.selection import KEEP_ALL, KEEP_NONE, Cut, Keys, kth_smallest
 from merge_core.sources import Sources
 
-TILE = 1 << 20
-"""Elements per tile: a merge's working set is about (N + 2) * 40 MiB, whatever the model."""
+TILE = 1 << 24
+"""Elements per tile: what is held besides the mapped files and the output is a few of these."""
 
 
 class MergePlan:
@@ -73,10 +81,16 @@ class MergePlan:
             return self._copied(name)[start:stop].clone()
         spec, job = self._specs[name], self._job(name)
         out = torch.empty(stop - start, dtype=spec.dtype)
+        bad = 0
         for begin, end in tiles(stop - start, TILE):
-            merged = torch.from_numpy(merge_tile(job, self._tile(name, start + begin, start + end)))
-            out[begin:end] = merged.to(spec.dtype)
-        bad = out.numel() - int(torch.isfinite(out).sum())
+            tile = self._tile(name, start + begin, start + end)
+            if spec.dtype == torch.float16:  # numba has none: merged in float32, rounded by torch
+                merged = np.empty(end - begin, np.float32)
+                merge_into(job, tile, merged)
+                out[begin:end] = torch.from_numpy(merged)
+                bad += end - begin - int(torch.isfinite(out[begin:end]).sum())
+            else:
+                bad += merge_into(job, tile, elements(out[begin:end]))
         if bad:
             raise NonFiniteError(
                 f"{bad} of {out.numel()} merged entries of {name} are not finite: "
@@ -162,10 +176,7 @@ class MergePlan:
             for name in names:
                 for start, stop in tiles(self._specs[name].numel, TILE):
                     tile = self._tile(name, start, stop, only=expert)
-                    assert tile.base is not None
-                    with np.errstate(over="ignore"):
-                        delta = tile.experts[0] - tile.base
-                    yield trim_stream(delta, start, self.sources.ids[name])
+                    yield trim_keys(tile, self.sources.ids[name])
 
         bounds = _bounds(kth_smallest(stream, count, total), group, stream)
         if len(group) == 1:
@@ -180,7 +191,7 @@ class MergePlan:
         def stream(names: list[str] = group) -> Iterator[Keys]:
             for name in names:
                 for start, stop in tiles(self._specs[name].numel, TILE):
-                    yield slack_stream(jobs[name], self._tile(name, start, stop), expert)
+                    yield slack_keys(jobs[name], self._tile(name, start, stop), expert)
 
         total = sum(keys.size for keys in stream())
         count = restored_count(slack, total)
@@ -191,13 +202,12 @@ class MergePlan:
     # ---- bytes
 
     def _tile(self, name: str, start: int, stop: int, only: int | None = None) -> Tile:
-        """Elements [start, stop) in base and the experts (or one of them), as float32."""
+        """Elements [start, stop) in base and the experts (or one of them)."""
         sources = self.sources
 
-        def read(source: Checkpoint) -> Float32:
-            flat = source.tensor(sources.stored_name(source, name)).reshape(-1)[start:stop]
-            array: Float32 = flat.to(torch.float32).numpy()
-            return array
+        def read(source: Checkpoint) -> Elements:
+            flat = source.tensor(sources.stored_name(source, name)).reshape(-1)
+            return elements(flat[start:stop])
 
         experts = sources.experts if only is None else (sources.experts[only],)
         base = None

@@ -3,6 +3,9 @@
 Trim and slack both keep "the first k in a total order". As the order's keys fit one unsigned
 64-bit integer (magnitude or distance in the high word, tie rank in the low), the first k are the
 keys below one bound, and the bound is all that a tile, a slice or another device needs to know.
+
+A trim key is (0x7FFFFFFF - |delta|'s bits, rank), a slack key (distance's bits, rank); the kernels
+make both (`merge_core.kernels.fused`).
 """
 
 from __future__ import annotations
@@ -13,9 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from merge_core.arithmetic import Float32
-from merge_core.random import UInt32
-
 Keys = npt.NDArray[np.uint64]
 Stream = Callable[[], Iterator[Keys]]
 
@@ -25,21 +25,6 @@ KEEP_NONE = 0
 
 _DIGIT = 16
 _IN_MEMORY = 1 << 22  # 32 MiB of keys: sorting in one piece is faster up to here
-
-
-def trim_keys(delta: Float32, ranks: UInt32) -> Keys:
-    """Keys that ascend as (|delta| descending, r ascending); shapes [n]."""
-    magnitude = delta.view(np.uint32) & np.uint32(0x7FFFFFFF)
-    return _join(np.uint32(0x7FFFFFFF) - magnitude, ranks)
-
-
-def slack_keys(distance: Float32, ranks: UInt32) -> Keys:
-    """Keys that ascend as (D, r); `distance` >= 0; shapes [n]."""
-    return _join(distance.view(np.uint32), ranks)
-
-
-def _join(high: UInt32, low: UInt32) -> Keys:
-    return (high.astype(np.uint64) << np.uint64(32)) | low.astype(np.uint64)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,25 @@ def test_executor_equals_reference_bit_for_bit(method: str, data: st.DataObject)
             np.testing.assert_array_equal(bits(got), bits(expected[name]), err_msg=name)
 
 
+@pytest.mark.parametrize("experts", [5, 8])  # coefficients by look-up; as many as there may be
+@pytest.mark.parametrize("method", METHODS)
+@settings(EXAMPLES, max_examples=4)
+@given(data=st.data())
+def test_many_experts(method: str, experts: int, data: st.DataObject) -> None:
+    raw, base, models = data.draw(cases(method, max_experts=experts))
+    while len(models) < experts:
+        models.append(models[-1])
+        raw["models"].append(
+            {**raw["models"][-1], "name": f"m{len(models)}", "model": f"expert-{len(models) - 1}"}
+        )
+    for model in raw["models"][2:]:
+        model["parameters"].pop("slack", None)
+    with Case(raw, base, models) as case:
+        expected = case.expected()
+        for name in NAMES:
+            np.testing.assert_array_equal(bits(case.plan.tensor(name)), bits(expected[name]))
+
+
 @pytest.mark.parametrize("method", METHODS)
 @EXAMPLES
 @given(data=st.data())

@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from merge_core import selection
+from merge_core.kernels.fused import Tile, trim_keys
 from merge_core.random import tie_ranks
-from merge_core.selection import KEEP_ALL, Cut, kth_smallest, slack_keys, trim_keys
+from merge_core.selection import KEEP_ALL, Cut, kth_smallest
 
 
 @st.composite
@@ -50,23 +51,9 @@ def test_radix_equals_partition_equals_sort(keys: np.ndarray, data: st.DataObjec
 
 
 def test_trim_keys_order_by_magnitude_then_rank() -> None:
-    delta = np.array([0.5, -2.0, -0.0, 0.0, 2.0, 1e-45, -3.4e38], np.float32)
-    ranks = tie_ranks(0, delta.size, 7)
-    order = np.argsort(trim_keys(delta, ranks))
-    expected = sorted(range(delta.size), key=lambda j: (-abs(float(delta[j])), int(ranks[j])))
-    assert order.tolist() == expected
-
-
-def test_slack_keys_order_by_distance_then_rank() -> None:
-    distance = np.array([0.5, 0.0, 1e-45, 0.5, 3.4e38, 0.0], np.float32)
-    ranks = tie_ranks(0, distance.size, 7)
-    order = np.argsort(slack_keys(distance, ranks))
-    expected = sorted(range(6), key=lambda j: (float(distance[j]), int(ranks[j])))
-    assert order.tolist() == expected
-
-
-def test_the_bound_that_keeps_all_is_above_every_finite_key() -> None:
-    worst = np.array([np.finfo(np.float32).max, 0.0], np.float32)
-    ranks = np.full(2, 2**32 - 1, np.uint32)
-    assert int(slack_keys(worst, ranks).max()) < 2**63 < KEEP_ALL
-    assert int(trim_keys(worst, ranks).max()) < 2**63
+    rng = np.random.default_rng(0)
+    delta = (rng.integers(-3, 4, 500) * 0.5).astype(np.float32)
+    keys = trim_keys(Tile(7, np.zeros(500, np.float32), [delta]), 99)
+    expected = np.lexsort((tie_ranks(7, 507, 99), -np.abs(delta)))
+    np.testing.assert_array_equal(np.argsort(keys), expected)
+    assert int(keys.max()) < 2**63 < KEEP_ALL
