@@ -63,24 +63,41 @@ class MergePlan:
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield (name, merged tensor) in name order.
 
+        All are views of one buffer: a tensor holds until the next is asked for.
+
         Raises:
             NonFiniteError: a merged weight overflowed: the recipe's fault.
             CheckpointError: integer tensors differ between the sources.
         """
-        for name in self._specs:
-            yield name, self.tensor(name)
+        largest = max((spec.nbytes for spec in self._specs.values()), default=0)
+        buffer = torch.empty(largest, dtype=torch.uint8)
+        for name, spec in self._specs.items():
+            out = buffer[: spec.nbytes].view(spec.dtype)
+            yield name, self.elements(name, 0, spec.numel, out).reshape(spec.shape)
 
     def tensor(self, name: str) -> torch.Tensor:
         """One merged tensor, in its shape and output dtype."""
         spec = self._specs[name]
         return self.elements(name, 0, spec.numel).reshape(spec.shape)
 
-    def elements(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Flat elements [start, stop) of one merged tensor: the same bits as in the whole."""
+    def elements(
+        self, name: str, start: int, stop: int, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Flat elements [start, stop) of one merged tensor: the same bits as in the whole.
+
+        Args:
+            name: of the tensor.
+            start: first flat index.
+            stop: one past the last.
+            out: where to merge into: flat, contiguous, of the output dtype. New by default; the
+                pages of a new tensor cost as much as the merge.
+        """
+        spec = self._specs[name]
+        if out is None:
+            out = torch.empty(stop - start, dtype=spec.dtype)
         if not self.sources.mergeable(name):
-            return self._copied(name)[start:stop].clone()
-        spec, job = self._specs[name], self._job(name)
-        out = torch.empty(stop - start, dtype=spec.dtype)
+            return out.copy_(self._copied(name)[start:stop])
+        job = self._job(name)
         bad = 0
         for begin, end in tiles(stop - start, TILE):
             tile = self._tile(name, start + begin, start + end)
@@ -193,11 +210,15 @@ class MergePlan:
                 for start, stop in tiles(self._specs[name].numel, TILE):
                     yield slack_keys(jobs[name], self._tile(name, start, stop), expert)
 
-        total = sum(keys.size for keys in stream())
+        # The candidates of one tensor are few enough to be held; those of a model are made anew
+        # for each pass over them.
+        held = list(stream()) if len(group) == 1 else None
+        total = sum(keys.size for keys in (stream() if held is None else held))
         count = restored_count(slack, total)
         if count in (0, total):
             return dict.fromkeys(group, KEEP_NONE if count == 0 else KEEP_ALL)
-        return _bounds(kth_smallest(stream, count, total), group, stream)
+        source = stream if held is None else lambda *_: iter(held)
+        return _bounds(kth_smallest(source, count, total), group, source)
 
     # ---- bytes
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from merge_core.kernels.scalar import count_digits, count_digits_under
+
 Keys = npt.NDArray[np.uint64]
 Stream = Callable[[], Iterator[Keys]]
 
@@ -55,10 +57,10 @@ def kth_smallest(stream: Stream, k: int, total: int) -> Cut:
     for shift in range(64 - _DIGIT, -1, -_DIGIT):
         histogram = np.zeros(1 << _DIGIT, np.int64)
         for keys in stream():
-            if shift + _DIGIT < 64:
-                keys = keys[(keys >> np.uint64(shift + _DIGIT)) == np.uint64(prefix)]
-            digits = (keys >> np.uint64(shift)) & np.uint64((1 << _DIGIT) - 1)
-            histogram += np.bincount(digits.astype(np.int64), minlength=1 << _DIGIT)
+            if shift + _DIGIT == 64:
+                count_digits(keys, shift, histogram)
+            else:
+                count_digits_under(keys, shift, np.uint64(prefix), histogram)
         below = np.cumsum(histogram)
         digit = int(np.searchsorted(below, rest))
         rest -= int(below[digit - 1]) if digit else 0

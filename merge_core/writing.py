@@ -118,6 +118,7 @@ def _write_weights(
     shards = shard(specs, limit)
     total, done = sum(spec.nbytes for spec in specs.values()), 0
     files = {}
+    buffer = torch.empty(max((s.nbytes for s in specs.values()), default=0), dtype=torch.uint8)
     for number, names in enumerate(shards, 1):
         file = SINGLE_FILE
         if len(shards) > 1:
@@ -125,7 +126,8 @@ def _write_weights(
         with (folder / file).open("wb") as stream:
             stream.write(safetensors_header({name: specs[name] for name in names}))
             for name in names:
-                tensor = plan.tensor(name).contiguous()
+                out = buffer[: specs[name].nbytes].view(specs[name].dtype)
+                tensor = plan.elements(name, 0, specs[name].numel, out)
                 stream.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
                 files[name] = file
                 done += specs[name].nbytes

@@ -107,3 +107,18 @@ def fill_trim_keys(keys: Any, base: Any, expert: Any, start: Any, tensor_id: Any
         rank = mix(u32(u32(start + u32(i)) ^ u32(tensor_id)))
         high = u32(u32(0x7FFFFFFF) - magnitude(delta))
         keys[i] = (u64(high) << u64(32)) | u64(rank)
+
+
+@njit(nogil=True, cache=True)
+def count_digits(keys: Any, shift: Any, histogram: Any) -> None:
+    """Add to `histogram` [65536] how often each 16-bit digit at `shift` stands in `keys`."""
+    for i in range(keys.size):
+        histogram[(keys[i] >> u64(shift)) & u64(0xFFFF)] += 1
+
+
+@njit(nogil=True, cache=True)
+def count_digits_under(keys: Any, shift: Any, prefix: Any, histogram: Any) -> None:
+    """As `count_digits`, of the keys whose digits above are `prefix`."""
+    for i in range(keys.size):
+        if keys[i] >> u64(shift + 16) == prefix:
+            histogram[(keys[i] >> u64(shift)) & u64(0xFFFF)] += 1

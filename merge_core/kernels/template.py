@@ -36,7 +36,10 @@ def block(
     |delta| > tau, or |delta| = tau and rank <= cut. A candidate is restored where (distance,
     rank) <= (sigma, sigma_cut). `bits` are the 16 random bits of DARE.
     """
-    count = 0
+    if COLLECT < 0:
+        count = u32(0)  # as wide as the elements, so that it vectorizes with them
+    else:
+        count = 0
     for i in range(experts[0].size):
         if DIFFERENCES:
             b = load(base[i])
@@ -114,10 +117,10 @@ def block(
             if BF16_OUT:
                 rounded = round_bf16(merged)
                 out[i] = rounded
-                count += (u32(rounded) & u32(0x7F80)) == u32(0x7F80)
+                count = u32(count + u32((u32(rounded) & u32(0x7F80)) == u32(0x7F80)))
             else:
                 out[i] = merged
-                count += (to_bits(merged) & u32(0x7F800000)) == u32(0x7F800000)
+                count = u32(count + u32((to_bits(merged) & u32(0x7F800000)) == u32(0x7F800000)))
     return count
 
 

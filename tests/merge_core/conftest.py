@@ -74,3 +74,8 @@ def recipe_data(dirs: dict[str, Path], method="ties", parameters=None, **experts
         ],
         **({"parameters": parameters} if parameters else {}),
     }
+
+
+def merged_by(source) -> dict[str, torch.Tensor]:
+    """All tensors of a weight source, each a copy: a source may yield views of one buffer."""
+    return {name: tensor.clone() for name, tensor in source.tensors()}

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 import merge_core.plan
 from merge_core import NonFiniteError
 from merge_core.methods import METHODS, get_method
+from tests.merge_core.conftest import merged_by
 from tests.merge_core.method_suite import NAMES, Case, bits, cases
 
 EXAMPLES = settings(
@@ -196,4 +197,4 @@ def test_overflow_is_the_recipes_fault() -> None:
         "models": [{"model": "expert-0", "parameters": {"weight": 2.0}}],
     }
     with Case(raw, base, [expert]) as case, pytest.raises(NonFiniteError, match=r"embed_tokens"):
-        dict(case.plan.tensors())
+        merged_by(case.plan)

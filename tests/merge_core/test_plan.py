@@ -22,7 +22,14 @@ from merge_core import (
     reference,
 )
 from merge_core.checkpoint import TensorSpec
-from tests.merge_core.conftest import CONFIG, SHAPES, make_model, recipe_data, write_checkpoint
+from tests.merge_core.conftest import (
+    CONFIG,
+    SHAPES,
+    make_model,
+    merged_by,
+    recipe_data,
+    write_checkpoint,
+)
 from tests.merge_core.method_suite import bits
 
 ATTENTION = "model.layers.0.self_attn.q_proj.weight"
@@ -127,8 +134,8 @@ def test_specs_are_in_name_order_and_true(trio_dirs: dict) -> None:
 
 def test_a_pickled_plan_gives_the_same_bits(trio_dirs: dict) -> None:
     plan = plan_of(trio_dirs, "ties_sv", {"density": 0.5, "slack": 0.5, "scope": "model"})
-    first = dict(plan.tensors())
-    assert_same(dict(pickle.loads(pickle.dumps(plan)).tensors()), first)
+    first = merged_by(plan)
+    assert_same(merged_by(pickle.loads(pickle.dumps(plan))), first)
     assert plan.fingerprint() == pickle.loads(pickle.dumps(plan)).fingerprint()
 
 
@@ -175,7 +182,7 @@ def test_scope_model_with_ties_across_tensors(tmp_path: Path) -> None:
             )
         )
         plan = MergePlan(recipe)
-        merged = dict(plan.tensors())
+        merged = merged_by(plan)
         depths = plan.sources.depths
         assert_same(merged, reference.merge(recipe, base, [expert, other], depths, torch.float32))
         # Both keep the same entries (all tie); half of them are won back.
@@ -203,7 +210,7 @@ def test_equal_keys_in_two_tensors_are_kept_in_name_order(trio_dirs, monkeypatch
         plan = MergePlan(recipe)
         depths = plan.sources.depths
         expected = reference.merge(recipe, base, experts, depths, torch.float32)
-        assert_same(dict(plan.tensors()), expected)
+        assert_same(merged_by(plan), expected)
 
 
 @pytest.mark.parametrize("source", ["bfloat16", "float16", "float32"])
@@ -218,7 +225,7 @@ def test_dtype_conversions(tmp_path: Path, source: str, out: str | None) -> None
     dtype = getattr(torch, out or source)
     assert {spec.dtype for spec in plan.specs().values()} == {dtype}
     expected = reference.merge(plan.recipe, base, experts, plan.sources.depths, dtype)
-    assert_same(dict(plan.tensors()), dict(sorted(expected.items())))
+    assert_same(merged_by(plan), dict(sorted(expected.items())))
 
 
 def test_sources_of_mixed_dtypes_take_the_templates(trio_dirs: dict) -> None:
@@ -232,7 +239,7 @@ def test_sources_serve_many_recipes(trio_dirs: dict) -> None:
     sources = Sources.open(Recipe.parse(recipe_data(trio_dirs)))
     for density in (0.5, 0.2, 0.5):
         recipe = Recipe.parse(recipe_data(trio_dirs, parameters={"density": density}))
-        assert_same(dict(MergePlan(recipe, sources).tensors()), dict(MergePlan(recipe).tensors()))
+        assert_same(merged_by(MergePlan(recipe, sources)), merged_by(MergePlan(recipe)))
     assert len(sources.thresholds) == 2 * 2 * len(SHAPES)
 
 
@@ -287,11 +294,11 @@ def test_copied_tensors_that_differ_are_an_error(trio_dirs: dict, name: str) -> 
 
 def test_tied_weights_are_merged_once(trio_dirs: dict) -> None:
     """Also where a tied checkpoint stores its head a second time."""
-    expected = dict(plan_of(trio_dirs).tensors())
+    expected = merged_by(plan_of(trio_dirs))
     add(trio_dirs["base"], **{HEAD: load(trio_dirs["base"])[EMBEDDING].clone()})
     plan = plan_of(trio_dirs)
     assert plan.tied
-    assert_same(dict(plan.tensors()), expected)
+    assert_same(merged_by(plan), expected)
 
 
 @pytest.mark.parametrize("untied", [("base",), ("language",), ("language", "reasoning")])
@@ -316,7 +323,7 @@ def test_mixed_tying_unties_the_merge(trio_dirs, untied, by_default) -> None:
     depths = plan.sources.depths
     assert depths[HEAD] == 1.0
     assert_same(
-        dict(plan.tensors()), reference.merge(plan.recipe, base, experts, depths, torch.bfloat16)
+        merged_by(plan), reference.merge(plan.recipe, base, experts, depths, torch.bfloat16)
     )
 
 
@@ -356,7 +363,7 @@ def test_linear_needs_no_base(trio_dirs: dict) -> None:
     experts = [load(trio_dirs[name]) for name in ("language", "reasoning")]
     depths = plan.sources.depths
     expected = reference.merge(plan.recipe, None, experts, depths, torch.bfloat16)
-    assert_same(dict(plan.tensors()), expected)
+    assert_same(merged_by(plan), expected)
 
 
 def test_weights_that_overflow_are_the_recipes_fault(trio_dirs: dict) -> None:
@@ -369,7 +376,7 @@ def test_weights_that_overflow_are_the_recipes_fault(trio_dirs: dict) -> None:
 def test_empty_and_scalar_tensors(trio_dirs: dict) -> None:
     for path in trio_dirs.values():
         add(path, **{"model.empty": torch.zeros(0, 4), "model.scale": torch.tensor(2.0)})
-    merged = dict(plan_of(trio_dirs, parameters={"density": 0.5}).tensors())
+    merged = merged_by(plan_of(trio_dirs, parameters={"density": 0.5}))
     assert merged["model.empty"].shape == (0, 4)
     assert merged["model.scale"].shape == ()
     assert float(merged["model.scale"]) == 2.0

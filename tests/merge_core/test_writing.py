@@ -24,7 +24,7 @@ from merge_core import (
 from merge_core.checkpoint import DTYPES, INDEX_FILE, TensorSpec
 from merge_core.mergekit import load_mergekit
 from merge_core.writing import safetensors_header, shard
-from tests.merge_core.conftest import CONFIG, make_model, recipe_data, write_checkpoint
+from tests.merge_core.conftest import CONFIG, make_model, merged_by, recipe_data, write_checkpoint
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -44,7 +44,7 @@ def names_in(folder: Path) -> set[str]:
 def test_the_file_is_what_save_file_writes(trio_dirs: dict, tmp_path: Path) -> None:
     plan = plan_of(trio_dirs, parameters={"density": 0.5})
     write_merge(plan, tmp_path / "out")
-    save_file(dict(plan.tensors()), tmp_path / "golden", metadata={"format": "pt"})
+    save_file(merged_by(plan), tmp_path / "golden", metadata={"format": "pt"})
     written = (tmp_path / "out" / "model.safetensors").read_bytes()
     assert written == (tmp_path / "golden").read_bytes()
 
@@ -61,7 +61,7 @@ def test_all_dtypes_are_laid_out_as_save_file_does(trio_dirs: dict, tmp_path: Pa
     plan = plan_of(trio_dirs)
     assert {spec.dtype for spec in plan.specs().values()} == set(DTYPES.values())
     write_merge(plan, tmp_path / "out")
-    save_file(dict(plan.tensors()), tmp_path / "golden", metadata={"format": "pt"})
+    save_file(merged_by(plan), tmp_path / "golden", metadata={"format": "pt"})
     written = (tmp_path / "out" / "model.safetensors").read_bytes()
     assert written == (tmp_path / "golden").read_bytes()
 
