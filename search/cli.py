@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +46,23 @@ _MENDABLE = (
     *(errno.ENOTDIR, errno.ENAMETOOLONG),
 )
 """What the system refuses for want of rights or space, or for a path that cannot be."""
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"mergefront {version('mergefront')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print and end")
+    ] = False,
+) -> None:
+    """Search for the merge that reasons like one expert and speaks like the other."""
 
 
 @app.command()
@@ -126,7 +144,7 @@ def run(
     from search.run import folder_for
     from search.session import prepare
     from search.session import run as run_search
-    from search.terminal import Progress, print_found, shown
+    from search.terminal import Progress, print_found
 
     given = {"budget.trials": trials, "budget.timeout": timeout, "workers.count": workers}
     overrides = [*(set_ or []), *(f"{k}={v}" for k, v in given.items() if v is not None)]
@@ -140,7 +158,8 @@ def run(
     folder = folder_for(search, runs, name, new=new)
     with Progress(console) as progress:
         found = run_search(prepared, folder, progress)
-    print_found(console, found, f"mergefront run {file} --name {shown(folder).name}")
+    again = ["mergefront", *(word for word in sys.argv[1:] if word != "--new")]
+    print_found(console, found, shlex.join(again + (["--name", folder.name] if new else [])))
     if found.stopped:
         sys.exit(_INTERRUPTED)
     if found.chosen is None:
@@ -164,15 +183,15 @@ def confirm(run: RunFolder) -> None:
 @app.command()
 def status(run: RunFolder, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """Say how far a run is, from any shell, while it goes on or after."""
-    from search.describe import status_of
+    from search.describe import status_lines, status_of
     from search.run import Run
 
     data = status_of(Run.open(run))
     if as_json:
         print_json(data)
         return
-    for key, value in data.items():
-        say(f"{key:<12} {value}")
+    for line in status_lines(data):
+        say(line)
 
 
 @app.command()
@@ -309,6 +328,9 @@ def ui(
     from search.run import Run
 
     command, link = ui_command(Run.open(run), port)
+    if command is None:
+        say(f"tracked on a server: {link}")
+        return
     say(f"MLflow UI: {link}  (Ctrl-C ends it)")
     os.execv(command[0], command)
 

@@ -18,13 +18,13 @@ from merge_core import Expert, MergePlan, Recipe, RecipeError
 from merge_core.checkpoint import locate
 from merge_core.mergekit import load_mergekit
 from merge_core.values import Scalar
-from merge_core.yaml_io import dump_yaml, load_yaml
+from merge_core.yaml_io import dump_yaml, load_yaml, one_line
 from objectives import Task, summarize
 from search import study as studies
 from search.config import Search, load
 from search.errors import ConfigError, RunError
 from search.export import spelled
-from search.mlflow_store import import_mlflow, tracking_uri
+from search.mlflow_store import import_mlflow
 from search.mlflow_view import ALL, PREFIX, runs_link, view_key, view_link
 from search.run import Run
 from search.session import Prepared
@@ -94,24 +94,41 @@ def begun_study(run: Run) -> optuna.Study:
 
 
 def status_of(run: Run) -> dict[str, Any]:
-    """How far a run is."""
+    """How far a run is, as JSON data."""
     study = begun_study(run)
     trials = study.get_trials(deepcopy=False)
     states: dict[str, int] = {}
     for trial in trials:
         states[trial.state.name.lower()] = states.get(trial.state.name.lower(), 0) + 1
-    duplicates = sum(studies.DUPLICATE_OF in trial.user_attrs for trial in trials)
-    budget = run.search.file.budget.trials
     return {
         "run": str(run.folder),
-        "driver": "working" if _leased(run) else "not running",
-        "finished": f"{len(studies.scored(study))}{f' of {budget}' if budget else ''}",
-        "trials": ", ".join(f"{count} {state}" for state, count in sorted(states.items())),
-        "duplicates": duplicates,
+        "working": _leased(run),
+        "finished": len(studies.scored(study)),
+        "budget": run.search.file.budget.trials,
+        "trials": dict(sorted(states.items())),
+        "duplicates": sum(studies.DUPLICATE_OF in trial.user_attrs for trial in trials),
         "tokens": sum(int(trial.user_attrs.get("tokens", 0)) for trial in trials),
-        "front": " ".join(map(str, studies.current_front(study, run.search))),
+        "front": studies.current_front(study, run.search),
         "confirmed": run.confirmed.is_file(),
     }
+
+
+def status_lines(data: dict[str, Any]) -> list[str]:
+    """What `status_of` tells, for people."""
+    of = f" of {data['budget']}" if data["budget"] else ""
+    running = data["trials"].get("running", 0)
+    again = f", {running} to be run again" if running and not data["working"] else ""
+    driver = "working" if data["working"] else f"not running{again}"
+    return [
+        f"run         {data['run']}",
+        f"driver      {driver}",
+        f"finished    {data['finished']}{of}",
+        f"trials      {', '.join(f'{n} {state}' for state, n in data['trials'].items())}",
+        f"duplicates  {data['duplicates']}",
+        f"tokens      {data['tokens']:,}",
+        f"front       {' '.join(map(str, data['front'])) or 'empty'}",
+        f"confirmed   {'yes' if data['confirmed'] else 'no'}",
+    ]
 
 
 def _leased(run: Run) -> bool:
@@ -192,25 +209,27 @@ def score_model(
     console.print(table)
 
 
-def ui_command(run: Run, port: int) -> tuple[list[str], str]:
-    """The MLflow server's command and the link to the run's saved view.
+def ui_command(run: Run, port: int) -> tuple[list[str] | None, str]:
+    """The MLflow server's command (None where one runs already), and the run's saved view.
 
     Raises:
-        ConfigError: the run tracks on a server that has its own UI.
+        ConfigError: nothing is tracked yet.
     """
-    uri = tracking_uri(run)
-    if uri.startswith(("http://", "https://")):
-        raise ConfigError(f"{run.folder}: tracked on {uri}: open that page")
+    uri = run.tracking
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise ConfigError(f"{run.folder}: nothing is tracked yet: start it with `mergefront run`")
+    served = uri.startswith(("http://", "https://"))
     mlflow = import_mlflow()
     client = mlflow.MlflowClient(tracking_uri=uri)
     name = run.search.file.tracking.experiment or run.name
-    experiment = client.get_experiment_by_name(name)
+    try:
+        experiment = client.get_experiment_by_name(name)
+    except mlflow.exceptions.MlflowException as error:
+        raise ConfigError(f"{uri}: does not answer: {one_line(error)[:120]}") from error
     if experiment is None:
         raise ConfigError(f"{run.folder}: MLflow has no experiment '{name}' yet")
     key = view_key(ALL, run.id if run.search.file.tracking.experiment else None)
-    base = f"http://127.0.0.1:{port}"
+    base = uri.rstrip("/") if served else f"http://127.0.0.1:{port}"
     if PREFIX + key in experiment.tags:
         link = view_link(base, experiment.experiment_id, key)
     else:
@@ -219,7 +238,7 @@ def ui_command(run: Run, port: int) -> tuple[list[str], str]:
         *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri),
         *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
     ]
-    return command, link
+    return (None if served else command), link
 
 
 def _spelled(distribution: Any) -> str:

@@ -52,6 +52,9 @@ class Listener(Protocol):
     def finished(self, driver: Driver, what: str, result: Result | None) -> None:
         """A trial or baseline is done (None: it failed)."""
 
+    def stopping(self, driver: Driver) -> None:
+        """The user asked for an end; what runs is finished first."""
+
     def tick(self, driver: Driver) -> None:
         """A second or so has passed."""
 
@@ -135,9 +138,12 @@ class Driver:
                 fingerprint = self.run.fingerprint(recipe)
                 if not _is_result_of(self.run.baseline(label), fingerprint):
                     self.pool.submit(Job(f"baseline {label}", recipe, fingerprint, "dev"))
+            told = False
             while True:
-                if self.stopping:
+                if self.stopping and not told:
+                    told = True
                     self.pool.withdraw()  # they go on in the next session
+                    self.listener.stopping(self)
                 self._dispatch()
                 if not self.pool.busy:
                     break

@@ -26,12 +26,6 @@ _QUIET = {
 }
 
 
-def tracking_uri(run: Run) -> str:
-    """The file's URI, else MLFLOW_TRACKING_URI, else a SQLite store in the run folder."""
-    given = run.search.file.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
-    return given or f"sqlite:///{run.folder / 'mlflow.db'}"
-
-
 def import_mlflow() -> Any:
     """MLflow, kept quiet; imported at use because that takes three seconds."""
     for key, value in _QUIET.items():
@@ -50,7 +44,7 @@ class Store:
         mlflow = import_mlflow()
         from mlflow.entities import ViewType
 
-        uri = tracking_uri(run)
+        uri = run.tracking
         self.client = mlflow.MlflowClient(tracking_uri=uri)
         name = run.search.file.tracking.experiment or run.name
         experiment = self.client.get_experiment_by_name(name)

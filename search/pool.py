@@ -264,7 +264,11 @@ def connected() -> Iterator[None]:
         )
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         where = f"the cluster at RAY_ADDRESS={address}" if address else "a local Ray"
-        raise WorkerError(f"{where} cannot be reached: {str(error).splitlines()[0]}") from error
+        hint = ""
+        if address and "RAY_AUTH_MODE" not in os.environ:
+            hint = "; if the cluster asks for a token (Ray's default), set RAY_AUTH_MODE=token"
+        why = (str(error).splitlines() or [""])[0]
+        raise WorkerError(f"{where} cannot be reached: {why}{hint}") from error
     try:
         yield
     finally:

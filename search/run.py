@@ -85,6 +85,14 @@ class Run:
         """Optuna's storage URL."""
         return self.search.file.storage or f"sqlite:///{self.folder / 'study.db'}"
 
+    @property
+    def tracking(self) -> str:
+        """MLflow's URI: the file's, else MLFLOW_TRACKING_URI, else the one that the run had last,
+        else a SQLite store in the run folder.
+        """
+        given = self.search.file.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
+        return given or self.manifest.get("tracking") or f"sqlite:///{self.folder / 'mlflow.db'}"
+
     # ---- life
 
     @classmethod
@@ -134,6 +142,9 @@ class Run:
                     "put them back, or start another run with --new"
                 )
         manifest["items"] = item_digests(search)
+        given = search.file.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
+        if given:
+            manifest["tracking"] = redacted(given)
         # Relative, so that a project can be moved with its runs.
         manifest["root"] = os.path.relpath(search.root, folder)
         try:

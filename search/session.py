@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,6 +28,8 @@ from search.results import Result
 from search.run import Run, check, lease, logging_to
 from search.tracking import Tracker
 from search.worker import Setup
+
+log = logging.getLogger("mergefront")
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,7 @@ def _session(
             prepared.search, folder, prepared.references, prepared.roles, listener.reading
         )
         held.enter_context(logging_to(opened))
+        log.info("session of %s with %s", opened.folder, resources)
         pool = Pool(prepared.setup(resources.cpus), resources)
         held.callback(pool.close)
         # The workers start while MLflow is imported.
@@ -217,14 +221,16 @@ def _end(
         if opened.baseline(label).is_file():
             result = Result.load(opened.baseline(label))
             claimed[label] = [result.estimate(o).value for o in search.objectives]
-    files = FrontPlot(
-        search=search,
-        trials={number: trial.values for number, trial in trials.items()},
-        front=front,
-        baselines=claimed,
-        members=members,
-        title=f"{opened.name}: {len(trials)} trials",
-    ).write(opened.folder)
+    files = []
+    if trials:
+        files = FrontPlot(
+            search=search,
+            trials={number: trial.values for number, trial in trials.items()},
+            front=front,
+            baselines=claimed,
+            members=members,
+            title=f"{opened.name}: {len(trials)} trials",
+        ).write(opened.folder)
     if chosen is not None:
         files += [opened.folder / "recipe.yaml"]
     if opened.confirmed.is_file():

@@ -68,6 +68,10 @@ class Progress:
         say(self.console, f"{what:<22} {scores}{star}")
         self.tick(driver)
 
+    def stopping(self, driver: Driver) -> None:
+        running = ", ".join(job.key for job in driver.pool.running().values() if job) or "nothing"
+        say(self.console, f"stopping: {running} to be finished; Ctrl-C again drops it")
+
     def tick(self, driver: Driver) -> None:
         if self._live is not None:
             self._live.update(self._panel(driver))
@@ -83,12 +87,15 @@ class Progress:
         account = driver.account
         spent = time.monotonic() - account.began
         table = Table.grid(padding=(0, 2))
+        if driver.stopping:
+            table.add_row("stopping", "Ctrl-C again drops what is running")
         budget = driver.search.file.budget.trials
         rate = account.trials / spent if spent else 0.0
         left = f", {(budget - driver.finished) / rate / 60:.1f} min left" if budget and rate else ""
         table.add_row(
-            f"[bold]{driver.finished}[/]{f' of {budget}' if budget else ''} trials",
-            f"{account.tokens / spent if spent else 0:,.0f} tokens/s{left}",
+            # Text, not markup: a line printed above the panel draws it with markup off.
+            Text(f"{driver.finished}{f' of {budget}' if budget else ''} trials", style="bold"),
+            f"{account.tokens / spent:,.0f} tokens/s{left}" if account.jobs else "starting",
         )
         table.add_row(
             f"front of {len(driver.front)}",
@@ -153,8 +160,12 @@ def print_found(console: Console, found: Found, command: str) -> None:
     if found.stopped:
         say(
             console,
-            f"stopped after {found.finished} trials; go on with `{command}`, "
-            f"or confirm what is there with `mergefront confirm {where}`",
+            f"stopped after {found.finished} trials; go on with `{command}`"
+            + (
+                f", or confirm what is there with `mergefront confirm {where}`"
+                if found.front
+                else ""
+            ),
         )
     if found.exhausted:
         say(console, "the space is exhausted: every recipe in it was tried")

@@ -50,6 +50,9 @@ class Quiet:
     def tick(self, driver: Driver) -> None:
         pass
 
+    def stopping(self, driver: Driver) -> None:
+        pass
+
     def confirming(self, what: str, done: int, total: int) -> None:
         pass
 
