@@ -269,8 +269,9 @@ def _range(value: Mapping[str, Any]) -> FloatDistribution:
     step, log = value.get("step"), value.get("log", False)
     if step is not None and (isinstance(step, bool) or not isinstance(step, (int, float))):
         raise at(RecipeError(f"step {step!r} is not a number"), ("step",))
+    # .009 - .008 is a little less than .001: a range of one step has to hold its step.
     if step is not None and not (
-        step > 0 and (low == high or step <= high - low <= step * _MOST_STEPS)
+        step > 0 and (low == high or step * (1 - 1e-9) <= high - low <= step * _MOST_STEPS)
     ):
         raise at(RecipeError(f"step {step:g} does not fit between {low:g} and {high:g}"), ("step",))
     if not isinstance(log, bool):

@@ -95,7 +95,7 @@ def test_the_command_alone_is_help(mergefront):
 
 
 def test_init_then_check(workplace, mergefront):
-    items = [{"id": n, "prompt": f"0 + {n}", "answer": n} for n in range(1200)]
+    items = [{"id": n, "prompt": f"0 + {n}", "answer": n} for n in range(250)]  # as MGSM has
     Path("many.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     given = ("--base", "models/base", "--language", "models/thai", "--reasoning", "models/r1")
     ended = mergefront("init", "new.yaml", *given, "--items", "many.jsonl")
@@ -103,7 +103,7 @@ def test_init_then_check(workplace, mergefront):
     assert ended.out == "wrote new.yaml; next: mergefront check new.yaml\n"
     ended = mergefront("check", "new.yaml")
     assert (ended.code, ended.err) == (0, "")
-    for words in ("LlamaForCausalLM", "3 layers", "reasoning.slack", "512", "120 trials"):
+    for words in ("LlamaForCausalLM", "3 layers", "reasoning.slack", "100", "120 trials"):
         assert words in ended.out
 
 

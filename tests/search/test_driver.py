@@ -255,12 +255,14 @@ def test_an_mlflow_outage_never_stops_the_search(
     assert len(studies.scored(study)) == 6
     assert found.tracking_problem is not None
     # The next session finds a store and fills in what it lacks.
-    found, _, listener = search(write(tmp_path))
+    store = f"sqlite:///{tmp_path / 'runs' / 's' / 'mlflow.db'}"
+    found, _, listener = search(write(tmp_path, tracking={"uri": store}))
     assert found.tracking_problem is None
     assert listener.heard == []
-    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'runs' / 's' / 'mlflow.db'}")
+    client = mlflow.MlflowClient(tracking_uri=store)
     experiment = client.get_experiment_by_name("s")
     assert experiment is not None
+    assert Run.open(tmp_path / "runs" / "s").tracking == store  # remembered, for `ui` and resume
     runs = client.search_runs([experiment.experiment_id])
     assert sum("mergefront.trial" in run.data.tags for run in runs) == 6
 
