@@ -7,7 +7,6 @@ from hypothesis import settings
 
 from search.demo import Trio, ensure_trio
 
-
 # The same examples everywhere: what fails in one place can be looked at in another.
 settings.register_profile("project", derandomize=True, deadline=None)
 settings.load_profile("project")
