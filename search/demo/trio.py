@@ -1,6 +1,6 @@
 """Keep the demo's three models: find them in the cache, or have them trained.
 
-Training (`training`) runs in child processes on one thread each: thread counts and the flushing of
+Training (`training`) runs in a child process on one thread: thread counts and the flushing of
 denormal numbers are settings of a whole process, and the caller's merges must stay exact to the
 bit. The same seed gives the same weight bytes on the same machine.
 """
@@ -150,12 +150,12 @@ def _install(scratch: Path, root: Path, facts: dict[str, object]) -> None:
     manifest.replace(root / _MANIFEST)
 
 
-# --- Training processes ---------------------------------------------------------------
+# --- The training process ------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Report:
-    """One line from a training process: how far it is and, at its end, how well it did."""
+    """One line from the training process: how far it is and, at its end, how well it did."""
 
     stage: Stage
     done: int
@@ -164,55 +164,53 @@ class Report:
 
 
 def _train_all(folder: Path, seed: int, progress: Progress | None) -> float:
-    """Train the base, then both experts side by side; return the reasoning expert's score."""
+    """Train the base, then both experts; return the reasoning expert's score."""
     score = 0.0
-    for together in (("base",), ("language", "reasoning")):
-        for report in run_processes(together, folder, seed):
-            if progress is not None:
-                progress(report.stage, report.done, report.total)
-            if report.score is not None:
-                score = report.score
+    for report in run_process(STAGES, folder, seed):
+        if progress is not None:
+            progress(report.stage, report.done, report.total)
+        if report.score is not None:
+            score = report.score
     return score
 
 
-def run_processes(stages: Sequence[str], folder: Path, seed: int) -> Iterator[Report]:
-    """Train each stage in a process of its own and yield what they report, as it comes.
+def run_process(stages: Sequence[str], folder: Path, seed: int) -> Iterator[Report]:
+    """Train the stages one after another in one process and yield what it reports, as it comes.
 
-    All write whole short lines to one pipe, so lines never mix. A child whose parent was killed
-    ends at its next report, on the closed pipe.
+    One, although the experts could be trained side by side: importing transformers costs a
+    process as much as training an expert. A child whose parent was killed ends at its next
+    report, on the closed pipe.
     """
     source = Path(__file__).resolve().parents[2]
     environment = dict(os.environ, OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
     inherited = environment.get("PYTHONPATH")
     environment["PYTHONPATH"] = f"{source}{os.pathsep}{inherited}" if inherited else str(source)
-    command = [sys.executable, "-m", "search.demo.training"]
-    children: dict[str, subprocess.Popen[bytes]] = {}
+    command = [sys.executable, "-m", "search.demo.training", ",".join(stages), str(folder)]
+    stage = stages[0]
+    path = folder / "training.log"
     with contextlib.ExitStack() as stack:
-        reading, writing = os.pipe()
-        lines = stack.enter_context(os.fdopen(reading, encoding="utf-8"))
-        try:
-            for stage in stages:
-                log = stack.enter_context((folder / f"{stage}.log").open("wb"))
-                children[stage] = subprocess.Popen(
-                    [*command, stage, str(folder), str(seed)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=writing,
-                    stderr=log,
-                    env=environment,
-                )
-                stack.callback(_end, children[stage])
-        finally:
-            os.close(writing)
-        for line in lines:
-            yield Report(**json.loads(line))
-        for stage, child in children.items():
-            if child.wait() != 0:
-                log_lines = (folder / f"{stage}.log").read_text(errors="replace").split("\n")
-                last = next((line for line in reversed(log_lines) if line.strip()), "no message")
-                raise DemoError(f"training the demo's {stage} model failed: {last}")
+        log = stack.enter_context(path.open("wb"))
+        child = subprocess.Popen(
+            [*command, str(seed)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=environment,
+            encoding="utf-8",
+        )
+        stack.callback(_end, child)
+        assert child.stdout is not None
+        for line in stack.enter_context(child.stdout):
+            report = Report(**json.loads(line))
+            stage = report.stage
+            yield report
+        if child.wait() != 0:
+            log_lines = path.read_text(errors="replace").split("\n")
+            last = next((line for line in reversed(log_lines) if line.strip()), "no message")
+            raise DemoError(f"training the demo's {stage} model failed: {last}")
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def _end(child: subprocess.Popen[str]) -> None:
     """Leave no child behind, whatever ended the parent's loop."""
     if child.poll() is None:
         child.kill()

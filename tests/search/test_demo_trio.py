@@ -20,7 +20,7 @@ from search.demo.trio import (
     ensure_trio,
     is_current,
     require_reasoning,
-    run_processes,
+    run_process,
 )
 from search.demo.world import write_items
 
@@ -290,4 +290,4 @@ def test_an_expert_is_the_same_bytes_from_any_process(trio, tmp_path):
 
 def test_a_training_process_that_dies_is_one_clear_line(tmp_path):
     with pytest.raises(DemoError, match=r"^training the demo's reasoning model failed: .*base"):
-        list(run_processes(["reasoning"], tmp_path, seed=0))  # there is no base to start from
+        list(run_process(["reasoning"], tmp_path, seed=0))  # there is no base to start from
