@@ -108,7 +108,7 @@ class Task:
         splits = {
             split: tuple(_item(line, config.system) for line in divided[split]) for split in SPLITS
         }
-        return cls(name, config, scorers, _measures(scorers), splits)
+        return cls(name, config, scorers, measures_of(scorers), splits)
 
     def items(self, split: Split) -> tuple[Item, ...]:
         """The items of one split, in their fixed order."""
@@ -120,7 +120,8 @@ class Task:
         return hashlib.sha256(joined.encode("ascii")).hexdigest()[:32]
 
 
-def _measures(scorers: Sequence[Scorer]) -> dict[str, Measure]:
+def measures_of(scorers: Sequence[Scorer]) -> dict[str, Measure]:
+    """Every score that these scorers give together, the joint one included."""
     measures = {key: value for scorer in scorers for key, value in scorer.measures().items()}
     if "language" in measures and any(scorer.correctness for scorer in scorers):
         measures[JOINT] = Measure(binary=True)

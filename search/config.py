@@ -19,6 +19,7 @@ from merge_core.yaml_io import Document, Where, dump_yaml, load_yaml, unknown
 from objectives import EngineConfig, TaskConfig, make_scorer
 from objectives.engines import ScriptedConfig
 from objectives.scorers.base import Measure
+from objectives.task import measures_of as task_measures
 from search.errors import ConfigError
 from search.faults import Source
 from search.file import FROZEN, ObjectiveEntry, SearchFile, WorkersEntry, bound, seconds
@@ -191,11 +192,7 @@ def _parse(source: Source) -> Search:
 
 def measures_of(task: TaskConfig) -> dict[str, Measure]:
     """Every score that a task gives, known without reading its items."""
-    scorers = [make_scorer(reference) for reference in task.scorers]
-    measures = {key: measure for scorer in scorers for key, measure in scorer.measures().items()}
-    if "language" in measures and any(scorer.correctness for scorer in scorers):
-        measures["joint"] = Measure(binary=True)
-    return measures
+    return task_measures([make_scorer(reference) for reference in task.scorers])
 
 
 def _resolved(engine: EngineConfig, root: Path) -> EngineConfig:

@@ -70,8 +70,6 @@ class Account:
     jobs: int = 0
     trials: int = 0
     tokens: int = 0
-    duplicates: int = 0
-    failures: int = 0
     busy_seconds: float = 0.0
 
 
@@ -205,7 +203,6 @@ class Driver:
 
     def _duplicate(self, trial: optuna.Trial, original: int) -> None:
         """Tell a recipe seen before with the values it had, or wait for them."""
-        self.account.duplicates += 1
         self._row += 1
         if original in self._trials:
             self._waiting.setdefault(original, []).append(trial)
@@ -229,7 +226,6 @@ class Driver:
             self.account.jobs += 1
             self.account.busy_seconds += sum(outcome.result.seconds.values())
         else:
-            self.account.failures += 1
             self._failed_row += 1
             log.error("%s: %s", outcome.job.key, outcome.error)
         if kind == "baseline":
@@ -262,7 +258,7 @@ class Driver:
     def _tell(self, trial: optuna.Trial, result: Result) -> None:
         studies.tell(self.study, self.search, trial, result)
         self._count()
-        self.tracker.trial(trial.number, self.front, self.volume)
+        self.tracker.trial(trial.number, self.front, self.volume, self.finished)
 
     # ---- resuming
 

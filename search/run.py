@@ -90,8 +90,11 @@ class Run:
         """MLflow's URI: the file's, else MLFLOW_TRACKING_URI, else the one that the run had last,
         else a SQLite store in the run folder.
         """
-        given = self.search.file.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
-        return given or self.manifest.get("tracking") or f"sqlite:///{self.folder / 'mlflow.db'}"
+        return (
+            _tracking_given(self.search)
+            or self.manifest.get("tracking")
+            or f"sqlite:///{self.folder / 'mlflow.db'}"
+        )
 
     # ---- life
 
@@ -142,8 +145,7 @@ class Run:
                     "put them back, or start another run with --new"
                 )
         manifest["items"] = item_digests(search)
-        given = search.file.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
-        if given:
+        if given := _tracking_given(search):
             manifest["tracking"] = redacted(given)
         # Relative, so that a project can be moved with its runs.
         manifest["root"] = os.path.relpath(search.root, folder)
@@ -210,6 +212,10 @@ def lease(folder: Path) -> Iterator[None]:
             with suppress(OSError):  # not empty: it was there before, or holds search.yaml
                 for path in made:
                     path.rmdir()
+
+
+def _tracking_given(search: Search) -> str | None:
+    return search.file.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
 
 
 def folder_for(search: Search, runs: Path, name: str | None, *, new: bool) -> Path:

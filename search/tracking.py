@@ -65,11 +65,10 @@ class Tracker:
 
     # ---- called by the driver; returns at once
 
-    def trial(self, number: int, front: Sequence[int], volume: float) -> None:
-        """A trial was told; `front` and its hypervolume are as of now."""
-        trials = {t.number: t for t in self.study.get_trials(deepcopy=False)}
-        finished = len(studies.scored(self.study))
-        self._queue.put(lambda: self._new_trial(trials[number]))
+    def trial(self, number: int, front: Sequence[int], volume: float, finished: int) -> None:
+        """A trial was told; front, hypervolume and finished trials are as of now."""
+        frozen = self.study.get_trials(deepcopy=False)[number]
+        self._queue.put(lambda: self._new_trial(frozen))
         self._queue.put(lambda: self._progress(list(front), volume, finished))
 
     def baseline(self, label: str, result: Result) -> None:
