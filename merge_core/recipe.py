@@ -23,7 +23,6 @@ from merge_core.values import Filtered, Scalar, Value, parse_value
 from merge_core.yaml_io import Document, at, dump_yaml, inside, load_yaml, unknown, write_atomic
 
 DTYPES = ("bfloat16", "float16", "float32")
-MAX_EXPERTS = 8  # the coefficient table has 2^N entries
 RECIPE_KEYS = (
     "merge_method",
     "base_model",
@@ -62,14 +61,20 @@ class TensorSettings:
         weights: per expert, values of float32.
         densities: per expert, multiples of the density step.
         slacks: per expert, in [0, 1].
+        gammas: per expert, in [0, 1]; 0 where the method has none.
+        epsilons: per expert, in [0, .5]; 0 where the method has none.
         scale: lambda, a value of float32.
+        t: SLERP's, in [0, 1]; 0 where the method has none.
     """
 
     name: str
     weights: tuple[float, ...]
     densities: tuple[float, ...]
     slacks: tuple[float, ...]
+    gammas: tuple[float, ...]
+    epsilons: tuple[float, ...]
     scale: float
+    t: float
 
 
 @dataclass(frozen=True)
@@ -256,6 +261,18 @@ class Recipe:
         assert not isinstance(value, Value), f"{name} is a number per tensor"
         return value
 
+    @property
+    def normalizes(self) -> bool:
+        """Whether sums are divided by the weights of what is kept."""
+        return "normalize" in self.method.by_name and bool(self.flag("normalize"))
+
+    @property
+    def pair(self) -> tuple[int, int]:
+        """Where base and the other model stand among the models of an interpolating method."""
+        assert self.method.interpolates, f"{self.merge_method} has no pair"
+        first = 0 if self.models[0].model == self.base_model else 1
+        return first, 1 - first
+
     def settings_for(self, tensor: str, depth: float) -> TensorSettings:
         """The numbers for one tensor at `depth` (0 first layer, 1 last; see merge_core.values)."""
 
@@ -275,7 +292,10 @@ class Recipe:
             weights=tuple(float(np.float32(number("weight", e, 1.0))) for e in self.models),
             densities=tuple(stepped(number("density", e, 1.0), step) for e in self.models),
             slacks=tuple(number("slack", e, 0.0) for e in self.models),
+            gammas=tuple(number("gamma", e, 0.0) for e in self.models),
+            epsilons=tuple(number("epsilon", e, 0.0) for e in self.models),
             scale=float(np.float32(number("lambda", None, 1.0))),
+            t=number("t", None, 0.0),
         )
 
     # ---- identity
@@ -336,7 +356,9 @@ class Recipe:
         if "scope" not in self.method.by_name or self.flag("scope") == "tensor":
             return
         for index, expert in enumerate(self.models):
-            for name in ("density", "slack"):
+            for name in ("density", "gamma", "slack"):
+                if name not in self.method.by_name:
+                    continue
                 value = self.setting(self.method.parameter(name), expert)
                 if not isinstance(value, Scalar):
                     raise at(
@@ -350,8 +372,8 @@ class Recipe:
 def _parse_models(data: Any, method: Method) -> tuple[Expert, ...]:
     if not isinstance(data, list) or not data:
         raise RecipeError("models is a list of at least one {model, name, parameters}")
-    if len(data) > MAX_EXPERTS:
-        raise RecipeError(f"{len(data)} models; at most {MAX_EXPERTS} merge at once")
+    if len(data) > method.max_models:
+        raise RecipeError(f"{len(data)} models; {method.name} merges at most {method.max_models}")
     experts: list[Expert] = []
     for index, item in enumerate(data):
         with inside(index):

@@ -20,6 +20,11 @@ METHODS = {
     "ties_sv": "merge_core.methods.ties_sv:TIES_SV",
     "dare_linear": "merge_core.methods.dare:DARE_LINEAR",
     "dare_ties": "merge_core.methods.dare:DARE_TIES",
+    "della_linear": "merge_core.methods.della:DELLA_LINEAR",
+    "della": "merge_core.methods.della:DELLA",
+    "breadcrumbs": "merge_core.methods.breadcrumbs:BREADCRUMBS",
+    "breadcrumbs_ties": "merge_core.methods.breadcrumbs:BREADCRUMBS_TIES",
+    "slerp": "merge_core.methods.slerp:SLERP",
 }
 
 

@@ -4,6 +4,7 @@ Validation, search spaces, export and docs all read these declarations; there is
 
 All methods on task vectors share four stages (`merge_core.reference` holds their mathematics):
 sparsify each expert's difference from base, weight it, elect a sign per entry, add what is kept.
+The others add the models themselves, each times a factor.
 """
 
 from __future__ import annotations
@@ -17,6 +18,16 @@ from merge_core.errors import RecipeError
 from merge_core.yaml_io import unknown
 
 Number = float | bool | str
+Sparsify = Literal["none", "trim", "band", "drop", "rank_drop"]
+"""What is done to each difference before it is weighted:
+
+none       nothing
+trim       the entries of largest magnitude stay (TIES)
+band       as trim, but the very largest go too (Model Breadcrumbs)
+drop       a seeded draw with one probability (DARE)
+rank_drop  a seeded draw with a probability by the entry's rank within its row (DELLA)
+"""
+MAX_MODELS = 8  # the coefficient table has 2^N entries
 
 
 @dataclass(frozen=True)
@@ -82,32 +93,39 @@ class Method:
     Attributes:
         name: as `merge_method` names it.
         parameters: all that a recipe may set, in the order docs show them.
-        sparsify: what is done to each difference: nothing, exact trim by magnitude, seeded drop.
+        sparsify: what is done to each difference; see `Sparsify`.
         elects: whether a sign is elected per entry and only what agrees with it is kept.
         on_differences: merges e - b (and adds base); otherwise merges the experts themselves.
+        needs_base: whether a recipe of this method must name a base model.
+        interpolates: base and one other model, on the arc between them at `t`: their factors come
+            from the pair's norms and angle, per tensor, instead of from weights.
         source: where it was published.
         min_models: fewest experts it merges.
+        max_models: most experts it merges.
         mergekit: mergekit runs this method with the same numbers and the same result.
     """
 
     name: str
     parameters: tuple[Parameter, ...]
     source: str
-    sparsify: Literal["none", "trim", "drop"] = "none"
+    sparsify: Sparsify = "none"
     elects: bool = False
     on_differences: bool = True
+    needs_base: bool = True
+    interpolates: bool = False
     min_models: int = 1
+    max_models: int = MAX_MODELS
     mergekit: bool = True
-
-    @property
-    def needs_base(self) -> bool:
-        """Whether a recipe of this method must name a base model."""
-        return self.on_differences
 
     @property
     def random(self) -> bool:
         """Whether the result depends on the recipe's seed."""
-        return self.sparsify == "drop"
+        return self.sparsify in ("drop", "rank_drop")
+
+    @property
+    def ranked(self) -> bool:
+        """Whether an exact count of entries stays, by magnitude within a tensor or the model."""
+        return self.sparsify in ("trim", "band")
 
     def parameter(self, name: str) -> Parameter:
         """The declaration of `name`; RecipeError with the nearest name if there is none."""
@@ -139,6 +157,33 @@ def normalize(default: bool) -> Parameter:
     )
 
 
+GAMMA = Parameter(
+    "gamma",
+    "model",
+    "number",
+    0.01,
+    "share of the entries, the largest, that is taken out as outliers; density goes before it",
+    low=0.0,
+    high=1.0,
+)
+EPSILON = Parameter(
+    "epsilon",
+    "model",
+    "number",
+    0.15,
+    "how far the keep probability of a row's smallest and largest entry lies from density",
+    low=0.0,
+    high=0.5,
+)
+T = Parameter(
+    "t",
+    "global",
+    "number",
+    None,
+    "place on the arc between the two models: 0 is base, 1 the other",
+    low=0.0,
+    high=1.0,
+)
 LAMBDA = Parameter("lambda", "global", "number", 1.0, "factor on the merged difference")
 DENSITY_STEP = Parameter(
     "density_step",

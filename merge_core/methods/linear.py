@@ -11,4 +11,5 @@ LINEAR = Method(
     parameters=(weight(), normalize(True)),
     source="arXiv 2203.05482",
     on_differences=False,
+    needs_base=False,
 )
