@@ -12,18 +12,18 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from merge_core.checkpoint import Checkpoint, TensorSpec
-from merge_core.errors import CheckpointError
+from merge_core.errors import CheckpointError, VocabularyError
+from merge_core.facts import Facts
 from merge_core.random import tensor_ids
 from merge_core.recipe import Recipe
-from merge_core.tokenizers import check_same_vocabulary
+from merge_core.vocabulary import EMBEDDINGS, Alignment, align, vocabulary_tensors
 
 _LAYER = re.compile(r"^(.*?)\.(\d+)\.")
 _EMBEDDING = re.compile(r"embed|wte|wpe|word_embeddings")
+_POSITIONS = re.compile(r"wpe|position")
 _CACHES = ("rotary_emb.inv_freq", ".attn.masked_bias")
 """Buffers that some checkpoints store beside their weights: copied, never merged."""
 _HEAD = "lm_head.weight"
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
-"""Ends of the names of the tensor that a shared head lives in."""
 
 
 class Sources:
@@ -32,30 +32,49 @@ class Sources:
     Attributes:
         base: None for methods that need none and recipes that name none.
         experts: in recipe order.
-        specs: shape and dtype of each tensor of the merge, as the template stores it.
+        specs: shape and dtype of each tensor of the merge: as the template stores it, but
+            vocabulary tensors have the rows of the merge's vocabulary.
+        alignment: how the rows of vocabulary tensors correspond; None: they are the same.
+        vocabulary_tensors: names of the tensors with a row for each token.
         ids: 32-bit id of each tensor (tie ranks, drop masks).
         layers: layer of each tensor that lies in the stack.
         depths: t of each tensor.
         untied: the merge has a head of its own although some source shares it.
-        thresholds: trim bounds made so far, by (expert, tensor, kept count).
+        facts: what passes over the sources have found and no recipe changes.
     """
 
-    def __init__(self, base: Checkpoint | None, experts: Sequence[Checkpoint]) -> None:
+    def __init__(
+        self,
+        base: Checkpoint | None,
+        experts: Sequence[Checkpoint],
+        tokenizer_source: str = "base",
+        names: Sequence[str] | None = None,
+    ) -> None:
         self.base = base
         self.experts = tuple(experts)
+        for source in self.all:
+            self._check_architecture(source)
         tied = [_shares_head(source) for source in self.all]
         self.untied = any(tied) and not all(tied)
         specs = {n: spec for n, spec in self.template.specs.items() if n != _HEAD}
         if not all(tied):
             specs[_HEAD] = self.template.specs[self.stored_name(self.template, _HEAD)]
         self.specs = dict(sorted(specs.items()))
+        labels = names if names is not None else [source.path.name for source in self.experts]
+        self.alignment: Alignment | None = align(base, self.experts, tokenizer_source, labels)
+        self.vocabulary_tensors = vocabulary_tensors(self.specs)
         for source in self.all:
             self._check_same(source)
-        check_same_vocabulary(self.template, self.all)
         self.ids = tensor_ids(self.specs)
         self.layers = _layers(self.specs, self.template)
+        if self.alignment is not None:
+            self._check_alignable()
+            rows = len(self.alignment.output)
+            for name in self.vocabulary_tensors:
+                spec = self.specs[name]
+                self.specs[name] = TensorSpec((rows, *spec.shape[1:]), spec.dtype)
         self.depths = _depths(self.specs, self.layers, self.template.layers)
-        self.thresholds: dict[tuple[int, str, int], int] = {}
+        self.facts = Facts(self)
         self._finite = False  # until `check_finite` has seen all
 
     @classmethod
@@ -73,7 +92,8 @@ class Sources:
             return opened[reference]
 
         base = None if recipe.base_model is None else get(recipe.base_model)
-        return cls(base, [get(expert.model) for expert in recipe.models])
+        experts = [get(expert.model) for expert in recipe.models]
+        return cls(base, experts, recipe.tokenizer_source, recipe.names)
 
     @property
     def all(self) -> tuple[Checkpoint, ...]:
@@ -93,7 +113,7 @@ class Sources:
         """Under which name `source` stores `name`: a shared head lives in the embedding."""
         if name != _HEAD or not _shares_head(source):
             return name
-        embeddings = [n for n in source.specs if n.endswith(_EMBEDDINGS)]
+        embeddings = [n for n in source.specs if n.endswith(EMBEDDINGS)]
         if len(embeddings) != 1:
             raise CheckpointError(
                 f"{source.path}: shares its head, the other sources do not, and which tensor it "
@@ -115,13 +135,16 @@ class Sources:
                 source.check_finite()
         self._finite = True
 
-    def _check_same(self, source: Checkpoint) -> None:
+    def _check_architecture(self, source: Checkpoint) -> None:
         template = self.template
         if source.architecture != template.architecture:
             raise CheckpointError(
                 f"{source.path}: is {source.architecture}, but {template.path} is "
                 f"{template.architecture}: only fine-tunes of one base merge"
             )
+
+    def _check_same(self, source: Checkpoint) -> None:
+        template = self.template
         for name, spec in self.specs.items():
             stored = self.stored_name(source, name)
             if stored not in source.specs:
@@ -129,7 +152,9 @@ class Sources:
                     f"{source.path}: lacks tensor {name} that {template.path} has"
                 )
             found = source.specs[stored]
-            if found.shape != spec.shape:
+            # Rows are told by token, where vocabularies are aligned.
+            aligned = self.alignment is not None and name in self.vocabulary_tensors
+            if found.shape[aligned:] != spec.shape[aligned:]:
                 raise CheckpointError(
                     f"{source.path}: tensor {name} has shape {list(found.shape)}, "
                     f"in {template.path} it has {list(spec.shape)}"
@@ -146,6 +171,29 @@ class Sources:
             if name not in self.specs and name != _HEAD:
                 raise CheckpointError(
                     f"{source.path}: has tensor {name} that {template.path} lacks"
+                )
+
+    def _check_alignable(self) -> None:
+        """Raise VocabularyError where rows would be merged that are not of one token."""
+        template = self.template
+        rows = {self.specs[name].shape[0] for name in self.vocabulary_tensors}
+        for name, spec in self.specs.items():
+            if name in self.vocabulary_tensors:
+                if not self.mergeable(name):
+                    raise VocabularyError(
+                        f"{template.path}: the vocabularies of the sources differ, and {name} is "
+                        f"{spec.dtype}: only floating-point rows are aligned"
+                    )
+            # As many rows as there are tokens, outside the layers: perhaps a head by another name.
+            elif (
+                len(spec.shape) > 1
+                and spec.shape[0] in rows
+                and name not in self.layers
+                and not _POSITIONS.search(name)
+            ):
+                raise VocabularyError(
+                    f"{template.path}: the vocabularies of the sources differ, and whether the "
+                    f"{spec.shape[0]} rows of {name} are tokens is not known"
                 )
 
 

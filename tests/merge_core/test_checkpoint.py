@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from merge_core import Checkpoint, CheckpointError, Recipe, Sources, VocabularyError
+from merge_core import Checkpoint, CheckpointError, Recipe, Sources
 from merge_core.checkpoint import INDEX_FILE, SINGLE_FILE, TensorSpec
 from tests.merge_core.conftest import CONFIG, SHAPES, make_model, recipe_data, write_checkpoint
 
@@ -347,31 +347,6 @@ def test_mismatched_sources(trio_dirs: dict, changes: dict, message: str) -> Non
     got = error_of(lambda: Sources.open(recipe))
     assert got.startswith(str(trio_dirs["language"]))
     assert message in got
-
-
-def test_other_vocabularies_are_named_token_by_token(trio_dirs: dict) -> None:
-    rewrite(trio_dirs["reasoning"], vocab=("b", "a", "<think>"))
-    with pytest.raises(VocabularyError) as caught:
-        Sources.open(Recipe.parse(recipe_data(trio_dirs)))
-    message = str(caught.value)
-    assert message.startswith(str(trio_dirs["reasoning"] / "tokenizer.json"))
-    assert "3 tokens differ" in message
-    assert "'<think>' (absent in base-model, 2 in r1)" in message
-    # The base's tokenizer missing does not hide that the experts' differ.
-    (trio_dirs["base"] / "tokenizer.json").unlink()
-    with pytest.raises(VocabularyError, match="3 tokens differ"):
-        Sources.open(Recipe.parse(recipe_data(trio_dirs)))
-
-
-def test_added_tokens_and_piece_lists_count(trio_dirs: dict) -> None:
-    file = trio_dirs["language"] / "tokenizer.json"
-    pieces = {"model": {"vocab": [["a", 0.0], ["b", -1.0]]}, "added_tokens": []}
-    file.write_text(json.dumps(pieces))
-    Sources.open(Recipe.parse(recipe_data(trio_dirs)))
-    pieces["added_tokens"].append({"id": 7, "content": "<s>"})
-    file.write_text(json.dumps(pieces))
-    with pytest.raises(VocabularyError, match="'<s>'"):
-        Sources.open(Recipe.parse(recipe_data(trio_dirs)))
 
 
 @pytest.mark.parametrize(
