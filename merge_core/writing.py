@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from merge_core.checkpoint import DTYPES, INDEX_FILE, SINGLE_FILE, TensorSpec
+from merge_core.checkpoint import DTYPES, INDEX_FILE, SINGLE_FILE, Checkpoint, TensorSpec
 from merge_core.errors import CheckpointError, RecipeError
 from merge_core.mergekit import to_mergekit
 from merge_core.plan import MergePlan
-from merge_core.tokenizers import TOKENIZER_FILES
+from merge_core.tokenizers import SETTINGS_FILES, TOKENIZER_FILE, TOKENIZER_FILES
+from merge_core.vocabulary import Alignment
 from merge_core.yaml_io import dump_yaml
 
 MAX_SHARD_BYTES = 5 * 10**9  # as transformers 5 shards
+_TOKEN_ID = re.compile(r"_token_(id|ids|index)$")
+"""Keys of a configuration that name tokens by id: bos_token_id, decoder_start_token_id ..."""
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -56,8 +60,7 @@ def write_merge(
     with new_folder(out) as folder:
         plan.sources.check_finite()
         _write_weights(plan, folder, max_shard_bytes, progress)
-        _write_config(plan, folder)
-        _copy_tokenizer(plan, folder)
+        write_skeleton(plan, folder)
         plan.recipe.save(folder / "recipe.yaml")
         try:
             text = dump_yaml(to_mergekit(plan.recipe, plan.sources))
@@ -65,6 +68,36 @@ def write_merge(
         except RecipeError:
             pass  # mergekit does not have the method: the card and recipe.yaml say how it was made
         (folder / "README.md").write_text(card or model_card(plan), encoding="utf-8")
+
+
+def write_skeleton(plan: MergePlan, folder: Path) -> None:
+    """Write what a model folder holds besides weights: what an engine of the merge starts from.
+
+    config.json and generation_config.json, the tokenizer and its chat template. Shapes come from
+    the template (base, or the first expert); the tokenizer comes whole from the source whose
+    vocabulary the merge takes, and with it the generation settings and the ids of special tokens.
+
+    Args:
+        plan: of the merge.
+        folder: is there.
+
+    Raises:
+        OSError: `folder` cannot be written.
+    """
+    owner = _vocabulary_owner(plan)
+    _write_json(folder / "config.json", _config(plan, owner))
+    alignment = plan.sources.alignment
+    files: tuple[str, ...] = TOKENIZER_FILES
+    if alignment is not None and alignment.tokenizer is not None:
+        files = SETTINGS_FILES
+        _write_json(folder / TOKENIZER_FILE, alignment.tokenizer)
+    source = owner.path
+    for file in (*files, "generation_config.json"):
+        if (source / file).is_file():
+            shutil.copyfile(source / file, folder / file)
+    templates = source / "additional_chat_templates"
+    if templates.is_dir():
+        shutil.copytree(templates, folder / templates.name)
 
 
 @contextmanager
@@ -178,27 +211,62 @@ def _rank(dtype: torch.dtype) -> int:
     return order.index(_NAMES[dtype])
 
 
-def _write_config(plan: MergePlan, folder: Path) -> None:
-    config = dict(plan.sources.template.config)
+def _config(plan: MergePlan, owner: Checkpoint) -> dict[str, Any]:
+    """The template's configuration, with the dtype, tying and vocabulary of the merge."""
+    sources = plan.sources
+    config = dict(sources.template.config)
     if plan.recipe.dtype is not None:
         # transformers 5 reads `dtype`; older versions read `torch_dtype`.
         for key in {"dtype", "torch_dtype"} & config.keys() or {"dtype"}:
             config[key] = plan.recipe.dtype
-    if plan.sources.untied:
+    if sources.untied:
         config["tie_word_embeddings"] = False
-    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    (folder / "config.json").write_text(text, encoding="utf-8")
+    if owner is not sources.template:
+        config = _with_tokens_of(owner.config, config, sources.alignment)
+    if sources.alignment is not None:
+        rows = len(sources.alignment.output)
+        text = config.get("text_config")
+        nested = isinstance(text, dict) and "vocab_size" in text
+        if nested:
+            config["text_config"] = {**config["text_config"], "vocab_size": rows}
+        if "vocab_size" in config or not nested:
+            config["vocab_size"] = rows
+    return config
 
 
-def _copy_tokenizer(plan: MergePlan, folder: Path) -> None:
-    """The tokenizer, its chat template and the generation settings come from one source."""
-    source = plan.sources.template.path
-    if plan.recipe.tokenizer_source.startswith("model:"):
-        name = plan.recipe.tokenizer_source.removeprefix("model:")
-        source = plan.sources.experts[plan.recipe.names.index(name)].path
-    for file in (*TOKENIZER_FILES, "generation_config.json"):
-        if (source / file).is_file():
-            shutil.copyfile(source / file, folder / file)
-    templates = source / "additional_chat_templates"
-    if templates.is_dir():
-        shutil.copytree(templates, folder / templates.name)
+def _with_tokens_of(
+    owner: Mapping[str, Any], config: Mapping[str, Any], alignment: Alignment | None
+) -> dict[str, Any]:
+    """`config` with the token ids of `owner`, whose vocabulary the merge takes.
+
+    Ids that `owner` does not name are base's, renumbered; None where the merge lacks the token.
+    """
+
+    def renumbered(value: Any) -> Any:
+        if isinstance(value, list):
+            return [n for n in map(renumbered, value) if n is not None]
+        if type(value) is not int or value < 0 or alignment is None:
+            return value
+        return alignment.renumbered(value)
+
+    result = {key: renumbered(v) if _TOKEN_ID.search(key) else v for key, v in config.items()}
+    result |= {key: value for key, value in owner.items() if _TOKEN_ID.search(key)}
+    if isinstance(config.get("text_config"), dict):
+        text = owner.get("text_config")
+        nested = text if isinstance(text, dict) else {}
+        result["text_config"] = _with_tokens_of(nested, config["text_config"], alignment)
+    return result
+
+
+def _vocabulary_owner(plan: MergePlan) -> Checkpoint:
+    """The source whose tokenizer files the merge takes."""
+    sources, wanted = plan.sources, plan.recipe.tokenizer_source
+    if sources.alignment is not None:
+        return sources.all[sources.alignment.source]
+    if wanted.startswith("model:"):
+        return sources.experts[plan.recipe.names.index(wanted.removeprefix("model:"))]
+    return sources.template
+
+
+def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

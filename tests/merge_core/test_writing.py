@@ -23,7 +23,7 @@ from merge_core import (
 )
 from merge_core.checkpoint import DTYPES, INDEX_FILE, TensorSpec
 from merge_core.mergekit import load_mergekit
-from merge_core.writing import safetensors_header, shard
+from merge_core.writing import safetensors_header, shard, write_skeleton
 from tests.merge_core.conftest import CONFIG, make_model, merged_by, recipe_data, write_checkpoint
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -262,6 +262,97 @@ def test_the_tokenizer_comes_whole_from_its_source(trio_dirs: dict, tmp_path: Pa
     write_merge(plan_of(trio_dirs), tmp_path / "base")
     assert (tmp_path / "base" / "chat_template.jinja").read_text() == "{{ messages }}"
     assert "generation_config.json" not in names_in(tmp_path / "base")
+
+
+# ---- a vocabulary that is not base's
+
+
+VOCABULARIES = {"base": "a b <s> </s>", "language": "</s> x b a <s> y", "reasoning": "b a <s>"}
+
+
+def written_for(root: Path, source: str, configs: dict, rows: dict | None = None) -> dict:
+    """The configuration of a merge of models with VOCABULARIES and these configurations."""
+    dirs = {}
+    for seed, (name, vocab) in enumerate(VOCABULARIES.items()):
+        tokens = vocab.split()
+        tensors = make_model(seed)
+        tensors[EMBEDDING] = torch.full(((rows or {}).get(name, len(tokens)), 8), seed).bfloat16()
+        dirs[name] = write_checkpoint(root / name, tensors, {**CONFIG, **configs[name]}, tokens)
+        (dirs[name] / "chat_template.jinja").write_text(f"{name}'s")
+        (dirs[name] / "generation_config.json").write_text(json.dumps({"from": name}))
+        (dirs[name] / "vocab.json").write_text("{}")
+    (root / "out").mkdir()
+    recipe = Recipe.parse(recipe_data(dirs) | {"tokenizer_source": source})
+    write_skeleton(MergePlan(recipe), root / "out")
+    return json.loads((root / "out" / "config.json").read_text())
+
+
+IDS = {"bos_token_id": 2, "eos_token_id": [3, 2], "pad_token_id": None, "decoder_start_token_id": 0}
+
+
+def test_base_s_ids_stay_with_its_vocabulary(tmp_path: Path) -> None:
+    configs = {"base": {**IDS, "vocab_size": 4}, "language": {"eos_token_id": 9}, "reasoning": {}}
+    config = written_for(tmp_path, "base", configs)
+    assert config == CONFIG | IDS | {"vocab_size": 4}
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "base's"
+    assert names_in(tmp_path / "out") == {
+        *("config.json", "generation_config.json"),
+        *("tokenizer.json", "chat_template.jinja", "vocab.json"),
+    }
+
+
+@pytest.mark.parametrize("source", ["union", "model:language"])
+def test_ids_are_those_of_the_vocabulary(tmp_path: Path, source: str) -> None:
+    """By token; where the vocabulary's own source names its special tokens, as it says."""
+    configs = {"base": {**IDS, "vocab_size": 4}, "language": {"pad_token_id": 5}, "reasoning": {}}
+    config = written_for(tmp_path, source, configs, {"language": 8})
+    assert config == CONFIG | {
+        "vocab_size": 8,
+        "bos_token_id": 4,
+        "eos_token_id": [0, 4],
+        "pad_token_id": 5,
+        "decoder_start_token_id": 3,
+    }
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "language's"
+    assert "language" in (tmp_path / "out" / "generation_config.json").read_text()
+    tokenizer = (tmp_path / "language" / "tokenizer.json").read_bytes()
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == tokenizer
+
+
+def test_ids_of_tokens_that_the_merge_lacks_are_left_out(tmp_path: Path) -> None:
+    configs = {"base": {**IDS, "sep_token_id": 3}, "language": {}, "reasoning": {}}
+    config = written_for(tmp_path, "model:reasoning", configs)
+    assert (config["eos_token_id"], config["sep_token_id"]) == ([2], None)
+    assert config["vocab_size"] == 3
+
+
+def test_nested_configurations(tmp_path: Path) -> None:
+    text = {"num_hidden_layers": 3, "vocab_size": 4, "eos_token_id": 3}
+    configs = {
+        "base": {"text_config": text, "image_token_index": 0},
+        "language": {"text_config": {"bos_token_id": 4}},
+        "reasoning": {},
+    }
+    config = written_for(tmp_path, "union", configs)
+    assert config["text_config"] == text | {"vocab_size": 6, "eos_token_id": 0, "bos_token_id": 4}
+    assert config["image_token_index"] == 3
+    assert "vocab_size" not in config
+
+
+def test_a_union_that_nobody_has_is_written(tmp_path: Path, monkeypatch) -> None:
+    """Its tokenizer extends base's; files that hold base's vocabulary alone are left behind."""
+    monkeypatch.setitem(VOCABULARIES, "reasoning", "b z a")
+    configs = {"base": {**IDS, "vocab_size": 5}, "language": {}, "reasoning": {}}
+    config = written_for(tmp_path, "union", configs, {"base": 5})
+    assert config == CONFIG | IDS | {"vocab_size": 7}
+    assert names_in(tmp_path / "out") == {
+        *("config.json", "generation_config.json"),
+        *("tokenizer.json", "chat_template.jinja"),
+    }
+    tokenizer = json.loads((tmp_path / "out" / "tokenizer.json").read_text())
+    expected = {"a": 0, "b": 1, "<s>": 2, "</s>": 3, "x": 4, "y": 5, "z": 6}
+    assert tokenizer["model"]["vocab"] == expected
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "base's"
 
 
 # ---- transformers loads it
