@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from merge_core.errors import CheckpointError
+from merge_core.references import locate as locate  # also from here, for those that open
+from merge_core.references import split_reference
 from merge_core.yaml_io import one_line
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+ADAPTER_CONFIG = "adapter_config.json"
+HEAD = "lm_head.weight"
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
+"""Ends of the names of the tensor that a shared head lives in."""
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
 
 DTYPES = {
     "BF16": torch.bfloat16,
@@ -64,23 +68,23 @@ class TensorSpec:
         return self.dtype in FLOATING
 
 
-class Checkpoint:
-    """One model on disk. Opening reads headers only; tensors are views of the mapped files.
+class StoredTensors:
+    """The tensors of safetensors files, mapped. Headers are read at once, bytes when used.
 
     Picklable: a copy in another process opens its own maps.
 
+    Args:
+        file_of: the file that holds each tensor, by tensor name.
+
     Attributes:
-        reference: as the user named it.
-        path: its folder.
-        config: config.json.
-        specs: shape and dtype of every stored tensor, in name order.
+        specs: shape and dtype of every tensor, in name order.
+
+    Raises:
+        CheckpointError: a file is damaged, cut short or holds what is not merged; one line.
     """
 
-    def __init__(self, reference: str, path: Path) -> None:
-        self.reference = reference
-        self.path = path
-        self.config: dict[str, Any] = _read_json(path / "config.json")
-        self._file_of = _files(path)
+    def __init__(self, file_of: Mapping[str, Path]) -> None:
+        self._file_of = dict(file_of)
         self._maps: dict[Path, Any] = {}
         self.specs: dict[str, TensorSpec] = {
             name: self._spec(name) for name in sorted(self._file_of)
@@ -88,54 +92,15 @@ class Checkpoint:
         for file in self.files:
             _check_length(file)
 
-    @classmethod
-    def open(cls, reference: str) -> Checkpoint:
-        """Open a local folder, or a hub id (`org/name`, `org/name@revision`) in the hub's cache.
-
-        Raises:
-            CheckpointError: missing, damaged, unsafe or unsupported; one line.
-        """
-        return cls(reference, locate(reference))
+    @property
+    def files(self) -> list[Path]:
+        """The files, in name order."""
+        return sorted(set(self._file_of.values()))
 
     def tensor(self, name: str) -> torch.Tensor:
         """The stored tensor, a view of the mapped file: never write to it."""
         tensor: torch.Tensor = self._map(self._file_of[name]).get_tensor(name)
         return tensor
-
-    @property
-    def files(self) -> list[Path]:
-        """The weight files, in name order."""
-        return sorted(set(self._file_of.values()))
-
-    @property
-    def architecture(self) -> str:
-        """The model class, or the model type where none is given."""
-        names = self.config.get("architectures")
-        if isinstance(names, list) and names:
-            return str(names[0])
-        return str(self.config.get("model_type", "unknown"))
-
-    @property
-    def tied(self) -> bool:
-        """Whether the head shares the embedding's storage."""
-        return bool(self.config.get("tie_word_embeddings", False))
-
-    @property
-    def layers(self) -> int:
-        """Number of layers in the stack."""
-        text = self.config.get("text_config", self.config)
-        for key in ("num_hidden_layers", "n_layer", "num_layers"):
-            if isinstance(text, dict) and isinstance(text.get(key), int) and text[key] > 0:
-                return int(text[key])
-        raise CheckpointError(f"{self.path / 'config.json'}: has no num_hidden_layers")
-
-    def sha256(self) -> dict[str, str]:
-        """sha256 of each weight file, by file name. Reads everything once."""
-        digests = {}
-        for file in self.files:
-            with file.open("rb") as stream:
-                digests[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
-        return digests
 
     def check_finite(self) -> None:
         """Raise CheckpointError, naming file and tensor, if any weight is NaN or infinite."""
@@ -155,7 +120,7 @@ class Checkpoint:
 
     def _map(self, file: Path) -> Any:
         if file not in self._maps:
-            self._maps[file] = _open(file)
+            self._maps[file] = open_safetensors(file)
         return self._maps[file]
 
     def _spec(self, name: str) -> TensorSpec:
@@ -175,63 +140,137 @@ class Checkpoint:
         return TensorSpec(tuple(part.get_shape()), DTYPES[dtype])
 
 
-def locate(reference: str) -> Path:
-    """The folder of a model reference, fetched from the hub if it is a hub id.
+class Checkpoint:
+    """One model on disk. Opening reads headers only; tensors are views of the mapped files.
+
+    Picklable.
+
+    Attributes:
+        reference: as the user named it.
+        path: its folder.
+        config: config.json.
+        specs: shape and dtype of every stored tensor, in name order.
+    """
+
+    def __init__(self, reference: str, path: Path) -> None:
+        self.reference = reference
+        self.path = path
+        if not (path / "config.json").is_file() and (path / ADAPTER_CONFIG).is_file():
+            raise CheckpointError(f"{path}: is an adapter; name it with its base: BASE+{reference}")
+        self.config = read_json(path / "config.json", "a checkpoint is a model folder")
+        self._stored = StoredTensors(_files(path))
+        self.specs = self._stored.specs
+
+    @classmethod
+    def open(cls, reference: str, opened: Mapping[str, Checkpoint] | None = None) -> Checkpoint:
+        """Open a local folder, a hub id (`org/name`, `org/name@revision`), or BASE+ADAPTER.
+
+        BASE and ADAPTER are each a folder or a hub id; the result is then an
+        `merge_core.adapters.AdaptedCheckpoint`.
+
+        Args:
+            reference: what to open.
+            opened: checkpoints already open, by reference: BASE is taken from here if it is one.
+
+        Raises:
+            CheckpointError: missing, damaged, unsafe or unsupported; one line.
+        """
+        parts = split_reference(reference)
+        if parts is None:
+            return Checkpoint(reference, locate(reference))
+        from merge_core.adapters import AdaptedCheckpoint  # it builds on this module
+
+        base = (opened or {}).get(parts[0])
+        if base is None:
+            base = Checkpoint(parts[0], locate(parts[0]))
+        return AdaptedCheckpoint(reference, base, locate(parts[1]))
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The stored tensor, a view of the mapped file: never write to it."""
+        return self._stored.tensor(name)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that hold or scale its weights, in name order."""
+        return self._stored.files
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The folder whose tokenizer files count."""
+        return self.path
+
+    @property
+    def architecture(self) -> str:
+        """The model class, or the model type where none is given."""
+        names = self.config.get("architectures")
+        if isinstance(names, list) and names:
+            return str(names[0])
+        return str(self.config.get("model_type", "unknown"))
+
+    @property
+    def tied(self) -> bool:
+        """Whether the head shares the embedding's storage."""
+        return bool(self.config.get("tie_word_embeddings", False))
+
+    @property
+    def shares_head(self) -> bool:
+        """`tied`, or no head is stored (where tying is the class's default)."""
+        return self.tied or HEAD not in self.specs
+
+    def stored_name(self, name: str) -> str:
+        """Under which name `name` is stored: a shared head lives in the embedding.
+
+        Raises:
+            CheckpointError: the head is shared, and with what is not known.
+        """
+        if name != HEAD or not self.shares_head:
+            return name
+        embeddings = [n for n in self.specs if n.endswith(EMBEDDINGS)]
+        if len(embeddings) != 1:
+            raise CheckpointError(
+                f"{self.path}: shares its head, and which tensor it is shared with is not known "
+                f"({', '.join(embeddings) or 'no embedding found'})"
+            )
+        return embeddings[0]
+
+    @property
+    def layers(self) -> int:
+        """Number of layers in the stack."""
+        text = self.config.get("text_config", self.config)
+        for key in ("num_hidden_layers", "n_layer", "num_layers"):
+            if isinstance(text, dict) and isinstance(text.get(key), int) and text[key] > 0:
+                return int(text[key])
+        raise CheckpointError(f"{self.path / 'config.json'}: has no num_hidden_layers")
+
+    def sha256(self) -> dict[str, str]:
+        """sha256 of each file of `files`, by file name. Reads everything once."""
+        return {file.name: file_sha256(file) for file in self.files}
+
+    def check_finite(self) -> None:
+        """Raise CheckpointError, naming file and tensor, if any weight is NaN or infinite."""
+        self._stored.check_finite()
+
+
+def file_sha256(file: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_json(path: Path, expected: str) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Args:
+        path: the file.
+        expected: what to tell about its place if it is missing.
 
     Raises:
-        CheckpointError: no such folder, or the hub cannot give it.
+        CheckpointError: it is missing, or holds anything else.
     """
-    try:
-        path = Path(reference).expanduser()
-        if path.is_dir():
-            return path
-        if path.is_file():
-            raise CheckpointError(f"{reference}: is a file; name the model's folder")
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{reference[:200]}: cannot be read: {one_line(error)}") from error
-    base, plus, adapter = reference.partition("+")
-    if plus and Path(adapter).expanduser().joinpath("adapter_config.json").is_file():
-        raise CheckpointError(
-            f"{reference}: LoRA adapters are not merged yet; merge the adapter into {base} first"
-        )
-    if not _HUB_ID.fullmatch(reference):
-        raise CheckpointError(f"{reference}: no such folder")
-    return _fetch(reference)
-
-
-def _fetch(reference: str) -> Path:
-    from huggingface_hub import snapshot_download  # at use: half a second to import
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-    )
-
-    repository, _, revision = reference.partition("@")
-    try:
-        return Path(
-            snapshot_download(
-                repository,
-                revision=revision or None,
-                allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"],
-            )
-        )
-    except LocalEntryNotFoundError:
-        raise CheckpointError(
-            f"{reference}: no such folder, and the hub does not give it: it is not in the hub's "
-            "cache, and the hub cannot be reached (HF_HUB_OFFLINE, or no network)"
-        ) from None
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{reference}: no such folder, and the hub does not give it: {one_line(error)[:200]}"
-        ) from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; a checkpoint is a model folder") from None
+        raise CheckpointError(f"{path}: no such file; {expected}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read: {one_line(error)}") from error
     if not isinstance(data, dict):
@@ -243,20 +282,25 @@ def _files(path: Path) -> dict[str, Path]:
     """The file that holds each tensor, by tensor name."""
     single = path / SINGLE_FILE
     if single.is_file():
-        return dict.fromkeys(_open(single).keys(), single)
+        return dict.fromkeys(open_safetensors(single).keys(), single)
     index = path / INDEX_FILE
     if not index.is_file():
         for pickle in _PICKLES:
-            if (path / pickle).exists():
-                raise CheckpointError(
-                    f"{path / pickle}: is a pickle, which can run code when loaded: "
-                    "save the model as safetensors first"
-                )
+            refuse_pickle(path / pickle)
         raise CheckpointError(f"{path}: has neither {SINGLE_FILE} nor {INDEX_FILE}")
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_json(index, "").get("weight_map")
     if not isinstance(weight_map, Mapping) or not weight_map:
         raise CheckpointError(f"{index}: has no weight_map")
     return {str(name): _confined(path, index, file) for name, file in weight_map.items()}
+
+
+def refuse_pickle(file: Path) -> None:
+    """Raise CheckpointError if there is such a file: it is a pickle."""
+    if file.exists():
+        raise CheckpointError(
+            f"{file}: is a pickle, which can run code when loaded: "
+            "save the model as safetensors first"
+        )
 
 
 def _confined(path: Path, index: Path, file: Any) -> Path:
@@ -269,7 +313,12 @@ def _confined(path: Path, index: Path, file: Any) -> Path:
     return path / file
 
 
-def _open(file: Path) -> Any:
+def open_safetensors(file: Path) -> Any:
+    """The file, mapped: an object of the safetensors library.
+
+    Raises:
+        CheckpointError: it is no whole safetensors file.
+    """
     try:
         return safe_open(file, framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from merge_core import Checkpoint, CheckpointError, Recipe, Sources
 from merge_core.checkpoint import INDEX_FILE, SINGLE_FILE, TensorSpec
+from merge_core.references import locate, resolve_reference, split_reference
 from tests.merge_core.conftest import CONFIG, SHAPES, make_model, recipe_data, write_checkpoint
 
 NAME = "model.layers.0.mlp.up_proj.weight"
@@ -288,12 +289,75 @@ def test_references_that_cannot_be(reference: str) -> None:
     error_of(lambda: Checkpoint.open(reference))
 
 
-def test_an_adapter_is_refused_by_name(tmp_path: Path) -> None:
-    base = write_checkpoint(tmp_path / "model", make_model(0))
-    (tmp_path / "lora").mkdir()
-    (tmp_path / "lora" / "adapter_config.json").write_text("{}")
-    message = error_of(lambda: Checkpoint.open(f"{base}+{tmp_path / 'lora'}"))
-    assert "LoRA adapters are not merged yet" in message
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("base", "lora", "c++", "base+c"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir("/")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("reference", "parts"),
+    [
+        ("base+lora", ("base", "lora")),
+        ("./base+~/lora", ("./base", "~/lora")),
+        ("org/base@main+org/lora", ("org/base@main", "org/lora")),
+        ("c+++lora", ("c++", "lora")),
+        ("lora+c++", ("lora", "c++")),
+        ("base", None),
+        ("c++", None),
+        ("base+c", None),
+        ("base+", None),
+        ("+lora", None),
+        ("base+no/such/folder", None),
+        ("base+lora+lora", None),
+        ("base+~nobody-of-this-name", None),
+        ("base+" + "x/" * 5000, None),
+    ],
+)
+def test_a_reference_of_two_parts(folders: Path, reference: str, parts: tuple | None) -> None:
+    assert split_reference(reference, folders) == parts
+
+
+def test_references_resolve_part_by_part(folders: Path) -> None:
+    def resolved(reference: str) -> str:
+        return resolve_reference(reference, folders)
+
+    assert resolved("base+lora") == f"{folders}/base+{folders}/lora"
+    assert resolved("org/base+~/lora") == f"org/base+{folders}/lora"
+    assert resolved("./base/../base+org/lora") == f"{folders}/base+org/lora"
+    assert resolved("base+c") == f"{folders}/base+c"
+    assert resolved(resolved("base+lora")) == resolved("base+lora")
+    for unknown in ("org/base", "no/such/folder", "base+no/such/folder", "~nobody-of-this-name"):
+        assert resolved(unknown) == unknown
+
+
+def test_a_reference_that_reads_two_ways(folders: Path) -> None:
+    (folders / "c+lora").mkdir()
+    with pytest.raises(CheckpointError, match=r"base with c\+lora or base\+c with lora"):
+        split_reference("base+c+lora", folders)
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("{}/base+{}/lora+{}/lora", "a base takes one adapter"),
+        ("{}/base+no/such/folder", "no such folder: 'no/such/folder'"),
+        ("{}/base+", "no such folder: ''"),
+    ],
+)
+def test_references_of_parts_that_cannot_be(folders: Path, reference: str, message: str) -> None:
+    reference = reference.replace("{}", str(folders))
+    got = error_of(lambda: Checkpoint.open(reference))
+    assert got.startswith(reference)
+    assert message in got
+
+
+def test_a_base_with_an_adapter_has_no_folder(folders: Path) -> None:
+    message = error_of(lambda: locate(f"{folders}/base+{folders}/lora"))
+    assert "a model with a folder of its own is needed here" in message
 
 
 def test_a_hub_id_offline_fails_at_once(tmp_path: Path) -> None:
