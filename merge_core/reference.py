@@ -23,10 +23,13 @@ import torch
 from merge_core.arithmetic import (
     Float32,
     Mask,
+    band,
     coefficients,
-    kept_count,
+    della_table,
     multipliers,
+    pair_products,
     restored_count,
+    slerp_factors,
 )
 from merge_core.random import drop_bits, drop_threshold, tensor_ids, tie_ranks
 from merge_core.recipe import Recipe, TensorSettings
@@ -77,16 +80,25 @@ def merge(
     groups = [names] if whole else [[name] for name in names]
 
     keep: list[dict[str, Mask]] = [{} for _ in range(count)]
+    factor: list[dict[str, Float32 | np.float32]] = [{} for _ in range(count)]
     for i in range(count):
+        if method.sparsify == "rank_drop":
+            for name in names:
+                keep[i][name], factor[i][name] = _drop_by_rank(
+                    recipe, i, delta[i][name], first[name].shape, settings[name], ids[name]
+                )
+            continue
         for group in groups:
             keep[i] |= _sparsify(recipe, i, group, delta[i], settings, ids)
+        for name in names:
+            own = multipliers(method, settings[name].weights, settings[name].densities)
+            factor[i][name] = np.float32(own[i])
 
     t: list[dict[str, Float32]] = [{} for _ in range(count)]
     for name in names:
-        factors = multipliers(method, settings[name].weights, settings[name].densities)
         for i in range(count):
             with np.errstate(over="ignore", invalid="ignore"):
-                t[i][name] = np.where(keep[i][name], delta[i][name] * np.float32(factors[i]), ZERO)
+                t[i][name] = np.where(keep[i][name], delta[i][name] * factor[i][name], ZERO)
 
     if method.elects:
         for name in names:
@@ -111,9 +123,10 @@ def merge(
 
 
 def _combine_all(s: TensorSettings, e: list[Float32], recipe: Recipe) -> Float32:
-    """Linear: (sum of e_i w_i) c."""
+    """Linear: (sum of e_i w_i) c. SLERP: the same with the pair's factors for w_i, and c = 1."""
+    factors = _arc_factors(s, e, recipe) if recipe.method.interpolates else s.weights
     with np.errstate(over="ignore", invalid="ignore"):
-        terms = [x * np.float32(w) for x, w in zip(e, s.weights, strict=True)]
+        terms = [x * np.float32(w) for x, w in zip(e, factors, strict=True)]
         total = terms[0]
         for term in terms[1:]:
             total = total + term
@@ -121,8 +134,15 @@ def _combine_all(s: TensorSettings, e: list[Float32], recipe: Recipe) -> Float32
         return averaged
 
 
+def _arc_factors(s: TensorSettings, e: list[Float32], recipe: Recipe) -> tuple[float, ...]:
+    """SLERP's factor of each model, in recipe order."""
+    base, other = recipe.pair
+    of_base, of_other = slerp_factors(s.t, *pair_products(e[base], e[other]))
+    return (of_base, of_other) if base == 0 else (of_other, of_base)
+
+
 def _table(s: TensorSettings, recipe: Recipe) -> Float32:
-    return coefficients(s.weights, s.scale, normalize=bool(recipe.flag("normalize")))
+    return coefficients(s.weights, s.scale, normalize=recipe.normalizes)
 
 
 def _sparsify(
@@ -142,11 +162,37 @@ def _sparsify(
             < drop_threshold(settings[name].densities[i])
             for name in group
         }
-    # Trim: the first k in the total order (|delta| descending, r ascending, name).
+    # Trim and band: k entries in a row of the total order (|delta| descending, r ascending, name),
+    # from the largest, or from behind the g largest.
     magnitude = np.concatenate([np.abs(delta[name]).view(np.uint32) for name in group])
-    count = kept_count(settings[group[0]].densities[i], magnitude.size)
+    s = settings[group[0]]
+    outliers, count = band(s.densities[i], s.gammas[i], magnitude.size)
     order = _order(~magnitude, group, delta, ids)
-    return _split(order[:count], group, delta)
+    return _split(order[outliers : outliers + count], group, delta)
+
+
+def _drop_by_rank(
+    recipe: Recipe,
+    i: int,
+    delta: Float32,
+    shape: Sequence[int],
+    s: TensorSettings,
+    tensor_id: int,
+) -> tuple[Mask, Float32]:
+    """DELLA: which entries of expert i's difference stay, and what each is multiplied by.
+
+    Entries of a row are ranked by (|delta|, r) ascending; a rank has its threshold and factor.
+    """
+    length = shape[-1] if len(shape) > 1 else delta.size
+    rows = (delta.size // length if length else 0, length)
+    ties = tie_ranks(0, delta.size, tensor_id)
+    magnitude = np.abs(delta).view(np.uint32)
+    order = np.lexsort((ties.reshape(rows), magnitude.reshape(rows)), axis=-1)
+    rank = np.empty(rows, np.int64)
+    np.put_along_axis(rank, order, np.arange(length)[None, :], axis=-1)
+    thresholds, factors = della_table(s.densities[i], s.epsilons[i], length, s.weights[i])
+    drawn = drop_bits(0, delta.size, seed=recipe.seed, tensor_id=tensor_id, expert=i)
+    return drawn < thresholds[rank.reshape(-1)], factors[rank.reshape(-1)]
 
 
 def _elect(t: list[Float32]) -> list[Mask]:

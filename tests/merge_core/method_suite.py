@@ -1,8 +1,9 @@
 """The conformance suite of merge methods: every entry of METHODS inherits all of it.
 
 The executor is compared bit for bit with `merge_core.reference` on the cases where merges go
-wrong: empty and one-element tensors, heavy ties, zeros, negative zeros, subnormals, density 0 and
-1, negative and zero weights, gradients, filters, and one to eight experts.
+wrong: empty tensors, tensors of one element and of no axis, rows of one, heavy ties, zeros,
+negative zeros, subnormals, density 0 and 1, negative and zero weights, gradients, filters, and one
+to eight experts.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from merge_core import MergePlan, Recipe, Sources, reference
-from merge_core.methods import get_method
+from merge_core.methods import Method, get_method
 
 NAMES = (
     "model.embed_tokens.weight",
@@ -25,6 +26,7 @@ NAMES = (
     "model.layers.1.mlp.weight",
     "model.norm.weight",
 )
+DEPTHS = {NAMES[0]: 0.0, NAMES[1]: 0.0, NAMES[2]: 1.0, NAMES[3]: 1.0}
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -71,31 +73,34 @@ def values(draw: st.DrawFn, low: float, high: float):
 
 
 @st.composite
-def cases(draw: st.DrawFn, method_name: str, max_experts: int = 3):
+def cases(draw: st.DrawFn, method_name: str, max_experts: int = 4):
     """(recipe data without paths, base tensors, expert tensors)."""
     method = get_method(method_name)
     dtype = DTYPES[draw(st.sampled_from(sorted(DTYPES)))]
-    shape = st.sampled_from([(0,), (1,), (7,), (3, 5), (4, 16), (2, 3, 5)])
+    shape = st.sampled_from([(0,), (), (1,), (7,), (5, 1), (3, 5), (4, 16), (2, 3, 5)])
     shapes = [draw(shape) for _ in NAMES]
     base = draw(tensors(dtype, shapes))
     experts = []
-    for _ in range(draw(st.sampled_from(sorted({1, 2, max_experts})))):
+    fewest, most = method.min_models, min(max_experts, method.max_models)
+    counts = sorted({n for n in (1, 2, 3, most) if fewest <= n <= most})
+    for _ in range(draw(st.sampled_from(counts))):
         expert = draw(tensors(dtype, shapes))
         if draw(st.booleans()):  # a fine-tune: near base, with exact zeros in the difference
             expert = {n: (base[n].float() + 0.05 * expert[n].float()).to(dtype) for n in NAMES}
         experts.append(expert)
-    whole = "scope" in method.by_name and draw(st.booleans())
-    models = []
-    for index in range(len(experts)):
-        own = {"weight": draw(values(-1.5, 1.5))}
-        for name in ("density", "slack"):
-            if name in method.by_name:
-                special = st.sampled_from([0.0, 1.0, 0.5])
-                own[name] = draw(special if whole else st.one_of(special, values(0.0, 1.0)))
-        models.append({"model": f"expert-{index}", "name": f"e{index}", "parameters": own})
-    shared = {"normalize": draw(st.booleans())}
-    if whole:
+    shared = {}
+    if "scope" in method.by_name and draw(st.booleans()):
         shared["scope"] = "model"
+    models = [
+        {"model": f"expert-{i}", "name": f"e{i}", "parameters": draw(_own(method, bool(shared)))}
+        for i in range(len(experts))
+    ]
+    if method.interpolates:  # one of the models is base
+        index = draw(st.integers(0, len(experts) - 1))
+        models[index]["model"], experts[index] = "base", base
+        shared["t"] = draw(st.one_of(st.sampled_from([0.0, 1.0]), values(0.0, 1.0)))
+    if "normalize" in method.by_name:
+        shared["normalize"] = draw(st.booleans())
     if "lambda" in method.by_name:
         shared["lambda"] = draw(st.sampled_from([1.0, 0.7, -0.5]))
     if "slack_mode" in method.by_name:
@@ -105,6 +110,37 @@ def cases(draw: st.DrawFn, method_name: str, max_experts: int = 3):
     if draw(st.booleans()):
         data["dtype"] = draw(st.sampled_from(sorted(DTYPES)))
     return data, base, experts
+
+
+@st.composite
+def _own(draw: st.DrawFn, method: Method, whole: bool):
+    """Parameters of one expert; `whole`: ranks run over the model, which wants single numbers."""
+    own = {}
+    if "weight" in method.by_name:
+        own["weight"] = draw(values(-1.5, 1.5))
+    if "epsilon" in method.by_name:
+        # Densities of DELLA leave room for epsilon on both sides, or are 1.
+        most = draw(st.sampled_from([0.0, 0.001, 0.15, 0.49]))
+        own["epsilon"] = draw(values(0.0, most))
+        own["density"] = draw(st.one_of(st.just(1.0), values(most + 0.01, 1.0 - most - 0.01)))
+    elif "density" in method.by_name:
+        own["density"] = draw(_share(whole))
+    for name in ("gamma", "slack"):
+        if name in method.by_name:
+            own[name] = draw(_share(whole))
+    return own
+
+
+def _share(whole: bool) -> st.SearchStrategy:
+    special = st.sampled_from([0.0, 1.0, 0.5, 0.1])
+    return special if whole else st.one_of(special, values(0.0, 1.0))
+
+
+def referenced(data: dict, base: dict, experts: list[dict]) -> dict[str, torch.Tensor]:
+    """What the reference makes of a case, without files."""
+    recipe = Recipe.parse(data)
+    dtype = DTYPES.get(recipe.dtype or "", base[NAMES[0]].dtype)
+    return reference.merge(recipe, base, experts, DEPTHS, dtype)
 
 
 def write(folder: Path, base: dict, experts: list[dict]) -> None:
@@ -122,14 +158,12 @@ class Case:
         self.folder = tempfile.TemporaryDirectory()
         path = Path(self.folder.name)
         write(path, base, experts)
-        self.base, self.experts = base, experts
+        self.data, self.base, self.experts = data, base, experts
         self.recipe = Recipe.parse(data).resolved(path)
         self.plan = MergePlan(self.recipe, Sources.open(self.recipe))
 
     def expected(self) -> dict[str, torch.Tensor]:
-        dtype = DTYPES.get(self.recipe.dtype or "", self.base[NAMES[0]].dtype)
-        depths = {NAMES[0]: 0.0, NAMES[1]: 0.0, NAMES[2]: 1.0, NAMES[3]: 1.0}
-        return reference.merge(self.recipe, self.base, self.experts, depths, dtype)
+        return referenced(self.data, self.base, self.experts)
 
     def __enter__(self) -> Case:
         return self
