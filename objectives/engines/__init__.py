@@ -13,7 +13,7 @@ def make_engine(config: EngineConfig, model: str | Path) -> Engine:
     """The engine of `config`, live.
 
     `model` is a local directory in Hugging Face layout that gives architecture, tokenizer, chat
-    template and initial weights.
+    template and initial weights; one without weight files has to be loaded before it answers.
 
     Raises:
         EngineError: the directory, device or dtype cannot be used; one line says which and why.

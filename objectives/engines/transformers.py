@@ -16,6 +16,9 @@ from objectives.errors import EngineError
 from objectives.thinking import TAG_NAMES, ends_open
 from objectives.weights import WeightSource
 
+_WEIGHTS = ("*.safetensors*", "*.bin*", "*.pt", "*.pth", "*.h5", "*.msgpack")
+"""Names of files that hold weights, those that are refused included."""
+
 
 class TransformersEngine(Engine):
     """Answers with `AutoModelForCausalLM`; safetensors only, no remote code, eval mode."""
@@ -26,11 +29,10 @@ class TransformersEngine(Engine):
         self._config = config
         self._path = Path(model)
         device = _device(config.device)
-        self._model, self._tokenizer = _open(self._path, _dtype(config.dtype))
+        self._model, self._tokenizer, self._complete = _open(self._path, _dtype(config.dtype))
         # Moving and freezing keep the parameters' identity where it matters: before LiveWeights.
         self._model.to(device).eval().requires_grad_(False)
         self._live: LiveWeights | None = LiveWeights(self._model)
-        self._complete = True
         self._end_ids = _end_ids(self._model, self._tokenizer)
         self._pad_id = int(self._tokenizer.pad_token_id or 0)  # masked: any id will do
         self._hidden_ids = _hidden_ids(self._tokenizer)
@@ -50,7 +52,7 @@ class TransformersEngine(Engine):
         """Answer in batches of similar length, longest first, so that memory fails early."""
         self._opened()
         if not self._complete:
-            raise EngineError("no complete weights loaded; load again before generating")
+            raise EngineError("no complete weights loaded; load before generating")
         rows, opens = [], []
         for prompt in prompts:
             tokens, thinking_open = self._tokens(prompt)
@@ -163,26 +165,34 @@ class TransformersEngine(Engine):
         return Generation(text, len(tokens), "stop" if ended else "length", thinking_open)
 
 
-def _open(path: Path, dtype: torch.dtype | str) -> tuple[Any, Any]:
-    """Model and tokenizer of a local directory, without network, remote code or pickles."""
+def _open(path: Path, dtype: torch.dtype | str) -> tuple[Any, Any, bool]:
+    """Model and tokenizer of a local directory, without network, remote code or pickles.
+
+    The third says whether the model has its weights: a directory without any weight file is the
+    skeleton of a model whose weights are loaded later.
+    """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if not (path / "config.json").is_file():
         raise EngineError(f"{path}: no config.json there; give a local model directory")
+    whole = any(file for pattern in _WEIGHTS for file in path.glob(pattern))
     try:
         with _quiet():
-            model, loading = AutoModelForCausalLM.from_pretrained(
-                path,
-                output_loading_info=True,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-            )
             tokenizer = AutoTokenizer.from_pretrained(
                 path, trust_remote_code=False, local_files_only=True
             )
+            if whole:
+                model, loading = AutoModelForCausalLM.from_pretrained(
+                    path,
+                    output_loading_info=True,
+                    dtype=dtype,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    local_files_only=True,
+                )
+            else:
+                model, loading = _unfilled(path, dtype), {"missing_keys": ()}
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         what = " ".join(str(error).split())
         raise EngineError(f"{path}: the model cannot be opened: {what[:300]}") from error
@@ -200,7 +210,23 @@ def _open(path: Path, dtype: torch.dtype | str) -> tuple[Any, Any]:
             f"{path}: the transformers engine cannot batch {type(model).__name__} ({why});"
             " use another engine"
         )
-    return model, tokenizer
+    return model, tokenizer, whole
+
+
+def _unfilled(path: Path, dtype: torch.dtype | str) -> Any:
+    """The model of a directory's configuration, its parameters whatever memory held."""
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+    from transformers.initialization import no_init_weights
+
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    if dtype == "auto":
+        dtype = config.dtype or torch.get_default_dtype()
+    with no_init_weights():  # every one is loaded before the first answer; drawing them is slow
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    model.tie_weights()
+    if (path / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(path, local_files_only=True)
+    return model
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 import gc
 import json
+import shutil
 
 import pytest
 import torch
@@ -210,6 +211,35 @@ class TestTransformers(ReadingEngineSuite):
         with pytest.raises(EngineError, match=message):
             make_engine(CPU.model_copy(update=changes), tiny)
 
+    @pytest.mark.parametrize("tied", [True, False])
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_a_skeleton_answers_as_a_whole_model_once_loaded(self, tmp_path, tied, dtype):
+        path = save_model(tmp_path / "whole", tied=tied)
+        with make_engine(CPU.model_copy(update={"dtype": dtype}), path) as engine:
+            expected = engine.generate(PROMPTS, SHORT)
+            live = dict(engine._live._tensors)
+        skeleton = shutil.copytree(
+            path, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors")
+        )
+        with make_engine(CPU.model_copy(update={"dtype": dtype}), skeleton) as engine:
+            with pytest.raises(EngineError, match="no complete weights loaded; load before"):
+                engine.generate(PROMPTS, SHORT)
+            engine.load(DictSource(live))
+            assert engine.generate(PROMPTS, SHORT) == expected
+
+    def test_a_skeleton_s_own_dtype_and_generation_settings_hold(self, tmp_path):
+        path = save_model(tmp_path / "whole")
+        weights = state(path)
+        (path / "model.safetensors").unlink()
+        (path / "generation_config.json").write_text('{"eos_token_id": [2, 7]}')
+        with make_engine(CPU, path) as engine:
+            engine.load(DictSource(weights))
+            assert engine._end_ids == {2, 7}
+        config = json.loads((path / "config.json").read_text()) | {"dtype": "bfloat16"}
+        (path / "config.json").write_text(json.dumps(config))
+        with make_engine(CPU, path) as engine, pytest.raises(EngineError, match=r"32.*bfloat16"):
+            engine.load(DictSource(weights))
+
     def test_refuses_incomplete_or_broken_weights(self, tmp_path):
         from safetensors.torch import save_file
 
@@ -220,6 +250,9 @@ class TestTransformers(ReadingEngineSuite):
         with pytest.raises(EngineError, match=r"the weights lack model\.norm\.weight"):
             make_engine(CPU, path)
         (path / "model.safetensors").write_bytes(b"short")
+        with pytest.raises(EngineError, match="cannot be opened"):
+            make_engine(CPU, path)
+        (path / "model.safetensors").rename(path / "pytorch_model.bin")
         with pytest.raises(EngineError, match="cannot be opened"):
             make_engine(CPU, path)
 
