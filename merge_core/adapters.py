@@ -205,15 +205,8 @@ class AdaptedCheckpoint(Checkpoint):
         }
 
     def check_finite(self) -> None:
-        """Raise CheckpointError, naming file and tensor, if base or adapter holds NaN or infinity.
-
-        A base that is a source itself is read again: callers may check `base` and `check_adapter`.
-        """
+        """Raise CheckpointError, naming file and tensor, if base or adapter is not finite."""
         self.base.check_finite()
-        self.check_adapter()
-
-    def check_adapter(self) -> None:
-        """As `check_finite`, of the adapter's own tensors alone."""
         self._adapter.check_finite()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -347,16 +340,15 @@ class AdaptedCheckpoint(Checkpoint):
             a, b = (self._adapter.specs[factors.stored[key]] for key in "AB")
             shape = self.specs[name].shape
             rank = self.adapter_config.rank_of(factors.module)
-            if (
-                len(a.shape) != 2
-                or len(b.shape) != 2
-                or not a.floating
-                or not b.floating
-                or (a.shape[0], b.shape[1]) != (rank, rank)
-            ):
+            found = f"{factors.stored['A']} is {list(a.shape)} and its B {list(b.shape)}"
+            if (len(a.shape), len(b.shape)) != (2, 2) or not (a.floating and b.floating):
                 raise CheckpointError(
-                    f"{self._file}: {factors.stored['A']} is {list(a.shape)} and its B is "
-                    f"{list(b.shape)}; {self.adapter_config.file.name} gives rank {rank}"
+                    f"{self._file}: {found}; only adapters of linear layers and embeddings are "
+                    "merged: merge it into its base with PEFT first"
+                )
+            if (a.shape[0], b.shape[1]) != (rank, rank):
+                raise CheckpointError(
+                    f"{self._file}: {found}; {self.adapter_config.file.name} gives rank {rank}"
                 )
             product = (b.shape[0], a.shape[1])
             if factors.kind == "rows":

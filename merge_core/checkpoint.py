@@ -86,6 +86,7 @@ class StoredTensors:
     def __init__(self, file_of: Mapping[str, Path]) -> None:
         self._file_of = dict(file_of)
         self._maps: dict[Path, Any] = {}
+        self._finite = False  # until `check_finite` has seen all
         self.specs: dict[str, TensorSpec] = {
             name: self._spec(name) for name in sorted(self._file_of)
         }
@@ -103,9 +104,12 @@ class StoredTensors:
         return tensor
 
     def check_finite(self) -> None:
-        """Raise CheckpointError, naming file and tensor, if any weight is NaN or infinite."""
+        """Raise CheckpointError, naming file and tensor, if any weight is NaN or infinite.
+
+        Reads everything, the first time.
+        """
         for name, spec in self.specs.items():
-            if not spec.floating:
+            if self._finite or not spec.floating:
                 continue
             flat = self.tensor(name).reshape(-1)
             for start, stop in tiles(spec.numel, 1 << 22):
@@ -114,6 +118,7 @@ class StoredTensors:
                         f"{self._file_of[name]}: tensor {name} holds NaN or infinity; "
                         "the source is damaged: fetch or train it again"
                     )
+        self._finite = True  # a base is a source itself, and part of each of its adapters
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_maps": {}}

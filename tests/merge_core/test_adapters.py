@@ -452,8 +452,10 @@ CONFIGS: list[tuple[dict, str]] = [
     ({"r": 0}, "a rank is 0"),
     ({"r": True}, "a rank is True"),
     ({"r": None}, "a rank is None"),
-    ({"lora_alpha": "4"}, "an alpha is '4'"),
+    ({"lora_alpha": "4"}, "an alpha is 4;"),
     ({"lora_alpha": float("nan")}, "an alpha is nan"),
+    ({"lora_alpha": 10**400}, "an alpha is 1000"),
+    ({"lora_alpha": 1e39}, "an alpha is 1e+39"),
     ({"rank_pattern": {"q_proj": 2.5}}, "a rank is 2.5"),
     ({"rank_pattern": ["q_proj"]}, "rank_pattern is ['q_proj']"),
     ({"alpha_pattern": {"(q_proj": 2}}, "alpha_pattern: '(q_proj' is no regular expression"),
@@ -483,9 +485,13 @@ A, B = f"{STEM}lora_A.weight", f"{STEM}lora_B.weight"
 UP = "model.layers.0.mlp.up_proj"
 TENSORS: list[tuple[dict[str, torch.Tensor | None], str]] = [
     ({B: None}, f"{P}{A} lacks its other factor"),
-    ({A: torch.zeros(3, 8)}, f"{P}{A} is [3, 8] and its B is [8, 2]; adapter_config.json gives"),
-    ({A: torch.zeros(16)}, "is [16] and its B is [8, 2]"),
-    ({A: torch.zeros(2, 8, dtype=torch.int32)}, "gives rank 2"),
+    (
+        {A: torch.zeros(3, 8)},
+        f"{P}{A} is [3, 8] and its B [8, 2]; adapter_config.json gives rank 2",
+    ),
+    ({A: torch.zeros(2, 8, 3), B: torch.zeros(8, 2, 1)}, "only adapters of linear layers"),
+    ({A: torch.zeros(16)}, "is [16] and its B [8, 2]; only adapters of linear"),
+    ({A: torch.zeros(2, 8, dtype=torch.int32)}, "only adapters of linear"),
     ({A: torch.zeros(2, 9)}, f"make [8, 9], {Q0} in"),
     ({A: torch.zeros(2, 0)}, "make [8, 0]"),
     ({f"{STEM}lora_magnitude_vector": torch.zeros(8)}, "lora_magnitude_vector belongs to no"),
@@ -561,6 +567,21 @@ def test_an_adapter_that_is_a_pickle(pair: tuple[Path, Path]) -> None:
     assert "damaged or cut short" in error_of(f"{base}+{lora}")
     (lora / "adapter_config.json").unlink()
     assert "adapter_config.json: no such file; what follows + is" in error_of(f"{base}+{lora}")
+
+
+def test_a_tied_base_that_stores_its_head_too(tmp_path: Path) -> None:
+    tensors = make_model(0)
+    base = write_checkpoint(tmp_path / "base", {**tensors, HEAD: tensors[EMBEDDING].clone()})
+    lora = write_adapter(tmp_path / "lora")
+    adapted = Checkpoint.open(f"{base}+{lora}")
+    assert HEAD not in adapted.specs
+    assert adapted.stored_name(HEAD) == EMBEDDING
+    saved = {HEAD: torch.ones(23, 8)}
+    write_adapter(lora, {"modules_to_save": ["lm_head"]}, **saved)
+    adapted = Checkpoint.open(f"{base}+{lora}")
+    assert adapted.stored_name(HEAD) == HEAD
+    assert torch.equal(adapted.tensor(HEAD), saved[HEAD])
+    assert torch.equal(adapted.tensor(EMBEDDING), tensors[EMBEDDING])
 
 
 def test_a_quantized_base(pair: tuple[Path, Path]) -> None:
