@@ -29,8 +29,10 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# MILLIONS of parameters a model; MERGEKIT: the bin folder of an environment with mergekit-yaml.
+MILLIONS ?= 450
 bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks.merge
+	$(BIN)/python -m benchmarks --millions $(MILLIONS) $(if $(MERGEKIT),--mergekit $(MERGEKIT))
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
