@@ -11,19 +11,18 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from merge_core.checkpoint import Checkpoint, TensorSpec
+from merge_core.checkpoint import HEAD, Checkpoint, TensorSpec
 from merge_core.errors import CheckpointError, VocabularyError
 from merge_core.facts import Facts
 from merge_core.random import tensor_ids
 from merge_core.recipe import Recipe
-from merge_core.vocabulary import EMBEDDINGS, Alignment, align, vocabulary_tensors
+from merge_core.vocabulary import Alignment, align, vocabulary_tensors
 
 _LAYER = re.compile(r"^(.*?)\.(\d+)\.")
 _EMBEDDING = re.compile(r"embed|wte|wpe|word_embeddings")
 _POSITIONS = re.compile(r"wpe|position")
 _CACHES = ("rotary_emb.inv_freq", ".attn.masked_bias")
 """Buffers that some checkpoints store beside their weights: copied, never merged."""
-_HEAD = "lm_head.weight"
 
 
 class Sources:
@@ -54,11 +53,11 @@ class Sources:
         self.experts = tuple(experts)
         for source in self.all:
             self._check_architecture(source)
-        tied = [_shares_head(source) for source in self.all]
+        tied = [source.shares_head for source in self.all]
         self.untied = any(tied) and not all(tied)
-        specs = {n: spec for n, spec in self.template.specs.items() if n != _HEAD}
+        specs = {n: spec for n, spec in self.template.specs.items() if n != HEAD}
         if not all(tied):
-            specs[_HEAD] = self.template.specs[self.stored_name(self.template, _HEAD)]
+            specs[HEAD] = self.template.specs[self.stored_name(self.template, HEAD)]
         self.specs = dict(sorted(specs.items()))
         labels = names if names is not None else [source.path.name for source in self.experts]
         self.alignment: Alignment | None = align(base, self.experts, tokenizer_source, labels)
@@ -111,15 +110,7 @@ class Sources:
 
     def stored_name(self, source: Checkpoint, name: str) -> str:
         """Under which name `source` stores `name`: a shared head lives in the embedding."""
-        if name != _HEAD or not _shares_head(source):
-            return name
-        embeddings = [n for n in source.specs if n.endswith(EMBEDDINGS)]
-        if len(embeddings) != 1:
-            raise CheckpointError(
-                f"{source.path}: shares its head, the other sources do not, and which tensor it "
-                f"is shared with is not known ({', '.join(embeddings) or 'no embedding found'})"
-            )
-        return embeddings[0]
+        return source.stored_name(name)
 
     def digests(self) -> list[str]:
         """One content hash a source (base first): over its files' names and sha256.
@@ -168,7 +159,7 @@ class Sources:
                     f"in {template.path} it is {spec.dtype}"
                 )
         for name in source.specs:
-            if name not in self.specs and name != _HEAD:
+            if name not in self.specs and name != HEAD:
                 raise CheckpointError(
                     f"{source.path}: has tensor {name} that {template.path} lacks"
                 )
@@ -195,11 +186,6 @@ class Sources:
                     f"{template.path}: the vocabularies of the sources differ, and whether the "
                     f"{spec.shape[0]} rows of {name} are tokens is not known"
                 )
-
-
-def _shares_head(source: Checkpoint) -> bool:
-    """By its configuration, or because it stores no head (where tying is its class's default)."""
-    return source.tied or _HEAD not in source.specs
 
 
 def digest_of(sha256: Mapping[str, str]) -> str:

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from merge_core.checkpoint import Checkpoint
+from merge_core.checkpoint import EMBEDDINGS, HEAD, Checkpoint
 from merge_core.errors import VocabularyError
 from merge_core.tokenizers import Tokenizer, extended, named
 
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
-"""Ends of the names of input embeddings; a shared head lives in one."""
-HEADS = ("lm_head.weight", "lm_head.bias", "embed_out.weight")
+HEADS = (HEAD, "lm_head.bias", "embed_out.weight")
 """Ends of the names of what gives each token its logit."""
 
 Owners = tuple[tuple[int, int], ...]
@@ -97,11 +96,11 @@ def align(
     """
     sources = [*([base] if base is not None else []), *experts]
     labels = [*(["base"] if base is not None else []), *names]
-    read: dict[Any, Tokenizer | None] = {}
+    read: dict[Path, Tokenizer | None] = {}
     for source in sources:
-        if source.path not in read:
-            read[source.path] = Tokenizer.read(source.path)
-    found = [read[source.path] for source in sources]
+        if source.tokenizer_path not in read:
+            read[source.tokenizer_path] = Tokenizer.read(source.tokenizer_path)
+    found = [read[source.tokenizer_path] for source in sources]
     counts = [_row_counts(source) for source in sources]
     present = [tokenizer for tokenizer in found if tokenizer is not None]
     if all(c == counts[0] for c in counts) and all(t.ids == present[0].ids for t in present):

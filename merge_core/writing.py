@@ -91,7 +91,7 @@ def write_skeleton(plan: MergePlan, folder: Path) -> None:
     if alignment is not None and alignment.tokenizer is not None:
         files = SETTINGS_FILES
         _write_json(folder / TOKENIZER_FILE, alignment.tokenizer)
-    source = owner.path
+    source = owner.tokenizer_path
     for file in (*files, "generation_config.json"):
         if (source / file).is_file():
             shutil.copyfile(source / file, folder / file)
