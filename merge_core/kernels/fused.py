@@ -1,277 +1,244 @@
-"""Compiling the fused pass for a method and running it over many elements in threads.
-
-Each combination of expert count and flags is compiled once per machine: the specialized source
-lies in the user's cache with numba's machine code beside it, so that a second process starts
-without compiling.
-"""
+"""The passes over one tensor, compiled and in threads: merging, and what it must know first."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import os
-import sys
-import tempfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from merge_core.arithmetic import Float32
-from merge_core.kernels import scalar, template
-from merge_core.kernels.scalar import f32, u32
-from merge_core.kernels.unroll import specialize
+from merge_core.kernels import scalar
+from merge_core.kernels.compiled import BLOCK, get_kernel
+from merge_core.kernels.job import HIGHEST_WORD, Elements, TensorJob, Tile, numbers
+from merge_core.kernels.scalar import HIGH_SHIFT, u32
+from merge_core.kernels.threads import spread
 from merge_core.methods import Method
 from merge_core.selection import KEEP_NONE, Keys
 
-CHUNK = 1 << 19  # elements per call: long against the call, short against the thread pool
-BLOCK = 1 << 13  # elements whose random bits are made at once: they stay in the first-level cache
-_TREE_UP_TO = 4  # experts; beyond, 2^N selects cost more than a look-up
-
-Elements = npt.NDArray[Any]
-"""Flat elements of a tensor: float32, or bfloat16 held in uint16."""
-
-
-@dataclass(frozen=True)
-class TensorJob:
-    """All that a pass over one tensor needs besides its bytes.
-
-    Attributes:
-        method: which stages to run.
-        tensor_id: of the tie ranks and drop masks.
-        seed: of the drop masks.
-        factors: per expert, what its difference is multiplied by (float32 values).
-        coefficients: [2^N] float32, by subset of kept experts.
-        trim: per expert, the exclusive bound of the trim keys that stay.
-        drop: per expert, the exclusive bound of the 16 random bits that stay.
-        restore: (expert, exclusive bound of its slack keys), in recipe order.
-        replace: whether a restored entry stands alone.
-    """
-
-    method: Method
-    tensor_id: int
-    seed: int
-    factors: tuple[float, ...]
-    coefficients: Float32
-    trim: tuple[int, ...] = ()
-    drop: tuple[int, ...] = ()
-    restore: tuple[tuple[int, int], ...] = ()
-    replace: bool = True
+LONGEST = 1 << 22  # elements per call: long against the call, short against the threads' wait
+SHORTEST = 1 << 15  # fewer are not worth a second thread
+_SAMPLE = 1 << 18  # elements that bracket a slack threshold
+_RUN = 32  # of them in a row: two cache lines
+_NO_TALLY = np.zeros((0, 4), np.int64)
+_DIFFERENCES = Method(name="differences", parameters=(), source="")
+"""What the keys of one expert's differences need of a method."""
 
 
 @dataclass(frozen=True)
-class Tile:
-    """Flat elements [start, start + n) of one tensor in every source, shape [n].
+class Census:
+    """What a pass over keys has found.
 
     Attributes:
-        start: flat index of the first.
-        base: None for methods that merge the experts themselves.
-        experts: in recipe order.
+        candidates: all keys there are.
+        below: how many high words lie below the span that was asked for.
+        keys: uint64, those with high words inside the span, in no order.
     """
 
-    start: int
-    base: Elements | None
-    experts: Sequence[Elements]
+    candidates: int
+    below: int
+    keys: Keys
 
 
-def merge_into(job: TensorJob, tile: Tile, out: Elements) -> int:
-    """Merge `tile` into `out`: float32, or bfloat16 held in uint16.
+def merge_into(
+    job: TensorJob, tile: Tile, out: Elements, tally: npt.NDArray[np.int64] | None = None
+) -> int:
+    """Merge `tile` into `out` [tile.size]: float32, or bfloat16 held in uint16.
+
+    Args:
+        job: of the tensor.
+        tile: its bytes.
+        out: where to.
+        tally: int64 [experts, 4]; counts of entries that stayed after sparsifying, are retained in
+            the merge, lost the election, were restored by slack are added to it.
 
     Returns:
         How many merged elements are not finite.
     """
-    restored = tuple((q, bound) for q, bound in job.restore if bound != KEEP_NONE)
-    kernel = _kernel(
+    kernel = get_kernel(
         job.method,
         len(tile.experts),
-        tuple(q for q, _ in restored),
+        tuple(job.restored),
         job.replace,
+        tile.given,
         out.dtype == np.uint16,
-        -1,
+        "merge",
+        tally is not None,
+        False,
     )
-    constant = _arguments(job, dict(restored))
+    arguments, experts = job.numbers, len(tile.experts)
 
-    def run(begin: int, end: int) -> int:
-        part = [expert[begin:end] for expert in tile.experts]
-        base = part[0] if tile.base is None else tile.base[begin:end]
-        return int(kernel(base, *part, out[begin:end], *constant(tile.start + begin)))
+    def run(first: int, last: int) -> tuple[int, npt.NDArray[np.int64]]:
+        part = tile.part(first, last)
+        wide = part.width if tile.starts.size > 1 else 1
+        counts = _NO_TALLY if tally is None else np.zeros((experts, 4), np.int64)
+        bad, *_ = _call(kernel, part, out[first * wide : last * wide], counts, job, arguments)
+        return bad, counts
 
-    return sum(_parallel(run, out.size))
-
-
-def slack_keys(job: TensorJob, tile: Tile, expert: int) -> Keys:
-    """Slack keys of the entries of `tile` that `expert` may win back, given `job.restore`."""
-    earlier = {q: bound for q, bound in job.restore if bound != KEEP_NONE}
-    kernel = _kernel(job.method, len(tile.experts), (*earlier, expert), job.replace, False, expert)
-    constant = _arguments(job, {**earlier, expert: KEEP_NONE})
-
-    def run(begin: int, end: int) -> Keys:
-        part = [one[begin:end] for one in tile.experts]
-        assert tile.base is not None
-        keys = np.empty(end - begin, np.uint64)
-        count = kernel(tile.base[begin:end], *part, keys, *constant(tile.start + begin))
-        return keys[:count]
-
-    return np.concatenate([np.empty(0, np.uint64), *_parallel(run, tile.experts[0].size)])
+    results = _parallel(run, tile)
+    if tally is not None:
+        for _, counts in results:
+            tally += counts
+    return sum(bad for bad, _ in results)
 
 
-def trim_keys(tile: Tile, tensor_id: int) -> Keys:
-    """Trim keys of the only expert of `tile`."""
-    (expert,) = tile.experts
+def slack_keys(
+    job: TensorJob, tile: Tile, expert: int, low: int = 0, high: int = HIGHEST_WORD
+) -> Census:
+    """Slack keys of the entries that `expert` may win back, given the job's earlier restorations.
+
+    Args:
+        job: of the tensor.
+        tile: its bytes.
+        expert: whose.
+        low: smallest high word (distance) of the keys that are listed.
+        high: largest one.
+    """
+    return _census(*_slack(job, tile, expert), job, tile, low, high)
+
+
+def slack_sample(job: TensorJob, tile: Tile, expert: int) -> Keys:
+    """As `slack_keys`, of runs spread evenly over `tile`."""
+    kernel, arguments = _slack(job, tile, expert)
+    if tile.starts.size == 1:
+        count, width, step = tile.width // _RUN, _RUN, _RUN
+    else:
+        count, width, step = tile.starts.size, tile.width, tile.stride
+    every = max(1, -(-count * width // _SAMPLE))
+    starts = tile.starts[::every]
+    if tile.starts.size == 1:
+        starts = tile.starts + step * np.arange(0, count, every)
+    rows = replace(tile, starts=starts, width=width, stride=every * step)
+    return _census(kernel, arguments, job, rows, 0, HIGHEST_WORD).keys
+
+
+def trim_keys(tile: Tile, tensor_id: int, low: int = 0, high: int = HIGHEST_WORD) -> Census:
+    """Trim keys of the only expert of `tile` whose high words lie in [low, high]."""
+    job = _magnitudes(tensor_id)
+    return _census(_magnitude_kernel(tile, False), (), job, tile, low, high)
+
+
+def trim_histogram(tile: Tile) -> npt.NDArray[np.int64]:
+    """How many trim keys of the only expert have each upper half of the high word: [65536]."""
+    job = _magnitudes(0)
+    kernel = _magnitude_kernel(tile, True)
+
+    def run(first: int, last: int) -> npt.NDArray[np.int64]:
+        histogram = np.zeros(1 << 16, np.int64)
+        _call(kernel, tile.part(first, last), histogram, _NO_TALLY, job, ())
+        return histogram
+
+    return sum(_parallel(run, tile), np.zeros(1 << 16, np.int64))
+
+
+def pair_sums(base: Elements, other: Elements, length: int) -> npt.NDArray[np.float64]:
+    """float64 [blocks, 3]: per block of `length` elements the sums of b e, b b and e e."""
+    sums = np.zeros((-(-base.size // length), 3))
+
+    def run(first: int, last: int) -> None:
+        begin, end = first * length, last * length
+        scalar.block_products(base[begin:end], other[begin:end], length, sums[first:last])
+
+    spread(run, sums.shape[0], max(1, SHORTEST // length), max(1, LONGEST // length))
+    return sums
+
+
+def span_of(bucket: int) -> tuple[int, int]:
+    """The smallest and largest high word that `trim_histogram` counts at `bucket`."""
+    return bucket << HIGH_SHIFT, ((bucket + 1) << HIGH_SHIFT) - 1
+
+
+_NO_TALLY = np.zeros((0, 4), np.int64)
+
+
+def _call(
+    kernel: Callable[..., Any],
+    tile: Tile,
+    out: npt.NDArray[Any],
+    tally: npt.NDArray[np.int64],
+    job: TensorJob,
+    arguments: tuple[Any, ...],
+    low: int = 0,
+    high: int = 0,
+) -> tuple[int, int, int]:
+    base = tile.experts[0] if tile.base is None else tile.base
+    result: tuple[int, int, int] = kernel(
+        base,
+        *tile.experts,
+        *tile.ranks,
+        out,
+        tally,
+        tile.starts,
+        tile.stride,
+        tile.width,
+        u32(low),
+        u32(high),
+        u32(job.tensor_id),
+        *arguments,
+        u32(job.seed & 0xFFFFFFFF),
+        u32(job.seed >> 32),
+    )
+    return result
+
+
+def _census(
+    kernel: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    job: TensorJob,
+    tile: Tile,
+    low: int,
+    high: int,
+) -> Census:
+    def run(first: int, last: int) -> Census:
+        part = tile.part(first, last)
+        # Room for all would be touched only as far as it is filled, but counts as address space.
+        room = part.size if (low, high) == (0, HIGHEST_WORD) else part.size // 64 + 4096
+        while True:
+            keys = np.empty(room, np.uint64)
+            candidates, below, inside = _call(
+                kernel, part, keys, _NO_TALLY, job, arguments, low, high
+            )
+            if inside <= room:
+                return Census(candidates, below, keys[:inside].copy())
+            room = inside
+
+    parts = _parallel(run, tile)
+    return Census(
+        sum(part.candidates for part in parts),
+        sum(part.below for part in parts),
+        np.concatenate([np.empty(0, np.uint64), *(part.keys for part in parts)]),
+    )
+
+
+def _slack(job: TensorJob, tile: Tile, expert: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    restored = {**job.restored, expert: KEEP_NONE}
+    kernel = get_kernel(
+        job.method,
+        len(tile.experts),
+        tuple(restored),
+        job.replace,
+        tile.given,
+        False,
+        "distance",
+        False,
+        False,
+    )
+    return kernel, numbers(job, restored)
+
+
+def _magnitudes(tensor_id: int) -> TensorJob:
+    return TensorJob(_DIFFERENCES, tensor_id, 0, (), np.zeros(0, np.float32))
+
+
+def _magnitude_kernel(tile: Tile, histogram: bool) -> Callable[..., Any]:
     assert tile.base is not None
-    base = tile.base
-    keys = np.empty(expert.size, np.uint64)
-
-    def run(begin: int, end: int) -> None:
-        scalar.fill_trim_keys(
-            keys[begin:end], base[begin:end], expert[begin:end], tile.start + begin, tensor_id
-        )
-
-    _parallel(run, keys.size)
-    return keys
+    return get_kernel(_DIFFERENCES, 1, (), True, tile.given, False, "magnitude", False, histogram)
 
 
-def elements(tensor: torch.Tensor) -> Elements:
-    """The flat elements of a floating tensor as kernels take them; float16 is widened."""
-    flat = tensor.reshape(-1)
-    if flat.dtype == torch.bfloat16:
-        bits: Elements = flat.view(torch.int16).numpy().view(np.uint16)
-        return bits
-    values: Elements = flat.to(torch.float32).numpy()
-    return values
-
-
-def _arguments(job: TensorJob, restored: dict[int, int]) -> Callable[[int], tuple[Any, ...]]:
-    """The arguments of a kernel that follow the arrays, given the flat start of its elements."""
-    experts = len(job.factors)
-    tail: list[Any] = [f32(factor) for factor in job.factors]
-    if job.method.sparsify == "trim":
-        pairs = [_trim_pair(bound) for bound in job.trim]
-        tail += [u32(tau) for tau, _ in pairs] + [u32(cut) for _, cut in pairs]
-    elif job.method.sparsify == "drop":
-        tail += [u32(bound) for bound in job.drop]
-    if restored:
-        # The last key that is restored, in its two words; 0 where none is asked for.
-        last = [max(0, restored.get(k, KEEP_NONE) - 1) for k in range(experts)]
-        tail += [u32(key >> 32) for key in last] + [u32(key & 0xFFFFFFFF) for key in last]
-    tail += list(job.coefficients) if experts <= _TREE_UP_TO else [job.coefficients]
-    if job.method.sparsify == "drop":
-        tail += [u32(job.seed & 0xFFFFFFFF), u32(job.seed >> 32)]
-        return lambda start: (start, u32(job.tensor_id), *tail)
-    return lambda start: (u32(start & 0xFFFFFFFF), u32(job.tensor_id), *tail)
-
-
-def _trim_pair(bound: int) -> tuple[int, int]:
-    """(tau, cut) of an exclusive bound on trim keys, whose high word is 0x7FFFFFFF - |delta|."""
-    if bound == KEEP_NONE:
-        return 0x7FFFFFFF, 0
-    last = bound - 1
-    if last >> 32 > 0x7FFFFFFF:
-        return 0, 0xFFFFFFFF
-    return 0x7FFFFFFF - (last >> 32), last & 0xFFFFFFFF
-
-
-@cache
-def _kernel(
-    method: Method,
-    experts: int,
-    restored: tuple[int, ...],
-    replace: bool,
-    bf16_out: bool,
-    collect: int,
-) -> Callable[..., Any]:
-    trim, drop = method.sparsify == "trim", method.sparsify == "drop"
-    tree = experts <= _TREE_UP_TO
-    constants = {
-        "N": experts,
-        "DIFFERENCES": method.on_differences,
-        "TRIM": trim,
-        "DROP": drop,
-        "ELECTS": method.elects,
-        "RANKED": trim or bool(restored),
-        "RESTORED": restored,
-        "REPLACE": replace,
-        "BF16_OUT": bf16_out,
-        "TREE": tree,
-        "COLLECT": collect,
-        "BLOCK": BLOCK,
-    }
-    registers = dict.fromkeys(("experts", "factors", "delta", "term", "kept", "lost"), experts)
-    registers |= dict.fromkeys(("tau", "cut"), experts if trim else 0)
-    registers |= dict.fromkeys(("bits", "drop", "half", "part"), experts if drop else 0)
-    registers |= dict.fromkeys(("sigma", "sigma_cut"), experts if restored else 0)
-    if tree:
-        registers |= {"table": 2**experts, "choice": 2**experts}
-    source = _HEADER + specialize(template.block, constants, registers)
-    if drop:
-        source += "\n\n" + _JIT + specialize(template.blocks, constants, registers)
-    module = _module(source)
-    kernel: Callable[..., Any] = module.blocks if drop else module.block
-    return kernel
-
-
-_JIT = "@njit(nogil=True, cache=True, fastmath=False, boundscheck=False, error_model='numpy')\n"
-_HEADER = f'''"""Made from merge_core/kernels/template.py; made anew when that changes."""
-
-import numpy as np
-from numba import njit
-
-from merge_core.kernels.scalar import (
-    SIGN, ZERO, f32, fill_bits, from_bits, load, magnitude, mix, round_bf16, to_bits, u32, u64,
-)
-
-
-{_JIT}'''
-
-
-def _module(source: str) -> Any:
-    """Import `source` from a file of the cache: numba keeps machine code beside files only."""
-    # numba does not see changes in what it inlines: the name covers those pieces too.
-    parts = (source, numba.__version__, Path(scalar.__file__).read_text(encoding="utf-8"))
-    name = f"mergefront_{hashlib.sha256(''.join(parts).encode()).hexdigest()[:24]}"
-    path = _folder() / f"{name}.py"
-    if not path.is_file() or path.read_text(encoding="utf-8") != source:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(source)
-        Path(temporary).replace(path)
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@cache
-def _folder() -> Path:
-    """Where kernels are kept: the user's cache, or a folder of this process if that is closed."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(home) / "mergefront" / "kernels"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="mergefront-kernels-"))
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="merge")
-
-
-def _parallel(run: Callable[[int, int], Any], size: int) -> list[Any]:
-    """`run` over [begin, end) chunks of `size`, in as many threads as torch uses; in order."""
-    spans = [(begin, min(begin + CHUNK, size)) for begin in range(0, size, CHUNK)]
-    threads = torch.get_num_threads()
-    if len(spans) <= 1 or threads == 1:
-        return [run(begin, end) for begin, end in spans]
-    return list(_pool(threads).map(lambda span: run(*span), spans))
+def _parallel(run: Callable[[int, int], Any], tile: Tile) -> list[Any]:
+    """`run` over parts of `tile` (see `Tile.part`), in order."""
+    if tile.starts.size == 1:
+        return spread(run, tile.width, SHORTEST, LONGEST, BLOCK)
+    width = max(1, tile.width)
+    return spread(run, tile.starts.size, -(-SHORTEST // width), max(1, LONGEST // width))

@@ -12,6 +12,11 @@ from numba.extending import intrinsic, overload
 u16, u32, u64, f32 = np.uint16, np.uint32, np.uint64, np.float32
 ZERO = f32(0.0)
 SIGN = u32(0x80000000)
+NOT_ONE = u32(0xFFFFFFFF)
+"""Stands where an entry is no candidate; above every high word of a key."""
+HIGH_SHIFT = 15
+"""Magnitudes have 31 bits; tables of them count the upper 16."""
+GROUP = 64
 PHILOX_ROUNDS = 7
 
 
@@ -99,14 +104,96 @@ def fill_bits(words: Any, first: Any, expert: Any, tensor_id: Any, key0: Any, ke
         words[4 * i + 3] = c3
 
 
-@njit(nogil=True, cache=True)
-def fill_trim_keys(keys: Any, base: Any, expert: Any, start: Any, tensor_id: Any) -> None:
-    """Trim keys (as `merge_core.selection` defines them) of elements from flat index `start`."""
-    for i in range(keys.size):
-        delta = f32(load(expert[i]) - load(base[i]))
-        rank = mix(u32(u32(start + u32(i)) ^ u32(tensor_id)))
-        high = u32(u32(0x7FFFFFFF) - magnitude(delta))
-        keys[i] = (u64(high) << u64(32)) | u64(rank)
+@njit(nogil=True)
+def not_finite(merged: Any) -> Any:
+    """How many elements are NaN or infinite: float32, or bfloat16 held in uint16.
+
+    A loop of its own over what is still in the cache: a count inside the merging loop makes the
+    compiler unroll that four times and run out of registers.
+    """
+    worst = exponent(merged[0])
+    for i in range(merged.size):
+        found = exponent(merged[i])
+        worst = found if found > worst else worst
+    if worst < highest(merged[0]):
+        return 0
+    count = 0
+    for i in range(merged.size):
+        count += exponent(merged[i]) == highest(merged[i])
+    return count
+
+
+def exponent(x: Any) -> Any:
+    """The exponent's bits, in place, of an element of a merge."""
+    raise NotImplementedError("for compiled code only")
+
+
+@overload(exponent, inline="always")
+def _exponent(x: Any) -> Any:
+    def half(x: Any) -> Any:
+        return u16(x & u16(0x7F80))
+
+    def single(x: Any) -> Any:
+        return u32(to_bits(x) & u32(0x7F800000))
+
+    return half if isinstance(x, types.Integer) else single
+
+
+def highest(x: Any) -> Any:
+    """What `exponent` gives for NaN and infinity."""
+    raise NotImplementedError("for compiled code only")
+
+
+@overload(highest, inline="always")
+def _highest(x: Any) -> Any:
+    def half(x: Any) -> Any:
+        return u16(0x7F80)
+
+    def single(x: Any) -> Any:
+        return u32(0x7F800000)
+
+    return half if isinstance(x, types.Integer) else single
+
+
+@njit(nogil=True)
+def census(words: Any, low: Any, high: Any) -> Any:
+    """How many high words are of candidates, lie below `low`, lie in [low, high]."""
+    candidates, below, inside = u32(0), u32(0), u32(0)
+    span = u32(high - low)
+    for i in range(words.size):
+        word = words[i]
+        candidates = u32(candidates + u32(word != NOT_ONE))
+        below = u32(below + u32(word < low))
+        inside = u32(inside + u32(u32(word - low) <= span))
+    return candidates, below, inside
+
+
+@njit(nogil=True)
+def gather(words: Any, low: Any, high: Any, start: Any, tensor_id: Any, keys: Any) -> None:
+    """Write the keys of the high words in [low, high]; `start` is the flat index of the first.
+
+    They are few: groups without one are passed over by a loop that vectorizes.
+    """
+    count = 0
+    span = u32(high - low)
+    for group in range(0, words.size, GROUP):
+        part = words[group : group + GROUP]
+        found = u32(0)
+        for i in range(part.size):
+            found = u32(found | u32(u32(part[i] - low) <= span))
+        if found:
+            for i in range(part.size):
+                if u32(part[i] - low) <= span:
+                    rank = mix(u32(u32(start + u32(group + i)) ^ tensor_id))
+                    keys[count] = (u64(part[i]) << u64(32)) | u64(rank)
+                    count += 1
+
+
+@njit(nogil=True)
+def count_high(words: Any, histogram: Any) -> None:
+    """Add to `histogram` [65536] how often each upper half of a 31-bit word stands in `words`."""
+    for i in range(words.size):
+        histogram[words[i] >> u32(HIGH_SHIFT)] += 1
 
 
 @njit(nogil=True, cache=True)
@@ -122,3 +209,21 @@ def count_digits_under(keys: Any, shift: Any, prefix: Any, histogram: Any) -> No
     for i in range(keys.size):
         if keys[i] >> u64(shift + 16) == prefix:
             histogram[(keys[i] >> u64(shift)) & u64(0xFFFF)] += 1
+
+
+@njit(nogil=True, cache=True)
+def block_products(base: Any, other: Any, length: Any, sums: Any) -> None:
+    """Per block of `length` elements: sums of b e, b b and e e in float64, in index order.
+
+    `sums` is float64 [blocks, 3]. The products of float32 values are exact in float64.
+    """
+    for block in range(sums.shape[0]):
+        dot, first, second = 0.0, 0.0, 0.0
+        for i in range(block * length, min((block + 1) * length, base.size)):
+            b, e = np.float64(load(base[i])), np.float64(load(other[i]))
+            dot += b * e
+            first += b * b
+            second += e * e
+        sums[block, 0] = dot
+        sums[block, 1] = first
+        sums[block, 2] = second

@@ -1,0 +1,37 @@
+"""Spreading work over threads: numba's kernels and torch both let go of the interpreter's lock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import torch
+
+
+def spread(
+    run: Callable[[int, int], Any], size: int, shortest: int, longest: int, step: int = 1
+) -> list[Any]:
+    """`run` over [first, last) spans of `size`, in as many threads as torch uses; in order.
+
+    Spans are at most `longest`, multiples of `step`, and equally many for each thread; below twice
+    `shortest` there is one.
+    """
+    threads = torch.get_num_threads()
+    if size == 0:
+        return []
+    if threads == 1 or size < 2 * shortest:
+        pieces = -(-size // longest)
+    else:
+        pieces = -(-size // (longest * threads)) * threads
+    length = -(-size // (pieces * step)) * step
+    spans = [(first, min(first + length, size)) for first in range(0, size, length)]
+    if threads == 1 or len(spans) == 1:
+        return [run(first, last) for first, last in spans]
+    return list(_pool(threads).map(lambda span: run(*span), spans))
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="merge")
