@@ -27,8 +27,8 @@ from merge_core.arithmetic import (
 from merge_core.checkpoint import TensorSpec
 from merge_core.errors import CheckpointError, NonFiniteError, RecipeError
 from merge_core.facts import bounds_of
-from merge_core.kernels.fused import HIGHEST_WORD, merge_into, slack_keys, slack_sample
-from merge_core.kernels.job import Table, TensorJob, Tile, elements
+from merge_core.kernels.fused import merge_into, slack_keys, slack_sample
+from merge_core.kernels.job import HIGHEST_WORD, Table, TensorJob, Tile, elements
 from merge_core.random import drop_threshold
 from merge_core.reading import TILE, Grid, Reader
 from merge_core.recipe import Recipe, TensorSettings
