@@ -16,6 +16,7 @@ from merge_core.errors import CheckpointError, VocabularyError
 from merge_core.facts import Facts
 from merge_core.random import tensor_ids
 from merge_core.recipe import Recipe
+from merge_core.tokenizers import Tokenizer
 from merge_core.vocabulary import Alignment, align, vocabulary_tensors
 
 _LAYER = re.compile(r"^(.*?)\.(\d+)\.")
@@ -111,6 +112,18 @@ class Sources:
     def stored_name(self, source: Checkpoint, name: str) -> str:
         """Under which name `source` stores `name`: a shared head lives in the embedding."""
         return source.stored_name(name)
+
+    @property
+    def vocabulary(self) -> Mapping[str, int]:
+        """Token strings to rows of the merge; empty where no source says what its tokens are."""
+        if self.alignment is not None:
+            return self.alignment.ids
+        found = (Tokenizer.read(path) for path in {s.tokenizer_path: None for s in self.all})
+        return next((tokenizer.ids for tokenizer in found if tokenizer is not None), {})
+
+    def report(self) -> list[str]:
+        """Lines for people on vocabularies that differ; none where they do not."""
+        return self.alignment.report() if self.alignment is not None else []
 
     def digests(self) -> list[str]:
         """One content hash a source (base first): over its files' names and sha256.

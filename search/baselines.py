@@ -73,27 +73,39 @@ def _checkpoint(search: Search, reference: str) -> str:
 
 
 def _alone(template: Recipe, model: str) -> Recipe:
-    return _average(template, [model])
+    if _has_base_vocabulary(template):
+        return _linear(template, [_expert(model, "model")])
+    experts = [_expert(e.model, e.name, float(e.model == model)) for e in template.models]
+    if model not in (expert.model for expert in experts):
+        name = next(n for i in range(9) if (n := f"m{i}") not in template.names)
+        experts.append(_expert(model, name))
+    return _linear(template, experts)
 
 
 def _average(template: Recipe, models: list[str]) -> Recipe:
+    if not _has_base_vocabulary(template):
+        return _linear(template, [_expert(e.model, e.name) for e in template.models])
+    return _linear(template, [_expert(model, f"m{i}") for i, model in enumerate(models)])
+
+
+def _has_base_vocabulary(template: Recipe) -> bool:
+    """Whether base alone settles the merges' vocabulary.
+
+    Otherwise all experts do, and a baseline names them all: those of weight 0 add nothing.
+    """
+    return template.base_model is not None and template.tokenizer_source == "base"
+
+
+def _expert(model: str, name: str, weight: float = 1.0) -> Expert:
+    return Expert(model, name, {"weight": Scalar(weight)})
+
+
+def _linear(template: Recipe, experts: list[Expert]) -> Recipe:
     return Recipe(
         merge_method="linear",
         base_model=template.base_model,
-        models=tuple(
-            Expert(model, f"m{index}" if len(models) > 1 else "model", {"weight": Scalar(1.0)})
-            for index, model in enumerate(models)
-        ),
+        models=tuple(experts),
         dtype=template.dtype,
+        tokenizer_source=template.tokenizer_source,
         seed=template.seed,
     )
-
-
-def model_folder(search: Search) -> Path:
-    """The folder that gives the engines their architecture, tokenizer and chat template."""
-    recipe = search.example()
-    reference = recipe.base_model or recipe.models[0].model
-    if recipe.tokenizer_source.startswith("model:"):
-        name = recipe.tokenizer_source.removeprefix("model:")
-        reference = recipe.models[recipe.names.index(name)].model
-    return locate(reference)

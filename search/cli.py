@@ -294,6 +294,8 @@ def merge(
     if out.exists():  # known before all sources are read
         raise ConfigError(f"{out}: exists already; name a new folder")
     plan = MergePlan(loaded)
+    for line in plan.sources.report():
+        say(line)
     plan.sources.check_finite()
     columns = (TextColumn("merging"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -52,6 +52,8 @@ def describe(console: Console, prepared: Prepared) -> None:
     say(f"each merge reads {_size(read)} and writes {_size(written)} into the live model")
     for source in plan.sources.all:
         say(f"  source {source.path}")
+    for line in plan.sources.report():
+        say(line)
     space = Table("parameter", "range", title="space", title_justify="left")
     for name, distribution in search.space.distributions().items():
         # A filter's brackets, as in weight[mlp], would be taken for markup.
@@ -190,7 +192,7 @@ def score_model(
     recipe = Recipe("linear", None, (Expert(path, "model", {"weight": Scalar(1.0)}),))
     plan = MergePlan(recipe)
     plan.sources.check_finite()
-    evaluator = Evaluator(Setup(search.engine, path, tasks, os.cpu_count() or 1))
+    evaluator = Evaluator(Setup(search.engine, recipe, tasks, os.cpu_count() or 1))
     try:
         result = evaluator.evaluate(Job("score", recipe, plan.fingerprint(), split))
     finally:

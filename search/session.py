@@ -16,7 +16,7 @@ from objectives import Task
 from objectives.task import Split
 from search import confirm as confirming
 from search import study as studies
-from search.baselines import baselines, model_folder
+from search.baselines import baselines
 from search.config import Search
 from search.confirm import Member
 from search.driver import Driver, Listener
@@ -70,11 +70,7 @@ class Prepared:
 
     def setup(self, cpus: float = 1.0) -> Setup:
         """What a worker of `cpus` cores needs."""
-        engine = self.search.engine
-        dtype = self.plan.recipe.dtype
-        if dtype is not None and getattr(engine, "dtype", dtype) is None:
-            engine = engine.model_copy(update={"dtype": dtype})
-        return Setup(engine, str(model_folder(self.search)), self.tasks, max(1, int(cpus)))
+        return Setup(self.search.engine, self.plan.recipe, self.tasks, max(1, int(cpus)))
 
 
 @dataclass(frozen=True)
@@ -121,11 +117,17 @@ def prepare(search: Search) -> Prepared:
     others = baselines(search)
     for label, other in others.items():
         # One live model takes them all, so they must have the same tensors.
-        specs = MergePlan(other, Sources.open(other)).specs()
-        if specs != plan.specs():
+        opened = MergePlan(other, Sources.open(other))
+        if opened.specs() != plan.specs():
             raise search.fault(
                 ("baselines",),
                 f"baseline {label}: its tensors (names, shapes or dtype) are not this search's",
+            )
+        if opened.sources.vocabulary != plan.sources.vocabulary:
+            raise search.fault(
+                ("baselines",),
+                f"baseline {label}: its vocabulary is not this search's: give it this search's "
+                "base_model and tokenizer_source, or leave it out",
             )
     return Prepared(search, tasks, plan, others)
 

@@ -6,13 +6,17 @@ Nothing here knows of Ray or Optuna; `search.pool` runs an `Evaluator` in each a
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from merge_core import MergePlan, NonFiniteError, Recipe, Sources
+from merge_core.writing import write_skeleton
 from objectives import EngineConfig, ItemScore, Task, make_engine, score_task
 from objectives.engines.base import Engine
+from objectives.errors import EngineError
 from objectives.task import Split
 from search.results import Result
 
@@ -22,14 +26,14 @@ class Setup:
     """What a worker needs for its whole life; sent to it once.
 
     Attributes:
-        engine: which engine, and how.
-        model: folder that gives architecture, tokenizer and chat template.
+        engine: which engine, and how; where it names no dtype, it has the merges'.
+        start: a recipe whose merge has the architecture, vocabulary and chat template of all.
         tasks: with their items, by name.
         threads: torch threads; more than the worker's cores slow each other down badly.
     """
 
     engine: EngineConfig
-    model: str
+    start: Recipe
     tasks: Mapping[str, Task]
     threads: int = 1
 
@@ -53,8 +57,8 @@ class Evaluator:
         torch.set_num_threads(setup.threads)
         self.setup = setup
         self.name = name
-        self._engine: Engine = make_engine(setup.engine, setup.model)
         self._sources: dict[tuple[str | None, ...], Sources] = {}
+        self._engine = self._start()
 
     def evaluate(self, job: Job) -> Result:
         """Merge `job.recipe` into the live model and score it.
@@ -81,9 +85,26 @@ class Evaluator:
         """Free the engine."""
         self._engine.close()
 
+    def _start(self) -> Engine:
+        """The engine, from all of a merge's folder but the weights: every job brings its own."""
+        plan = self._plan(self.setup.start)
+        config = self.setup.engine
+        if getattr(config, "dtype", "") is None:
+            largest = max(plan.specs().values(), key=lambda spec: spec.nbytes)
+            dtype = str(largest.dtype).removeprefix("torch.")
+            config = config.model_copy(update={"dtype": dtype})
+        with tempfile.TemporaryDirectory(prefix="mergefront-") as folder:
+            write_skeleton(plan, Path(folder))
+            try:
+                return make_engine(config, folder)
+            except EngineError as error:  # the user knows the folder that this one stands for
+                said = str(error).replace(folder, str(plan.sources.template.path))
+                raise EngineError(said) from error
+
     def _plan(self, recipe: Recipe) -> MergePlan:
-        # Sources are opened and checked once per set of models, not once per trial.
-        key = (recipe.base_model, *(expert.model for expert in recipe.models))
+        # Sources are opened and checked once per set of models and vocabulary, not once per trial.
+        models = (expert.model for expert in recipe.models)
+        key = (recipe.tokenizer_source, *recipe.names, recipe.base_model, *models)
         if key not in self._sources:
             self._sources[key] = Sources.open(recipe)
         return MergePlan(recipe, self._sources[key])
