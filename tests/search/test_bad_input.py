@@ -512,7 +512,7 @@ def index_outside() -> None:
 
 def other_vocabulary() -> None:
     path = Path("models/r1/tokenizer.json")
-    path.write_text(path.read_text().replace('"b"', '"z"'))
+    path.write_text(path.read_text().replace('"WordLevel"', '"WordPiece"').replace('"b"', '"z"'))
 
 
 def cut(count: int) -> Callable[[], object]:
@@ -566,7 +566,7 @@ CASES = {
     ),
     "pickle": Case(("pytorch_model.bin: is a pickle",), do=as_pickle),
     "other vocabulary": Case(
-        ("models/r1/tokenizer.json: 2 tokens differ", "'z'"), do=other_vocabulary
+        ("models/r1/tokenizer.json: is a WordPiece tokenizer, ",), do=other_vocabulary
     ),
     "no config": Case(
         ("models/r1/config.json: no such file",), do=lambda: Path("models/r1/config.json").unlink()
