@@ -9,15 +9,19 @@ arithmetic runs in `dtype`, so the export asks for float32 and rounds to `out_dt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from merge_core.arithmetic import band
 from merge_core.errors import RecipeError
-from merge_core.methods import METHODS, Parameter, get_method
-from merge_core.recipe import Expert, Recipe, Setting, expert_name, stepped
+from merge_core.legal import stepped
+from merge_core.methods import METHODS, Method, Parameter, get_method
+from merge_core.recipe import Expert, Recipe, Setting, expert_name
 from merge_core.sources import Sources
 from merge_core.values import Filtered, Gradient, Knee, Scalar, Value
 from merge_core.yaml_io import Where, at, load_yaml
@@ -75,17 +79,26 @@ def from_mergekit(data: Any) -> tuple[Recipe, list[str]]:
             notes.append("the base model listed among the models has no difference: left out")
         if "tokenizer_source" in data:
             plain["tokenizer_source"] = _tokenizer_source(data, plain["models"])
+        if _wants_base_added(data):
+            plain["models"].append({"model": data["base_model"]})
+    # mergekit takes any density as it is; ours are rounded to .01 unless told.
+    exact = _with_exact_densities(plain)
     try:
-        recipe = Recipe.parse(plain)
+        recipe = Recipe.parse(exact)
     except RecipeError as error:
         error.where = _place_in_file(error.where, kept, dtype_key)
         raise
-    if _needs_exact_density(recipe):
-        # mergekit takes any density as it is; ours are rounded to .01 unless told.
-        recipe = _with_parameters(recipe, {**recipe.parameters, "density_step": 0.0})
-        notes.append("densities are taken as they are, as mergekit does: density_step is 0")
+    if exact is not plain:
+        if _needs_exact_density(recipe):
+            notes.append("densities are taken as they are, as mergekit does: density_step is 0")
+        else:
+            own = {k: v for k, v in recipe.parameters.items() if k != "density_step"}
+            recipe = replace(recipe, parameters=own)
     if recipe.method.random:
-        notes.append("the entries that DARE drops follow the seed here: not mergekit's own choice")
+        notes.append(
+            f"the entries that {recipe.merge_method} drops follow the seed here: "
+            "not mergekit's own choice"
+        )
     # The export's own filters, which are taken away below, already say what we do.
     if any(_varies(v) and _without_export_filters(v) == v for v in _values(recipe)):
         notes.append(
@@ -96,17 +109,41 @@ def from_mergekit(data: Any) -> tuple[Recipe, list[str]]:
 
 
 def _without_base(data: Mapping[str, Any]) -> list[int] | None:
-    """Which models are experts: mergekit files may list the base among them, to no effect."""
-    models, method = data.get("models"), data["merge_method"]
+    """Which models are experts: of differences from base, base itself has none to merge."""
+    models, method = data.get("models"), _method_of(data)
     if not isinstance(models, list):
         return None
-    if not isinstance(method, str) or method not in METHODS or not get_method(method).needs_base:
+    if method is None or not method.on_differences:
         return list(range(len(models)))
     return [
         index
         for index, model in enumerate(models)
         if not isinstance(model, Mapping) or model.get("model") != data.get("base_model")
     ]
+
+
+def _wants_base_added(data: Mapping[str, Any]) -> bool:
+    """Whether mergekit would add the base to the models itself, and could then merge them."""
+    method, base = _method_of(data), data.get("base_model")
+    if method is None or not method.interpolates or not isinstance(base, str):
+        return False
+    return all(isinstance(m, Mapping) and m.get("model") != base for m in data["models"])
+
+
+def _with_exact_densities(data: dict[str, Any]) -> dict[str, Any]:
+    """`data` with density_step 0, where the method has it and the file does not give it."""
+    method, shared = _method_of(data), data.get("parameters")
+    if method is None or "density_step" not in method.by_name:
+        return data
+    if not isinstance(shared, Mapping | None) or "density_step" in (shared or {}):
+        return data  # no mapping is refused, with its place, when it is parsed
+    return {**data, "parameters": {**(shared or {}), "density_step": 0.0}}
+
+
+def _method_of(data: Mapping[str, Any]) -> Method | None:
+    """The method that a file names; None where there is none by that name."""
+    name = data["merge_method"]
+    return get_method(name) if isinstance(name, str) and name in METHODS else None
 
 
 def _place_in_file(where: Where, kept: list[int] | None, dtype_key: str) -> Where:
@@ -136,9 +173,8 @@ def to_mergekit(recipe: Recipe, sources: Sources | None = None) -> dict[str, Any
         }.get(
             method.name, f"mergekit's {method.name} has no seeds: it cannot drop the same entries"
         )
-        raise RecipeError(
-            f"{reason}; use `mergefront merge`, or a linear, task_arithmetic or ties recipe"
-        )
+        known = ", ".join(name for name in METHODS if get_method(name).mergekit)
+        raise RecipeError(f"{reason}; use `mergefront merge`, or a recipe of one of {known}")
     for expert in recipe.models:
         for parameter in method.parameters:
             if not parameter.mergekit and parameter.scope == "model":
@@ -155,27 +191,27 @@ def to_mergekit(recipe: Recipe, sources: Sources | None = None) -> dict[str, Any
         raise RecipeError("tokenizer_source union follows mergefront's row order; not exported")
 
     varies = any(not isinstance(value, Scalar) for value in _values(recipe))
-    if varies and sources is None:
+    if sources is None and (varies or method.sparsify == "band"):
         sources = Sources.open(recipe)
+    if method.sparsify == "band":
+        assert sources is not None
+        _refuse_empty_bands(recipe, sources)
     data: dict[str, Any] = {"merge_method": method.name}
     # mergekit adds a base that is not among the models to them, and linear then wants its weight.
     references = [expert.model for expert in recipe.models]
     base = recipe.base_model if method.needs_base or recipe.base_model in references else None
     if base is not None:
         data["base_model"] = base
-    data["models"] = [
-        {
-            "model": expert.model,
-            "parameters": {
-                parameter.name: _export_value(
-                    recipe.setting(parameter, expert), parameter, recipe, sources
-                )
-                for parameter in method.parameters
-                if parameter.scope == "model" and parameter.mergekit
-            },
+    data["models"] = []
+    for expert in recipe.models:
+        own = {
+            parameter.name: _export_value(
+                recipe.setting(parameter, expert), parameter, recipe, sources
+            )
+            for parameter in method.parameters
+            if parameter.scope == "model" and parameter.mergekit
         }
-        for expert in recipe.models
-    ]
+        data["models"].append({"model": expert.model, **({"parameters": own} if own else {})})
     shared = {
         parameter.name: _export_value(recipe.setting(parameter), parameter, recipe, sources)
         for parameter in method.parameters
@@ -212,10 +248,27 @@ def _refuse_models(recipe: Recipe) -> None:
     for expert in recipe.models:
         if references.count(expert.model) > 1:
             raise RecipeError(f"mergekit cannot merge {expert.model} twice: use `mergefront merge`")
-        if recipe.method.needs_base and expert.model == recipe.base_model:
+        if recipe.method.on_differences and expert.model == recipe.base_model:
             raise RecipeError(
                 f"mergekit leaves out '{expert.name}', which is the base itself: leave it out too"
             )
+
+
+def _refuse_empty_bands(recipe: Recipe, sources: Sources) -> None:
+    """Refuse tensors too small for mergekit's breadcrumbs, which keep nothing where ours keep k.
+
+    mergekit cuts its ranking with the negative index -floor(gamma n): 0 leaves an empty list.
+    """
+    for name in filter(sources.mergeable, sources.specs):
+        n, settings = sources.specs[name].numel, recipe.settings_for(name, sources.depths[name])
+        for density, gamma in zip(settings.densities, settings.gammas, strict=True):
+            outliers, _ = band(density, gamma, n)
+            if n and 0.0 < density < 1.0 and (outliers == 0 or math.floor(density * n) == 0):
+                raise RecipeError(
+                    f"mergekit's {recipe.merge_method} keeps nothing of {name} ({n} entries): "
+                    f"gamma {gamma:g} or density {density:g} comes to less than one entry; raise "
+                    "it, give that tensor density 1 by a filter, or use `mergefront merge`"
+                )
 
 
 def _export_value(
@@ -231,8 +284,8 @@ def _export_value(
     assert sources is not None
 
     def exact(number: float) -> float:
-        # Densities count entries, so every bit of theirs matters; the rest is used as float32.
-        return number if parameter.name == "density" else float(np.float32(number))
+        # Shares count entries, so that every bit of theirs matters.
+        return float(np.float32(number)) if parameter.name in ("weight", "lambda") else number
 
     wanted = {}
     for name in sources.specs:
@@ -356,9 +409,7 @@ def _without_export_filters(value: Value) -> Value:
 
 def _needs_exact_density(recipe: Recipe) -> bool:
     """Whether rounding to the default step would change a density somewhere in the layers."""
-    parameter = recipe.method.by_name.get("density")
-    if parameter is None or "density_step" in recipe.parameters:
-        return False
+    parameter = recipe.method.parameter("density")
 
     def fine(value: Value) -> bool:
         return _varies(value) or any(round(number, 2) != number for number in value.numbers())
@@ -389,11 +440,7 @@ def _map_values(recipe: Recipe, change: Any) -> Recipe:
         }
 
     models = tuple(Expert(e.model, e.name, each(e.parameters)) for e in recipe.models)
-    return Recipe(**{**recipe.__dict__, "models": models, "parameters": each(recipe.parameters)})
-
-
-def _with_parameters(recipe: Recipe, parameters: Mapping[str, Setting]) -> Recipe:
-    return Recipe(**{**recipe.__dict__, "parameters": parameters})
+    return replace(recipe, models=models, parameters=each(recipe.parameters))
 
 
 def _tokenizer_source(data: Mapping[str, Any], models: list[Any]) -> Any:

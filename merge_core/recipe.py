@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from merge_core.errors import RecipeError
+from merge_core.legal import check, stepped
 from merge_core.methods import Method, Parameter, get_method
+from merge_core.references import resolve_reference
 from merge_core.values import Filtered, Scalar, Value, parse_value
 from merge_core.yaml_io import Document, at, dump_yaml, inside, load_yaml, unknown, write_atomic
 
@@ -42,7 +44,7 @@ class Expert:
     """One of the models that are merged.
 
     Attributes:
-        model: hub id, id@revision, or local path.
+        model: hub id, id@revision, or local path; of a LoRA expert base+adapter.
         name: used in parameter names, tables and plots; unique in its recipe.
         parameters: what the recipe gives for this expert alone, by parameter name.
     """
@@ -148,7 +150,8 @@ class Recipe:
             method = get_method(_method_name(data["merge_method"]))
         base = data.get("base_model")
         if base is None and method.needs_base:
-            raise RecipeError(f"{method.name} merges differences from base_model, which is missing")
+            what = "merges differences from" if method.on_differences else "needs"
+            raise RecipeError(f"{method.name} {what} base_model, which is missing")
         if base is not None:
             with inside("base_model"):
                 base = _text(base, "base_model")
@@ -165,8 +168,7 @@ class Recipe:
             tokenizer_source=_parse_tokenizer_source(data.get("tokenizer_source", "base"), models),
             seed=_parse_seed(data.get("seed", 0)),
         )
-        recipe._check_required()
-        recipe._check_scope()
+        check(recipe)
         return recipe
 
     def plain(self) -> dict[str, Any]:
@@ -196,16 +198,14 @@ class Recipe:
         """The same recipe with relative local paths made absolute from `folder`.
 
         A reference that names nothing on this disk is left alone: it is a hub id, or an error
-        that opening it reports.
+        that opening it reports. The parts of base+adapter are resolved one by one.
+
+        Raises:
+            CheckpointError: base+adapter can be read in more than one way.
         """
 
         def resolve(model: str) -> str:
-            try:
-                path = Path(model).expanduser()
-                path = path if path.is_absolute() else folder / path
-                return str(path.resolve()) if path.exists() else model
-            except (OSError, RuntimeError):  # a name no file can have, or an unknown ~user
-                return model
+            return resolve_reference(model, folder)
 
         return Recipe(
             **{
@@ -339,35 +339,6 @@ class Recipe:
         text = json.dumps(canonical, sort_keys=True, ensure_ascii=False, allow_nan=False)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
-    # ---- checks of the whole
-
-    def _check_required(self) -> None:
-        for index, expert in enumerate(self.models):
-            for parameter in self.method.parameters:
-                if parameter.scope == "model":
-                    with inside("models", index):
-                        self.setting(parameter, expert)
-        for parameter in self.method.parameters:
-            if parameter.scope == "global":
-                with inside("parameters"):
-                    self.setting(parameter)
-
-    def _check_scope(self) -> None:
-        if "scope" not in self.method.by_name or self.flag("scope") == "tensor":
-            return
-        for index, expert in enumerate(self.models):
-            for name in ("density", "gamma", "slack"):
-                if name not in self.method.by_name:
-                    continue
-                value = self.setting(self.method.parameter(name), expert)
-                if not isinstance(value, Scalar):
-                    raise at(
-                        RecipeError(
-                            f"scope: model ranks the whole model at once: {name} is one number"
-                        ),
-                        ("models", index, "parameters", name),
-                    )
-
 
 def _parse_models(data: Any, method: Method) -> tuple[Expert, ...]:
     if not isinstance(data, list) or not data:
@@ -399,7 +370,10 @@ def _parse_models(data: Any, method: Method) -> tuple[Expert, ...]:
 
 
 def expert_name(given: Any, model: str, taken: Sequence[str]) -> str:
-    """The given name if legal and free; without one, the last part of the model's reference."""
+    """The given name if legal and free; without one, the last part of the model's reference.
+
+    Of base+adapter it is the adapter's.
+    """
     if given is not None:
         if not isinstance(given, str) or not NAME.fullmatch(given):
             raise RecipeError(f"name {given!r} may hold letters, digits, - and _ only")
@@ -408,7 +382,8 @@ def expert_name(given: Any, model: str, taken: Sequence[str]) -> str:
         if given == "base":
             raise RecipeError("'base' names the base model; call the expert something else")
         return given
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", model.split("@")[0].rstrip("/").split("/")[-1])
+    own = model.rstrip("+").rsplit("+", 1)[-1]
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", own.split("@")[0].rstrip("/").split("/")[-1])
     stem = stem.strip("-") or "expert"
     stem = f"{stem}-expert" if stem == "base" else stem
     name, number = stem, 2
@@ -479,14 +454,6 @@ def _text(data: Any, what: str) -> str:
     if not isinstance(data, str) or not data.strip():
         raise RecipeError(f"{what} is a hub id or a path, not {data!r}")
     return data
-
-
-def stepped(density: float, step: float) -> float:
-    """`density` rounded to a multiple of `step`; step 0 (or below 1e-9) leaves it as it is."""
-    if step < 1e-9:
-        return density
-    # The second rounding takes 0.57 for 57 * 0.01 = 0.5700000000000001.
-    return min(1.0, round(round(density / step) * step, 12))
 
 
 def _plain_settings(settings: Mapping[str, Setting]) -> dict[str, Any]:

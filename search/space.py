@@ -14,6 +14,7 @@ Define-by-run, as Optuna's spaces are: only the parameters of the chosen method 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -27,9 +28,10 @@ from optuna.distributions import (
 )
 
 from merge_core.errors import RecipeError
+from merge_core.legal import below_one, stepped
 from merge_core.methods import Method, get_method
 from merge_core.methods.base import DENSITY_STEP
-from merge_core.recipe import Recipe, expert_name, stepped
+from merge_core.recipe import Recipe, expert_name
 from merge_core.values import parse_number
 from merge_core.yaml_io import Where, at, inside, unknown
 
@@ -39,6 +41,8 @@ Suggest = Callable[[str, BaseDistribution], Any]
 _RANGE_KEYS = {"low", "high", "step", "log", "anchors"}
 _DIGITS = 6  # significant ones of sampled numbers: readable, and float32 tells them apart
 _MOST_STEPS = 10**6
+_DRAWN = re.compile(r"(?:[\w-]+\.)?(density|epsilon)(?!\w)")  # after the name of its expert
+_ANCHOR = re.compile(r"\[\d+\]|\.(plateau|end)$")
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class Space:
                 if isinstance(distribution, CategoricalDistribution):
                     for choice in distribution.choices[1:-1]:
                         self._fill(method, _choosing(name, choice), exact=True)
+            if "epsilon" in method.by_name:
+                self._check_epsilons(method)
         self._check_used()
 
     @property
@@ -201,6 +207,14 @@ class Space:
         assert DENSITY_STEP.default is not None
         step = float(shared.get("density_step", DENSITY_STEP.default))
         return step if step >= 1e-9 else 0.0
+
+    def _check_epsilons(self, method: Method) -> None:
+        """What is legal for DELLA depends on two parameters at once: let their extremes meet.
+
+        A density of 1 is legal whatever epsilon is, but those just below it may not be.
+        """
+        for largest in (False, True):
+            self._fill(method, _meeting(self._density_step, largest=largest), exact=True)
 
     def _check_used(self) -> None:
         """Under a choice of methods, every parameter belongs to at least one of them."""
@@ -344,6 +358,39 @@ def _last_step(high: float, step: float) -> int:
 
 def _choosing(name: str, choice: Any) -> Suggest:
     return lambda asked, distribution: choice if asked == name else _lowest(asked, distribution)
+
+
+def _meeting(step: float, *, largest: bool) -> Suggest:
+    """Suggests the largest epsilons with the least densities, or with the largest below 1."""
+
+    def suggest(name: str, distribution: BaseDistribution) -> Any:
+        found = _DRAWN.match(name)
+        if found is None:
+            return _lowest(name, distribution)
+        numbers = _numbers(distribution)
+        if found[1] == "epsilon" or not largest:
+            return max(numbers) if found[1] == "epsilon" else min(numbers)
+        if max(numbers) < 1.0:
+            return max(numbers)
+        if not _ANCHOR.search(name) and _coarse(distribution):
+            return max((n for n in numbers if n < 1.0), default=1.0)
+        return max(min(numbers), below_one(step))  # a gradient to 1 takes what lies on the way
+
+    return suggest
+
+
+def _numbers(distribution: BaseDistribution) -> list[float]:
+    """The ends of a range, its last step before the end, or all choices."""
+    if isinstance(distribution, CategoricalDistribution):
+        return [parse_number(choice) for choice in distribution.choices]
+    assert isinstance(distribution, FloatDistribution)
+    low, high, step = distribution.low, distribution.high, distribution.step
+    return [low, high] if step is None else [low, max(low, high - step), high]
+
+
+def _coarse(distribution: BaseDistribution) -> bool:
+    """Whether its values are listed, by choices or steps."""
+    return not (isinstance(distribution, FloatDistribution) and distribution.step is None)
 
 
 def _lowest(_: str, distribution: BaseDistribution) -> Any:

@@ -20,22 +20,22 @@ from tests.merge_core.method_suite import values
 NORM, HEAD = "model.norm.weight", "lm_head.weight"
 
 
-def layered(path: Path, layers: int) -> Path:
+def layered(path: Path, layers: int, width: int = 2) -> Path:
     """An untied model of `layers` layers with two tensors each."""
     tensors = {
-        "model.embed_tokens.weight": torch.zeros(4, 2),
-        NORM: torch.zeros(2),
-        HEAD: torch.zeros(4, 2),
+        "model.embed_tokens.weight": torch.zeros(4, width),
+        NORM: torch.zeros(width),
+        HEAD: torch.zeros(4, width),
     }
     for layer in range(layers):
-        tensors[f"model.layers.{layer}.self_attn.q_proj.weight"] = torch.zeros(2, 2)
-        tensors[f"model.layers.{layer}.mlp.up_proj.weight"] = torch.zeros(2, 2)
+        tensors[f"model.layers.{layer}.self_attn.q_proj.weight"] = torch.zeros(width, width)
+        tensors[f"model.layers.{layer}.mlp.up_proj.weight"] = torch.zeros(width, width)
     config = {**CONFIG, "num_hidden_layers": layers, "tie_word_embeddings": False}
     return write_checkpoint(path, tensors, config)
 
 
-def dirs_of(folder: Path, layers: int) -> dict[str, Path]:
-    return {name: layered(folder / name, layers) for name in ("base", "thai", "r1")}
+def dirs_of(folder: Path, layers: int, width: int = 2) -> dict[str, Path]:
+    return {name: layered(folder / name, layers, width) for name in ("base", "thai", "r1")}
 
 
 def data_of(dirs: dict, method: str, own: dict, shared: dict | None = None) -> dict:
@@ -47,6 +47,16 @@ def data_of(dirs: dict, method: str, own: dict, shared: dict | None = None) -> d
             {"model": str(dirs["r1"]), "name": "reasoning", "parameters": {"weight": 0.25}},
         ],
         "parameters": shared or {},
+        "dtype": "bfloat16",
+    }
+
+
+def slerp_of(dirs: dict, t: Any, base: str = "thai") -> dict:
+    return {
+        "merge_method": "slerp",
+        "base_model": str(dirs[base]),
+        "models": [{"model": str(dirs[name]), "name": name} for name in ("thai", "r1")],
+        "parameters": {"t": t},
         "dtype": "bfloat16",
     }
 
@@ -78,7 +88,7 @@ def mergekit_numbers(config: dict, tensor: str, layers: int) -> list[dict]:
     found = []
     for model in config["models"]:
         numbers = {}
-        for name in ("weight", "density", "lambda"):
+        for name in ("weight", "density", "gamma", "lambda", "t"):
             for scope in (model.get("parameters", {}), config.get("parameters", {})):
                 if name in scope and name not in numbers:
                     read = read_setting(scope[name], tensor, t)
@@ -95,7 +105,12 @@ def assert_mergekit_reads_ours(recipe: Recipe, sources: Sources) -> None:
         ours = recipe.settings_for(tensor, sources.depths[tensor])
         theirs = mergekit_numbers(config, tensor, sources.template.layers)
         for index, numbers in enumerate(theirs):
-            assert np.float32(numbers["weight"]) == ours.weights[index], tensor
+            if "weight" in recipe.method.by_name:
+                assert np.float32(numbers["weight"]) == ours.weights[index], tensor
+            if "gamma" in recipe.method.by_name:
+                assert numbers["gamma"] == ours.gammas[index], tensor
+            if "t" in recipe.method.by_name:
+                assert numbers["t"] == ours.t, tensor
             if "density" in recipe.method.by_name:
                 assert numbers["density"] == ours.densities[index], tensor
             if "lambda" in recipe.method.by_name:
@@ -106,13 +121,14 @@ def assert_mergekit_reads_ours(recipe: Recipe, sources: Sources) -> None:
 def deep(tmp_path_factory) -> dict[int, tuple[dict, Sources]]:
     made = {}
     for layers in (1, 2, 3, 50):  # at 50, layer 1 of 49 steps reads 0.9999999999999999 anchors on
-        dirs = dirs_of(tmp_path_factory.mktemp(f"deep{layers}"), layers)
-        recipe = Recipe.parse(data_of(dirs, "ties", {"weight": 1}))
-        made[layers] = dirs, Sources.open(recipe)
+        dirs = dirs_of(tmp_path_factory.mktemp(f"deep{layers}"), layers, width=12)
+        made[layers] = dirs, Sources.open(Recipe.parse(data_of(dirs, "ties", {"weight": 1})))
     return made
 
 
-@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "ties"])
+@pytest.mark.parametrize(
+    "method", ["linear", "task_arithmetic", "ties", "breadcrumbs", "breadcrumbs_ties", "slerp"]
+)
 @pytest.mark.parametrize("layers", [1, 2, 3, 50])
 @settings(
     max_examples=12,
@@ -123,14 +139,22 @@ def deep(tmp_path_factory) -> dict[int, tuple[dict, Sources]]:
 @given(data=st.data())
 def test_mergekit_reads_our_numbers_for_every_tensor(deep, method, layers, data) -> None:
     dirs, sources = deep[layers]
-    own = {"weight": data.draw(values(-1.5, 1.5))}
-    shared = {"normalize": data.draw(st.booleans())}
-    if method == "ties":
-        own["density"] = data.draw(values(0, 1))
-        shared["density"] = data.draw(values(0, 1))
-        shared["density_step"] = data.draw(st.sampled_from([0.01, 0, 0.05]))
-        shared["lambda"] = data.draw(values(0, 2))
-    recipe = Recipe.parse(data_of(dirs, method, own, shared))
+    if method == "slerp":
+        recipe = Recipe.parse(slerp_of(dirs, data.draw(values(0, 1))))
+    else:
+        own = {"weight": data.draw(values(-1.5, 1.5))}
+        shared = {"normalize": data.draw(st.booleans())}
+        if method not in ("linear", "task_arithmetic"):
+            least = 0
+            if method != "ties":  # gamma and density have to come to an entry of the 12 of a norm
+                least = 0.09
+                own["gamma"] = data.draw(values(least, 0.3))
+                shared["gamma"] = 0.25
+            own["density"] = data.draw(values(least, 1))
+            shared["density"] = data.draw(values(least, 1))
+            shared["density_step"] = data.draw(st.sampled_from([0.01, 0, 0.03]))
+            shared["lambda"] = data.draw(values(0, 2))
+        recipe = Recipe.parse(data_of(dirs, method, own, shared))
     assert_mergekit_reads_ours(recipe, sources)
 
     # And back: the same numbers, tensor by tensor.
@@ -139,8 +163,7 @@ def test_mergekit_reads_our_numbers_for_every_tensor(deep, method, layers, data)
     for tensor in sources.specs:
         depth = sources.depths[tensor]
         assert again.settings_for(tensor, depth) == recipe.settings_for(tensor, depth)
-    for flag in ("normalize",):
-        assert again.flag(flag) == recipe.flag(flag)
+    assert again.normalizes == recipe.normalizes
 
 
 ROUND_TRIPS = {
@@ -161,6 +184,12 @@ ROUND_TRIPS = {
         {"weight": [{"filter": "self_attn", "value": [0.1, 0.5]}, {"value": [0.2, 0.3]}]},
         {},
     ),
+    "breadcrumbs": ("breadcrumbs", {"weight": 0.7, "density": 0.28, "gamma": 0.1}, {}),
+    "breadcrumbs_ties": (
+        "breadcrumbs_ties",
+        {"weight": [0.7, 0.2], "density": 0.3, "gamma": [{"filter": "mlp", "value": 0.2}]},
+        {"gamma": 0.125, "density": 0.9, "normalize": True},
+    ),
     "fine density": ("ties", {"weight": 1, "density": 0.333}, {"density_step": 0}),
     "constant gradient": ("ties", {"weight": [0.5, 0.5], "density": 0.5}, {}),
     "global weight filters": (
@@ -173,7 +202,7 @@ ROUND_TRIPS = {
 
 @pytest.mark.parametrize("case", ROUND_TRIPS)
 def test_export_and_import_keep_the_fingerprint(tmp_path: Path, case: str) -> None:
-    dirs = dirs_of(tmp_path, 4)
+    dirs = dirs_of(tmp_path, 4, width=12)
     data = data_of(dirs, *ROUND_TRIPS[case])
     if data["merge_method"] == "linear":
         del data["base_model"]
@@ -184,6 +213,25 @@ def test_export_and_import_keep_the_fingerprint(tmp_path: Path, case: str) -> No
     # The format has no names: they come from the references again.
     assert [e.model for e in again.models] == [e.model for e in recipe.models]
     assert again.names == ("thai", "r1")
+
+
+@pytest.mark.parametrize("base", ["thai", "r1"])
+@pytest.mark.parametrize("t", [0.3, [0.1, 0.9], [{"filter": "mlp", "value": 0.2}, {"value": 1}]])
+def test_slerp_keeps_its_base_among_the_models(tmp_path: Path, base: str, t: Any) -> None:
+    dirs = dirs_of(tmp_path, 3)
+    recipe = Recipe.parse(slerp_of(dirs, t, base))
+    exported = to_mergekit(recipe)
+    assert exported["base_model"] == str(dirs[base])
+    assert exported["models"] == [{"model": str(dirs["thai"])}, {"model": str(dirs["r1"])}]
+    assert set(exported["parameters"]) == {"t"}
+    again, notes = from_mergekit(exported)
+    assert again.fingerprint() == recipe.fingerprint()
+    assert not notes
+    # mergekit adds a base that is not listed, behind the others; either order is the same merge.
+    exported["models"] = [m for m in exported["models"] if m["model"] != str(dirs[base])]
+    added, _ = from_mergekit(exported)
+    assert [e.model for e in added.models][1] == str(dirs[base])
+    assert added.pair == (1, 0)
 
 
 def test_a_knee_comes_back_as_anchors_with_the_same_numbers(tmp_path: Path) -> None:
@@ -305,6 +353,16 @@ def test_dare_is_imported_with_a_note(tmp_path: Path) -> None:
     assert any("drops follow the seed" in note for note in notes)
 
 
+def test_della_is_imported_where_its_exact_densities_are_legal(tmp_path: Path) -> None:
+    text = PASTED.replace("ties", "della")
+    recipe, notes = load(tmp_path, text.replace("density: .333", "density: .154"))
+    assert recipe.settings_for("x", 0.5).epsilons == (0.15, 0.15)
+    assert recipe.settings_for("x", 0.5).densities[0] == 0.154  # .15 in steps: not legal
+    assert any("della drops follow the seed" in note for note in notes)
+    message = refusal(tmp_path, text.replace("density: .333", "density: 0.1"))
+    assert message.startswith("6:7: density 0.1 with epsilon 0.15")
+
+
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
@@ -327,7 +385,8 @@ def test_tokenizer_sources(tmp_path: Path, source: str, expected: str) -> None:
         ("dtype: float16", "chat_template: auto", "19:1: mergekit's 'chat_template' is not"),
         ("dtype: float16", "modules: {}", "19:1: mergekit's 'modules' is not"),
         ("method: ties", "method: model_stock", "15:1: unknown merge_method 'model_stock'"),
-        ("method: ties", "method: slerp", "15:1: unknown merge_method 'slerp'"),
+        ("method: ties", "method: nuslerp", "15:1: unknown merge_method 'nuslerp'"),
+        ("method: ties", "method: slerp", "1:1: 3 models; slerp merges at most 2"),
         ("method: ties", "method: [ties]", "15:1: merge_method is the name of a method"),
         ("merge_method: ties\n", "", "1:1: merge_method is missing"),
         ("normalize: true", "int8_mask: true", "18:3: unknown parameter of ties 'int8_mask'"),
@@ -376,6 +435,13 @@ def test_broken_files_are_refused(tmp_path: Path, text: str) -> None:
         ("ties", {"scope": "model"}, "mergekit has no 'scope'"),
         ("dare_ties", {}, "mergekit's dare_ties has no seeds"),
         ("dare_linear", {}, "mergekit's dare_linear has no seeds"),
+        ("della", {}, "mergekit's della has no seeds"),
+        ("della_linear", {}, "mergekit's della_linear has no seeds"),
+        ("breadcrumbs", {"scope": "model"}, "mergekit has no 'scope'"),
+        ("breadcrumbs_ties", {"slack": 0.5}, "mergekit has no 'slack'"),
+        ("breadcrumbs", {"density": 0.5}, r"keeps nothing of .* gamma 0.01 or density 0.5 comes"),
+        ("breadcrumbs", {"density": 0.5, "gamma": 0}, "keeps nothing of"),
+        ("breadcrumbs", {"density": 0.1, "gamma": 0.2}, r"keeps nothing of model.norm.weight \\(8"),
     ],
 )
 def test_export_refuses_what_mergekit_lacks(trio_dirs, method, shared, message) -> None:

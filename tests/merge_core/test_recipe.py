@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from merge_core import Recipe, RecipeError
+from merge_core.arithmetic import della_allows
 from merge_core.methods import METHODS
 from merge_core.yaml_io import dump_yaml, load_yaml, parse_yaml
 from tests.merge_core.method_suite import cases
@@ -191,6 +193,7 @@ def test_the_fingerprint_is_the_same_in_a_fresh_process(tmp_path: Path) -> None:
 
 def test_names_are_derived_from_references_and_made_unique() -> None:
     models = ["org/Qwen2.5-7B", "other/Qwen2.5-7B@main", "dir/base/", "พื้นที่", "./"]
+    models += ["org/llama@v1+me/thai-lora@v2", "dir/c++"]
     data = {
         "merge_method": "linear",
         "models": [{"model": m, "parameters": {"weight": 1}} for m in models],
@@ -201,6 +204,8 @@ def test_names_are_derived_from_references_and_made_unique() -> None:
         "base-expert",
         "expert",
         "expert-2",
+        "thai-lora",
+        "c",
     )
 
 
@@ -212,6 +217,19 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert recipe.models[0].model == str((tmp_path / "thai").resolve())
     assert recipe.models[1].model == "../thai"  # nothing there: reported when it is opened
     assert recipe.base_model == "org/base"
+
+
+def test_parts_of_an_adapter_reference_are_resolved_one_by_one(tmp_path: Path) -> None:
+    for name in ("thai", "lora", "odd+name"):
+        (tmp_path / name).mkdir()
+    for written, expected in [
+        ("thai+lora", f"{tmp_path}/thai+{tmp_path}/lora"),
+        ("org/thai@v1+lora", f"org/thai@v1+{tmp_path}/lora"),
+        ("thai+org/lora", f"{tmp_path}/thai+org/lora"),
+        ("odd+name", f"{tmp_path}/odd+name"),
+    ]:
+        recipe = read(TEXT.replace("org/thai", written)).resolved(tmp_path)
+        assert recipe.models[0].model == expected
 
 
 @pytest.mark.parametrize("model", ["~nobody-of-this-name/x", "x" * 5000, "a/" * 3000])
@@ -286,7 +304,7 @@ def test_errors_name_file_line_and_column(old: str, new: str, message: str) -> N
         ("merge_method: linear\nmodels: [a]\n", "recipe.yaml:2:10: a model is a mapping"),
         (
             "merge_method: linear\nmodels:\n" + "- {model: m, parameters: {weight: 1}}\n" * 9,
-            "recipe.yaml:2:1: 9 models; at most 8",
+            "recipe.yaml:2:1: 9 models; linear merges at most 8",
         ),
     ],
 )
@@ -299,6 +317,121 @@ def test_scope_model_wants_one_number() -> None:
     text = text.replace("slack: 0.64", "density: [0.2, 0.5]")
     message = "recipe.yaml:9:53: scope: model ranks the whole model at once: density is one number"
     assert error_of(text) == message
+
+
+def two(method: str, first: str, second: str = "{}", shared: str = "{}", base="org/base") -> str:
+    return (
+        f"merge_method: {method}\nbase_model: {base}\nmodels:\n"
+        f"- {{model: org/a, parameters: {first}}}\n- {{model: org/b, parameters: {second}}}\n"
+        f"parameters: {shared}\n"
+    )
+
+
+W = "weight: 1, "
+
+
+@pytest.mark.parametrize(
+    ("own", "shared", "message"),
+    [
+        ("density: 0.1", "", "4:42: density 0.1 with epsilon 0.15 keeps entries with probability"),
+        ("density: 0.85", "", "4:42: density 0.85 with epsilon 0.15"),
+        ("density: 0", "", "4:42: density 0 with epsilon 0.15"),
+        ("density: 0, epsilon: 0", "", "4:42: density 0 with epsilon 0 "),
+        ("density: 0.004, epsilon: 0.001", "", "4:42: density 0 with epsilon 0.001"),  # in steps
+        ("density: [0.3, 0.9]", "", "4:42: density 0.9 with epsilon 0.15"),
+        ("density: [0.3, 1.0]", "", "4:42: density 0.99 with epsilon 0.15"),
+        ("density: [1, 0.5], epsilon: 0.01", "density_step: 0, ", "4:42: density 1 with epsilon 0"),
+        ("density: {plateau: 0.5, end: 0.1, knee: 0.5}", "", "4:42: density 0.1 with"),
+        ("density: 0.5, epsilon: [0.1, 0.5]", "", "4:42: density 0.5 with epsilon 0.5"),
+        ("epsilon: 0.3", "density: 0.2, ", "4:42: density 0.2 with epsilon 0.3"),
+        ("", "density: 0.2, epsilon: 0.3, ", "6:14: density 0.2 with epsilon 0.3"),
+        ("density: [{filter: mlp, value: 0.1}, {value: 0.5}]", "", "4:42: density 0.1 with"),
+        (
+            "density: [{filter: mlp, value: 0.1}, {value: 0.5}], "
+            "epsilon: [{filter: attn, value: 0.01}, {value: 0.2}]",
+            "",
+            "4:42: density 0.1 with epsilon 0.2",
+        ),
+        ("epsilon: 0.6", "", "4:42: epsilon 0.6 lies outside 0 to 0.5"),
+    ],
+)
+def test_keep_probabilities_lie_between_0_and_1(own: str, shared: str, message: str) -> None:
+    for method in ("della", "della_linear"):
+        text = two(method, f"{{{W}{own}}}", "{weight: 1}", f"{{{shared}lambda: 1}}")
+        assert error_of(text).startswith(f"recipe.yaml:{message}")
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        "density: 1, epsilon: 0.5",
+        "density: 0.5, epsilon: 0.49",
+        "density: [1, 1], epsilon: 0.3",
+        "density: [0.4, 1], epsilon: 0.005",  # in steps the largest below 1 is .99
+        "density: 0.999, epsilon: 0.3",  # in steps it is 1
+        "density: [{filter: mlp, value: 0.1}, {value: 0.5}], "
+        "epsilon: [{filter: mlp, value: 0.05}, {value: 0.3}]",
+        "density: [{filter: mlp, value: 1}, {value: 0.5}], "
+        "epsilon: [{filter: up.mlp, value: 0.5}, {filter: mlp, value: 0.4}, {value: 0.3}]",
+    ],
+)
+def test_legal_keep_probabilities(own: str) -> None:
+    read(two("della", f"{{{W}{own}}}", "{weight: 1}"))
+
+
+ANY = st.sampled_from([0.0, 0.01, 0.1, 0.15, 0.3, 0.5, 0.7, 0.85, 0.9, 0.99, 0.999, 1.0])
+
+
+@QUICK
+@given(
+    density=st.one_of(ANY, st.lists(ANY, min_size=1, max_size=3)),
+    epsilon=st.one_of(ANY, st.lists(ANY, min_size=1, max_size=3)),
+    step=st.sampled_from([0.0, 0.01, 0.3]),
+    depths=st.lists(st.floats(0, 1), min_size=4, max_size=4),
+)
+def test_a_recipe_that_is_read_has_keep_probabilities_everywhere(
+    density: Any, epsilon: Any, step: float, depths: list[float]
+) -> None:
+    data = parse_yaml(two("della", "{weight: 1}", "{weight: 1}"), Path("x")).data
+    data["parameters"] = {"density": density, "epsilon": epsilon, "density_step": step}
+    with contextlib.suppress(RecipeError):
+        recipe = Recipe.parse(data)
+        for depth in (0.0, *depths, 1.0):
+            s = recipe.settings_for("x", depth)
+            assert della_allows(s.densities[0], s.epsilons[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (two("slerp", "{}", shared="{t: .5}"), "3:1: slerp merges base_model and one other model"),
+        (
+            two("slerp", "{}", shared="{t: .5}", base="org/a").replace("org/b", "org/a"),
+            "3:1: slerp",
+        ),
+        (two("slerp", "{}", base="org/a"), "6:1: t is missing"),
+        (two("slerp", "{}", shared="{t: 1.5}", base="org/a"), "6:14: t 1.5 lies outside 0 to 1"),
+        (two("slerp", "{t: .5}", base="org/a"), "4:31: t holds for the whole merge: move it to"),
+        (two("slerp", "{weight: 1}", base="org/a"), "4:31: unknown parameter of slerp 'weight'"),
+        (
+            "merge_method: slerp\nbase_model: a\nmodels: [{model: a}]\nparameters: {t: 1}\n",
+            "3:1: slerp merges at least 2 models",
+        ),
+        (
+            "merge_method: slerp\nbase_model: a\nmodels: [{model: a}, {model: b}, {model: c}]\n",
+            "3:1: 3 models; slerp merges at most 2",
+        ),
+        ("merge_method: slerp\nmodels: [{model: a}, {model: b}]\n", "1:1: slerp needs base_model"),
+        (two("breadcrumbs", "{weight: 1, gamma: 2}", "{weight: 1}"), "4:42: gamma 2 lies outside"),
+        (two("breadcrumbs", "{weight: 1, slack: 1}"), "4:42: unknown parameter of breadcrumbs"),
+        (
+            two("breadcrumbs", "{weight: 1, gamma: [0, 1]}", "{weight: 1}", "{scope: model}"),
+            "4:42: scope: model ranks the whole model at once: gamma is one number",
+        ),
+    ],
+)
+def test_what_a_method_wants_of_its_recipes(text: str, message: str) -> None:
+    assert error_of(text).startswith(f"recipe.yaml:{message}")
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00", "folder"])

@@ -2,11 +2,12 @@ import math
 
 import optuna
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from merge_core import Recipe, RecipeError
+from merge_core.arithmetic import della_allows
 from merge_core.methods import METHODS, get_method
 from search.space import Space
 
@@ -298,9 +299,13 @@ DENSITIES = values(density_bounds(), st.integers(0, 100).map(lambda n: n / 100),
 SLACKS = values(bounds(0, 1), st.floats(0, 1), bounds(0, 1))
 
 
+# What these want of several parameters or of the models is tested below.
+FREE = [m for m in METHODS if not {"epsilon", "t"} & get_method(m).by_name.keys()]
+
+
 @st.composite
 def templates(draw) -> dict:
-    methods = draw(st.lists(st.sampled_from(sorted(METHODS)), min_size=1, max_size=3, unique=True))
+    methods = draw(st.lists(st.sampled_from(sorted(FREE)), min_size=1, max_size=3, unique=True))
     known = {name for method in methods for name in get_method(method).by_name}
     given = {"weight": WEIGHTS, "density": DENSITIES, "slack": SLACKS}
     parameters = [
@@ -344,3 +349,75 @@ def test_any_sample_of_any_space_is_a_recipe_inside_it_and_its_parameters_give_i
         settings = recipe.settings_for("model.layers.0.mlp.up_proj.weight", depth)
         assert all(math.isfinite(weight) for weight in settings.weights)
         assert all(0.0 <= density <= 1.0 for density in settings.densities)
+
+
+NEAR = st.sampled_from([0.2, 0.3, 0.5, 0.7, 0.99, 1.0])
+LITTLE = st.sampled_from([0.0, 0.005, 0.05, 0.15, 0.2, 0.3])
+
+
+def ranges_of(numbers):
+    return st.tuples(numbers, numbers, st.sampled_from([None, 0.1])).map(
+        lambda t: (
+            {"low": min(t[:2]), "high": max(t[:2])}
+            | ({"step": t[2]} if t[2] and max(t[:2]) - min(t[:2]) > t[2] else {})
+        )
+    )
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    density=values(ranges_of(NEAR), NEAR, bounds(0, 1)),
+    epsilon=values(ranges_of(LITTLE), LITTLE, bounds(0, 1)),
+    step=st.sampled_from([0, 0.01]),
+    seed=st.integers(0, 2**31 - 1),
+)
+def test_a_space_of_della_refuses_what_some_sample_would_be_refused_for(
+    density, epsilon, step, seed
+) -> None:
+    own = {"weight": 1, "density": density, "epsilon": epsilon}
+    data = template("della", own, {"density": 1}, {"density_step": step})
+    try:
+        space = Space(data)
+    except RecipeError:
+        return
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    for _ in range(5):
+        recipe = space.sample(study.ask())
+        for depth in (0.0, 0.3, 1.0):
+            s = recipe.settings_for("model.layers.0.mlp.up_proj.weight", depth)
+            assert all(map(della_allows, s.densities, s.epsilons))
+
+
+@pytest.mark.parametrize(
+    ("density", "epsilon", "legal"),
+    [
+        ({"low": 0.2, "high": 0.8}, 0.15, True),
+        ({"low": 0.2, "high": 0.8}, {"low": 0.01, "high": 0.19}, True),
+        ({"low": 0.2, "high": 0.8}, {"low": 0.01, "high": 0.2}, False),  # only where both meet
+        ({"low": 0.3, "high": 1.0}, 0.15, False),  # 1 is legal, .9 is not
+        ({"low": 0.3, "high": 1.0}, 0.005, True),
+        ({"low": 0.3, "high": 1.0, "step": 0.1}, 0.05, True),
+        ({"low": 0.3, "high": 1.0, "step": 0.1, "anchors": 2}, 0.05, False),  # .99 between them
+        ({"choices": [0.5, 1.0]}, 0.3, True),
+        ({"choices": [0.9, 0.5]}, {"choices": [0.3, 0.01]}, False),
+        ([{"choices": [0.5, 1.0]}, {"choices": [0.5, 1.0]}], 0.3, False),
+    ],
+)
+def test_spaces_of_della(density, epsilon, legal) -> None:
+    data = template("della_linear", {"density": density, "epsilon": epsilon}, {"density": 1})
+    if legal:
+        Space(data)
+        return
+    with pytest.raises(RecipeError, match="keeps entries with probability") as caught:
+        Space(data)
+    assert caught.value.where == ("models", 0, "parameters", "density")
+
+
+def test_a_space_of_slerp() -> None:
+    data = template("slerp", {}, {}, {"t": {"low": 0, "high": 1, "anchors": 2}})
+    for model in data["models"]:
+        model["parameters"].clear()
+    with pytest.raises(RecipeError, match="none of the models is"):
+        Space(data)
+    data["models"][0]["model"] = data["base_model"]
+    assert sorted(Space(data).distributions()) == ["t[0]", "t[1]"]
