@@ -87,7 +87,7 @@ class Facts:
             group: tensors that are ranked together: one, or all in name order.
             count: how many entries are below the bounds.
         """
-        total = sum(self._size(name) for name in group)
+        total = sum(self._differences.size(name) for name in group)
         if count in (0, total):
             return dict.fromkeys(group, KEEP_NONE if count == 0 else KEEP_ALL)
         place = (expert, group[0] if len(group) == 1 else "", count)
@@ -112,16 +112,12 @@ class Facts:
             self._bounds[place] = bounds[group[0]]
         return bounds
 
-    def _size(self, name: str) -> int:
-        rows, length = self._differences.rows(name)
-        return rows * length
-
     def _histogram(self, expert: int, name: str) -> Histogram:
         """How many trim keys have each upper half of the high word: int64 [65536]."""
         if (expert, name) not in self._histograms:
             file = self._file(expert, name, "magnitudes.npy")
             filled = None if file is None else _load(file)
-            if filled is None or int(filled[1].sum()) != self._size(name):
+            if filled is None or int(filled[1].sum()) != self._differences.size(name):
                 histogram = np.zeros(_BUCKETS, np.int64)
                 for tile in self._differences.all(name, expert):
                     histogram += trim_histogram(tile)

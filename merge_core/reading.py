@@ -60,11 +60,18 @@ class Reader:
     Args:
         sources: base and experts.
         differences: whether base is read too, and low-rank experts as differences from it.
+        row_ranks: whether DELLA's ranks are read too.
     """
 
-    def __init__(self, sources: Sources, differences: bool) -> None:
+    def __init__(self, sources: Sources, differences: bool, row_ranks: bool = False) -> None:
         self.sources = sources
         self.differences = differences
+        self.row_ranks = row_ranks
+
+    def size(self, name: str) -> int:
+        """Elements that are merged by arithmetic."""
+        rows, length = self.rows(name)
+        return rows * length
 
     def rows(self, name: str) -> tuple[int, int]:
         """(rows, elements of a row) that are merged by arithmetic: rows run over the last axis."""
@@ -112,7 +119,9 @@ class Reader:
     def tiles(self, name: str, grid: Grid, only: int | None = None) -> Iterator[Tile]:
         """The elements of `grid`, in order, in one tile or as many as memory asks for."""
         experts = range(len(self.sources.experts)) if only is None else [only]
-        views = all(self._is_view(source, name) for source in self._read(experts))
+        views = not self.row_ranks and all(
+            self._is_view(source, name) for source in self._read(experts)
+        )
         for piece in grid.pieces(max(1, grid.start + grid.stride * grid.rows) if views else TILE):
             yield self._tile(name, piece, only)
 
@@ -128,8 +137,15 @@ class Reader:
             if self._is_difference(source, name):
                 given.append(place)
             read.append(self._elements(source, name, grid.start, end))
+        ranks: list[npt.NDArray[Any]] = []
+        if self.row_ranks:
+            _, length = self.rows(name)
+            rows = slice(grid.start // length, -(-end // length))
+            first = grid.start - rows.start * length
+            whole = [self.sources.facts.row_ranks(e, name, rows).reshape(-1) for e in experts]
+            ranks = [part[first : first + end - grid.start] for part in whole]
         starts = grid.start + grid.stride * np.arange(grid.rows, dtype=np.int64)
-        return Tile(base, read, starts, grid.width, grid.stride, tuple(given))
+        return Tile(base, read, starts, grid.width, grid.stride, tuple(given), ranks)
 
     def gathered(
         self,
@@ -164,8 +180,12 @@ class Reader:
                 values = np.where(lacks, mine, values)
             read.append(values[left:])
         base = own[left:] if self.differences else None
+        ranks: list[npt.NDArray[Any]] = []
+        if self.row_ranks:
+            facts = self.sources.facts
+            ranks = [facts.row_ranks(e, name, positions).reshape(-1)[left:] for e in experts]
         starts = core * length + left
-        return Tile(base, read, starts, right - left, length, tuple(given))
+        return Tile(base, read, starts, right - left, length, tuple(given), ranks)
 
     def source_rows(
         self, source: int, name: str, rows: npt.NDArray[np.int64]
