@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from fractions import Fraction
+from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from merge_core.arithmetic import coefficients, kept_count, multipliers, restored_count
+from merge_core import MergePlan, Recipe, RecipeError, Sources
+from merge_core.arithmetic import (
+    BLOCK,
+    band,
+    coefficients,
+    della_allows,
+    della_table,
+    kept_count,
+    multipliers,
+    pair_products,
+    restored_count,
+    slerp_factors,
+)
 from merge_core.methods import get_method
+from merge_core.random import drop_bits, drop_threshold, tensor_ids
+from tests.merge_core.conftest import CONFIG, write_checkpoint
 from tests.merge_core.method_suite import NAMES, Case, bits
 
 ROW = NAMES[1]
@@ -124,6 +142,86 @@ def test_dare_rescales_by_the_exact_share() -> None:
     assert set(row) == {0.0, float(np.float32(65536 / 19661))}
 
 
+def test_breadcrumbs_takes_out_the_largest_too() -> None:
+    row = [0.25, -4.0, 1.0, 2.0]
+    own = [{"weight": 1.0, "density": 0.5, "gamma": 0.25}]
+    for method in ("breadcrumbs", "breadcrumbs_ties"):
+        assert merged(method, ZEROS, [row], own) == [0.0, 0.0, 1.0, 2.0]
+    own = [{"weight": 1.0, "density": 0.75, "gamma": 0.9}]  # density goes before gamma
+    assert merged("breadcrumbs", ZEROS, [row], own) == [0.25, 0.0, 1.0, 2.0]
+
+
+def test_breadcrumbs_adds_without_election() -> None:
+    rows = [[4.0, 3.0, 2.0, 1.0], [-1.0, 4.0, 2.0, 3.0]]
+    own = [{"weight": 1.0, "density": 0.5, "gamma": 0.25}] * 2
+    assert merged("breadcrumbs", ZEROS, rows, own) == [0.0, 3.0, 4.0, 3.0]
+
+
+def test_della_draws_by_rank_and_rescales_by_the_exact_share() -> None:
+    """One row: ranks 0 to 7 have probabilities .3 to .7, the draw is DARE's."""
+    ranks = [2, 0, 3, 1, 7, 5, 6, 4]
+    row = [-1.0 - rank if rank % 2 else 1.0 + rank for rank in ranks]
+    own = [{"weight": 0.5, "density": 0.5, "epsilon": 0.2}]
+    thresholds = [drop_threshold(0.3 + 0.4 * rank / 7) for rank in ranks]
+    drawn = drop_bits(0, 8, seed=0, tensor_id=tensor_ids(NAMES)[ROW], expert=0)
+    expected = [
+        float(np.float32(x) * np.float32(0.5 * 65536 / t)) if half < t else 0.0
+        for x, t, half in zip(row, thresholds, drawn, strict=True)
+    ]
+    assert merged("della_linear", [0.0] * 8, [row], own) == expected
+    assert 0 < sum(x != 0 for x in expected) < 8
+
+
+def test_slerp_of_a_right_angle() -> None:
+    half = float(np.float32(math.sqrt(0.5)))
+    rows = [[1.0, 0.0], [0.0, 3.0]]
+    assert arc(0.5, *rows) == [half, float(np.float32(3 * half))]
+    assert arc(0.0, *rows) == rows[0]
+    assert arc(1.0, *rows) == rows[1]
+    assert arc(1 / 3, *rows) == [float(np.float32(math.cos(math.pi / 6))), 1.5]
+
+
+def arc(t: float, base: list[float], other: list[float]) -> list[float]:
+    """SLERP of two rows by the reference and the executor, in either order of the models."""
+    found = []
+    for order in (0, 1):
+        made = [{n: torch.tensor(row) for n in NAMES} for row in (base, other)][:: 1 - 2 * order]
+        models = [{"model": "base"}, {"model": "expert-1"}]
+        if order:
+            models = [{"model": "expert-0"}, {"model": "base"}]
+        data = {"merge_method": "slerp", "base_model": "base", "models": models}
+        with Case({**data, "parameters": {"t": t}}, made[order], made) as case:
+            got = case.plan.tensor(ROW)
+            np.testing.assert_array_equal(bits(got), bits(case.expected()[ROW]))
+            found.append(got.tolist())
+    assert found[0] == found[1]
+    return found[0]
+
+
+def test_layer_swapping_copies_the_chosen_experts_layers(tmp_path: Path) -> None:
+    """configs/layer_swap.yaml, on models of its 28 layers."""
+    generator = torch.Generator().manual_seed(0)
+    names = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(28)]
+    names += ["model.embed_tokens.weight", "model.norm.weight"]
+    models = {
+        name: {n: torch.randn(5, 4, generator=generator).to(torch.bfloat16) for n in names}
+        for name in ("base", "language", "reasoning")
+    }
+    for name, tensors in models.items():
+        write_checkpoint(tmp_path / name, tensors, {**CONFIG, "num_hidden_layers": 28})
+    recipe = Recipe.load(Path(str(files("configs") / "layer_swap.yaml")))
+    experts = tuple(replace(e, model=str(tmp_path / e.name)) for e in recipe.models)
+    recipe = replace(recipe, base_model=str(tmp_path / "base"), models=experts)
+    plan = MergePlan(recipe, Sources.open(recipe))
+    for i, name in enumerate(names):
+        if i in (4, 25):
+            pair = (models["language"][name].float(), models["reasoning"][name].float())
+            expected = ((pair[0] + pair[1]) * 0.5).to(torch.bfloat16)
+        else:
+            expected = models["language" if i < 4 or i in (26, 27) else "reasoning"][name]
+        np.testing.assert_array_equal(bits(plan.tensor(name)), bits(expected), err_msg=name)
+
+
 def test_sums_run_in_recipe_order() -> None:
     own = [{"weight": 1.0}] * 3
     rows = [[2.0**24], [1.0], [1.0]]
@@ -177,3 +275,63 @@ def test_counts() -> None:
     assert kept_count(0.5, 0) == 0
     assert [restored_count(s, 3) for s in (0.0, 0.3, 0.4, 1.0)] == [0, 0, 1, 3]
     assert multipliers(get_method("dare_linear"), [0.5, 0.5], [0.0, 1.0]) == (0.0, 0.5)
+
+
+def test_bands() -> None:
+    assert band(0.5, 0.25, 8) == (2, 4)
+    assert band(0.5, 0.0, 8) == (0, 4)
+    assert band(0.5, 0.9, 8) == (4, 4)  # as many outliers as leave the density
+    assert band(1.0, 0.5, 8) == (0, 8)
+    assert band(0.0, 0.5, 8) == (4, 0)
+    assert band(0.01, 0.05, 10) == (0, 1)
+    assert band(0.5, 0.5, 0) == (0, 0)
+
+
+def test_della_tables() -> None:
+    thresholds, factors = della_table(0.5, 0.25, 3, 0.5)
+    assert thresholds.tolist() == [16384, 32768, 49152]
+    assert factors.tolist() == [2.0, 1.0, float(np.float32(2 / 3))]
+    assert (thresholds.dtype, factors.dtype) == (np.uint32, np.float32)
+    assert [x.tolist() for x in della_table(1.0, 0.4, 2, 0.5)] == [[65536] * 2, [0.5] * 2]
+    assert [x.tolist() for x in della_table(0.3, 0.2, 1, 1.0)] == [
+        [19661],
+        [float(np.float32(65536 / 19661))],
+    ]
+    assert [x.size for x in della_table(0.3, 0.2, 0, 1.0)] == [0, 0]
+    # What is drawn with less than half of 2^-16 is dropped, not divided by.
+    thresholds, factors = della_table(0.3, 0.2999999, 2, 1.0)
+    assert (thresholds[0], factors[0]) == (0, 0.0)
+    for density, epsilon in [(0.1, 0.15), (0.9, 0.15), (0.0, 0.1)]:
+        assert not della_allows(density, epsilon)
+        with pytest.raises(RecipeError, match="outside 0 to 1"):
+            della_table(density, epsilon, 4, 1.0)
+    # A gradient may stray from legal anchors by a rounding.
+    assert della_table(0.5, math.nextafter(0.5, 1), 2, 1.0)[0].tolist() == [0, 65536]
+
+
+def test_pair_products_add_in_blocks() -> None:
+    """2^53 + 1 + 1 is 2^53 in sequence: a block's ones are added apart, and then count."""
+    b = np.ones(3 * BLOCK, np.float32)
+    e = np.ones(3 * BLOCK, np.float32)
+    e[0] = 2.0**53
+    dot, squared_b, squared_e = pair_products(b, e)
+    assert dot == 2.0**53 + 2 * BLOCK
+    assert squared_b == 3 * BLOCK
+    assert squared_e == 2.0**106
+    assert pair_products(b[:0], e[:0]) == (0.0, 0.0, 0.0)
+    x, y = np.random.default_rng(0).normal(size=(2, 5000)).astype(np.float32)
+    exact = sum(Fraction(float(p)) * Fraction(float(q)) for p, q in zip(x, y, strict=True))
+    assert pair_products(x, y).dot == pytest.approx(float(exact), abs=1e-9)
+
+
+def test_slerp_factors() -> None:
+    assert slerp_factors(0.0, 0.5, 1.0, 1.0) == (1.0, 0.0)
+    assert slerp_factors(1.0, 0.5, 1.0, 1.0) == (0.0, 1.0)
+    assert slerp_factors(0.5, 0.0, 4.0, 9.0) == (float(np.float32(math.sqrt(0.5))),) * 2
+    # 60 degrees, two thirds of the way: sin 20 / sin 60 and sin 40 / sin 60.
+    expected = [math.sin(math.radians(a)) / math.sin(math.radians(60)) for a in (20, 40)]
+    assert slerp_factors(2 / 3, 3.0, 4.0, 9.0) == pytest.approx(expected, rel=1e-7)
+    linear = (float(np.float32(0.7)), float(np.float32(0.3)))
+    for dot, squared_b, squared_e in [(0.9996, 1, 1), (-0.9996, 1, 1), (0, 0, 1), (0, 1, 0)]:
+        assert slerp_factors(0.3, dot, squared_b, squared_e) == linear
+    assert slerp_factors(0.3, 0.9994, 1.0, 1.0) != linear
