@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -74,11 +74,23 @@ def demo(
         "demo"
     ),
     runs: Runs = HERE,
+    vocabulary: Annotated[
+        Literal["plain", "extended", "permuted"],
+        typer.Option(help="of the language expert: base's, 40 tokens more, or at other ids"),
+    ] = "plain",
 ) -> None:
     """Train a tiny trio, search its merges, print the front, export and merge the best recipe."""
     from search.demo.show import run_demo
 
-    run_demo(console, seed=seed, trials=trials, workers=workers, folder=folder, runs=runs)
+    run_demo(
+        console,
+        seed=seed,
+        trials=trials,
+        workers=workers,
+        folder=folder,
+        runs=runs,
+        vocabulary=vocabulary,
+    )
 
 
 @app.command()

@@ -14,6 +14,7 @@ from merge_core import MergePlan, Recipe, write_merge
 from merge_core.yaml_io import write_atomic
 from search.config import load
 from search.demo.trio import DemoError, ensure_trio
+from search.demo.vocabularies import Vocabulary, write_expert
 from search.demo.world import write_items
 from search.errors import SearchError
 from search.results import Result
@@ -31,18 +32,37 @@ _LABELS = {
 
 
 def run_demo(
-    console: Console, *, seed: int, trials: int, workers: int, folder: Path, runs: Path
+    console: Console,
+    *,
+    seed: int,
+    trials: int,
+    workers: int,
+    folder: Path,
+    runs: Path,
+    vocabulary: Vocabulary = "plain",
 ) -> None:
     """Train (or reuse) the trio, search its merges, show what was found, write the merge.
+
+    Args:
+        console: takes the lines.
+        seed: of the trio.
+        trials: recipes to try.
+        workers: Ray workers.
+        folder: where models, items and the merge go; another seed or vocabulary adds its name.
+        runs: folder of all runs.
+        vocabulary: of the language expert.
 
     Raises:
         SearchError: training failed, or the search found nothing to export.
     """
     folder = folder if seed == 0 else folder.with_name(f"{folder.name}-seed{seed}")
-    _prepare_folder(console, folder, seed)
+    folder = folder if vocabulary == "plain" else folder.with_name(f"{folder.name}-{vocabulary}")
+    _prepare_folder(console, folder, seed, vocabulary)
     file = folder / f"{folder.name}.yaml"
     search = load(file, [f"budget.trials={trials}", f"workers.count={workers}"])
     prepared = prepare(search)
+    for line in prepared.plan.sources.report():
+        say(console, line)
     where = folder_for(search, runs, None, new=False)
     with SearchProgress(console) as progress:
         found = run_search(prepared, where, progress)
@@ -57,7 +77,7 @@ def run_demo(
     say(console, f"merged model: {shown(merged)}")
 
 
-def _prepare_folder(console: Console, folder: Path, seed: int) -> None:
+def _prepare_folder(console: Console, folder: Path, seed: int, vocabulary: Vocabulary) -> None:
     """Put trio, items and search file into `folder`."""
     columns = (TextColumn("training {task.description:<10}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bars:
@@ -77,7 +97,7 @@ def _prepare_folder(console: Console, folder: Path, seed: int) -> None:
     for name in ("base", "language", "reasoning"):
         target = folder / "trio" / name
         if not target.exists():
-            shutil.copytree(trio.root / name, target)
+            write_expert(trio.root / name, target, vocabulary if name == "language" else "plain")
     items = folder / "items.jsonl"
     if not items.exists():
         write_items(items)
