@@ -22,13 +22,14 @@ from merge_core.checkpoint import (
     Checkpoint,
     StoredTensors,
     TensorSpec,
-    file_sha256,
+    files_sha256,
     open_safetensors,
     refuse_pickle,
     tiles,
 )
 from merge_core.errors import CheckpointError
 from merge_core.kernels.lowrank import fill_low_rank
+from merge_core.pages import Span
 
 ADAPTER_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -184,6 +185,14 @@ class AdaptedCheckpoint(Checkpoint):
             self._formed[name] = flat.reshape(self.specs[name].shape)
         return self._formed[name]
 
+    def span(self, name: str) -> Span:
+        """Where most bytes of `tensor(name)` lie."""
+        if name in self._whole:
+            return self._adapter.span(self._whole[name])
+        if name in self._frozen:
+            return self._adapter.span(self._frozen[name])
+        return self.base.span(self._base_name.get(name, name))
+
     @property
     def files(self) -> list[Path]:
         return [*self.base.files, self.adapter_config.file, self._file]
@@ -200,9 +209,8 @@ class AdaptedCheckpoint(Checkpoint):
     def sha256(self) -> dict[str, str]:
         """sha256 of each file, as `base/<name>` and `adapter/<name>`. Reads everything once."""
         own = (self.adapter_config.file, self._file)
-        return {f"base/{name}": digest for name, digest in self.base.sha256().items()} | {
-            f"adapter/{file.name}": file_sha256(file) for file in own
-        }
+        digests = {f"base/{name}": digest for name, digest in self.base.sha256().items()}
+        return digests | files_sha256({f"adapter/{file.name}": file for file in own})
 
     def check_finite(self) -> None:
         """Raise CheckpointError, naming file and tensor, if base or adapter is not finite."""

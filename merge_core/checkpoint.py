@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from merge_core.errors import CheckpointError
+from merge_core.kernels.fused import count_not_finite
+from merge_core.kernels.job import elements
+from merge_core.pages import Span, read_ahead
 from merge_core.references import locate as locate  # also from here, for those that open
 from merge_core.references import split_reference
 from merge_core.yaml_io import one_line
@@ -90,8 +94,9 @@ class StoredTensors:
         self.specs: dict[str, TensorSpec] = {
             name: self._spec(name) for name in sorted(self._file_of)
         }
+        self._spans: dict[str, tuple[int, int]] = {}
         for file in self.files:
-            _check_length(file)
+            self._spans |= _spans(file)
 
     @property
     def files(self) -> list[Path]:
@@ -103,21 +108,27 @@ class StoredTensors:
         tensor: torch.Tensor = self._map(self._file_of[name]).get_tensor(name)
         return tensor
 
+    def span(self, name: str) -> Span:
+        """Where the bytes of `name` lie."""
+        return Span(self._file_of[name], *self._spans[name])
+
     def check_finite(self) -> None:
         """Raise CheckpointError, naming file and tensor, if any weight is NaN or infinite.
 
         Reads everything, the first time.
         """
-        for name, spec in self.specs.items():
-            if self._finite or not spec.floating:
-                continue
+        if self._finite:
+            return
+        floating = [name for name, spec in self.specs.items() if spec.floating]
+        for name in read_ahead(floating, lambda name: [self.span(name)]):
             flat = self.tensor(name).reshape(-1)
-            for start, stop in tiles(spec.numel, 1 << 22):
-                if not bool(torch.isfinite(flat[start:stop]).all()):
-                    raise CheckpointError(
-                        f"{self._file_of[name]}: tensor {name} holds NaN or infinity; "
-                        "the source is damaged: fetch or train it again"
-                    )
+            # float16 is widened: in pieces, so that memory stays bounded.
+            size = 1 << 22 if flat.dtype == torch.float16 else max(1, flat.numel())
+            if any(count_not_finite(elements(flat[a:b])) for a, b in tiles(flat.numel(), size)):
+                raise CheckpointError(
+                    f"{self._file_of[name]}: tensor {name} holds NaN or infinity; "
+                    "the source is damaged: fetch or train it again"
+                )
         self._finite = True  # a base is a source itself, and part of each of its adapters
 
     def __getstate__(self) -> dict[str, Any]:
@@ -194,6 +205,10 @@ class Checkpoint:
         """The stored tensor, a view of the mapped file: never write to it."""
         return self._stored.tensor(name)
 
+    def span(self, name: str) -> Span:
+        """Where the bytes of the stored tensor lie."""
+        return self._stored.span(name)
+
     @property
     def files(self) -> list[Path]:
         """The files that hold or scale its weights, in name order."""
@@ -249,17 +264,22 @@ class Checkpoint:
 
     def sha256(self) -> dict[str, str]:
         """sha256 of each file of `files`, by file name. Reads everything once."""
-        return {file.name: file_sha256(file) for file in self.files}
+        return files_sha256({file.name: file for file in self.files})
 
     def check_finite(self) -> None:
         """Raise CheckpointError, naming file and tensor, if any weight is NaN or infinite."""
         self._stored.check_finite()
 
 
-def file_sha256(file: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def files_sha256(files: Mapping[str, Path]) -> dict[str, str]:
+    """sha256 of each file in hexadecimal, under the name that it is given here; in threads."""
+
+    def digest(file: Path) -> str:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return dict(zip(files, pool.map(digest, files.values()), strict=True))
 
 
 def read_json(path: Path, expected: str) -> dict[str, Any]:
@@ -332,14 +352,19 @@ def open_safetensors(file: Path) -> Any:
         ) from error
 
 
-def _check_length(file: Path) -> None:
-    """A file that is shorter than its header says would fault in the middle of a merge."""
+def _spans(file: Path) -> dict[str, tuple[int, int]]:
+    """Offset and size in bytes of each tensor in `file`.
+
+    Raises:
+        CheckpointError: the file is shorter than its header says: it would fault in mid-merge.
+    """
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         header = json.loads(stream.read(length))
-    end = max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
-    if file.stat().st_size < 8 + length + end:
+    places = {k: v["data_offsets"] for k, v in header.items() if k != "__metadata__"}
+    if file.stat().st_size < 8 + length + max((end for _, end in places.values()), default=0):
         raise CheckpointError(f"{file}: cut short: fetch it again")
+    return {name: (8 + length + start, end - start) for name, (start, end) in places.items()}
 
 
 def tiles(numel: int, size: int) -> Iterator[tuple[int, int]]:

@@ -6,7 +6,7 @@ one, merged. It is picklable, so a worker can receive it and merge straight into
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from merge_core.arithmetic import coefficients
 from merge_core.checkpoint import TensorSpec
 from merge_core.errors import CheckpointError, NonFiniteError, RecipeError
+from merge_core.estimate import Estimate, estimate
 from merge_core.jobs import Jobs
 from merge_core.kernels.fused import merge_into
 from merge_core.kernels.job import Tile, elements
@@ -75,9 +76,10 @@ class MergePlan:
             NonFiniteError: a merged weight overflowed: the recipe's fault.
             CheckpointError: integer tensors differ between the sources.
         """
-        largest = max((spec.nbytes for spec in self._specs.values()), default=0)
-        buffer = torch.empty(largest, dtype=torch.uint8)
-        for name, spec in self._specs.items():
+        buffer = torch.empty(self.largest, dtype=torch.uint8)
+        self.tallies = {}
+        for name in self.ahead(self._specs):
+            spec = self._specs[name]
             out = buffer[: spec.nbytes].view(spec.dtype)
             yield name, self.elements(name, 0, spec.numel, out).reshape(spec.shape)
 
@@ -151,6 +153,19 @@ class MergePlan:
     def tied(self) -> bool:
         """Whether the merge stores no head of its own: it shares the embedding."""
         return "lm_head.weight" not in self._specs
+
+    def ahead(self, names: Iterable[str]) -> Iterator[str]:
+        """`names` in order; their bytes are asked of the disk before they come."""
+        return self._reader.ahead(names)
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest merged tensor."""
+        return max((spec.nbytes for spec in self._specs.values()), default=0)
+
+    def estimate(self) -> Estimate:
+        """What the merge reads, writes and holds, and about how long it takes; see `Estimate`."""
+        return estimate(self.recipe, self._reader, self._specs, self._settings)
 
     # ---- the pass
 

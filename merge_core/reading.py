@@ -7,7 +7,7 @@ that memory stays bounded whatever the size of a tensor.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from merge_core.adapters import AdaptedCheckpoint
 from merge_core.checkpoint import Checkpoint
 from merge_core.kernels.job import Elements, Tile, elements
 from merge_core.kernels.threads import spread
+from merge_core.pages import Span, read_ahead
 
 if TYPE_CHECKING:
     from merge_core.sources import Sources
@@ -88,6 +89,13 @@ class Reader:
         """Whether rows of `name` belong to tokens and are found by token in each source."""
         return self.sources.alignment is not None and name in self.sources.vocabulary_tensors
 
+    def views(self, name: str, experts: Sequence[int] | None = None) -> bool:
+        """Whether all that is read of a tensor is a view of mapped files: nothing is made."""
+        if self.row_ranks or self.aligned(name):
+            return False
+        read = self._read(range(len(self.sources.experts)) if experts is None else experts)
+        return all(self._is_view(source, name) for source in read)
+
     def all(self, name: str, only: int | None = None) -> Iterator[Tile]:
         """All elements of a tensor that are merged by arithmetic, in base and the experts.
 
@@ -119,9 +127,7 @@ class Reader:
     def tiles(self, name: str, grid: Grid, only: int | None = None) -> Iterator[Tile]:
         """The elements of `grid`, in order, in one tile or as many as memory asks for."""
         experts = range(len(self.sources.experts)) if only is None else [only]
-        views = not self.row_ranks and all(
-            self._is_view(source, name) for source in self._read(experts)
-        )
+        views = self.views(name, experts)
         for piece in grid.pieces(max(1, grid.start + grid.stride * grid.rows) if views else TILE):
             yield self._tile(name, piece, only)
 
@@ -197,6 +203,15 @@ class Reader:
             assert isinstance(found, AdaptedCheckpoint)
             values = _single(self._rows(found.base, name, rows)) + values
         return values.reshape(rows.size, -1)
+
+    def ahead(self, names: Iterable[str]) -> Iterator[str]:
+        """`names` in order, their stored bytes asked for before they come."""
+        return read_ahead(names, self.spans)
+
+    def spans(self, name: str) -> list[Span]:
+        """Where the stored bytes of a tensor lie, in each source that is read."""
+        sources = dict.fromkeys(self._read(range(len(self.sources.experts))))
+        return [source.span(source.stored_name(name)) for source in sources]
 
     # ---- one source
 

@@ -144,6 +144,15 @@ def pair_sums(base: Elements, other: Elements, length: int) -> npt.NDArray[np.fl
     return sums
 
 
+def count_not_finite(values: Elements) -> int:
+    """How many elements are NaN or infinite."""
+
+    def run(first: int, last: int) -> int:
+        return int(scalar.not_finite(values[first:last]))
+
+    return sum(spread(run, values.size, SHORTEST, LONGEST))
+
+
 def span_of(bucket: int) -> tuple[int, int]:
     """The smallest and largest high word that `trim_histogram` counts at `bucket`."""
     return bucket << HIGH_SHIFT, ((bucket + 1) << HIGH_SHIFT) - 1

@@ -104,7 +104,7 @@ def fill_bits(words: Any, first: Any, expert: Any, tensor_id: Any, key0: Any, ke
         words[4 * i + 3] = c3
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def not_finite(merged: Any) -> Any:
     """How many elements are NaN or infinite: float32, or bfloat16 held in uint16.
 
