@@ -11,12 +11,12 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from merge_core.checkpoint import HEAD, Checkpoint, TensorSpec
+from merge_core.checkpoint import HEAD, Checkpoint, TensorSpec, files_sha256
 from merge_core.errors import CheckpointError, VocabularyError
 from merge_core.facts import Facts
 from merge_core.random import tensor_ids
 from merge_core.recipe import Recipe
-from merge_core.tokenizers import Tokenizer
+from merge_core.tokenizers import TOKENIZER_FILE, Tokenizer
 from merge_core.vocabulary import Alignment, align, vocabulary_tensors
 
 _LAYER = re.compile(r"^(.*?)\.(\d+)\.")
@@ -126,11 +126,11 @@ class Sources:
         return self.alignment.report() if self.alignment is not None else []
 
     def digests(self) -> list[str]:
-        """One content hash a source (base first): over its files' names and sha256.
+        """One content hash a source (base first): see `digest_of`.
 
         Reads everything once; a search does so when it starts.
         """
-        return [digest_of(source.sha256()) for source in self.all]
+        return [digest_of(source) for source in self.all]
 
     def check_finite(self) -> None:
         """Raise CheckpointError if any source holds NaN or infinity. Reads everything, once."""
@@ -201,9 +201,16 @@ class Sources:
                 )
 
 
-def digest_of(sha256: Mapping[str, str]) -> str:
-    """One hash for a checkpoint from its files' hashes."""
-    return hashlib.sha256(json.dumps(dict(sorted(sha256.items()))).encode()).hexdigest()
+def digest_of(source: Checkpoint) -> str:
+    """One hash for a checkpoint: of the names and sha256 of its weight files and its tokenizer.
+
+    The tokenizer counts, because it says which rows of two models are merged with each other.
+    """
+    files = source.sha256()
+    tokenizer = source.tokenizer_path / TOKENIZER_FILE
+    if tokenizer.is_file():
+        files |= files_sha256({TOKENIZER_FILE: tokenizer})
+    return hashlib.sha256(json.dumps(dict(sorted(files.items()))).encode()).hexdigest()
 
 
 def _layers(specs: Mapping[str, TensorSpec], template: Checkpoint) -> dict[str, int]:

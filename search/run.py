@@ -31,6 +31,7 @@ from filelock import FileLock, Timeout
 
 from merge_core import Checkpoint, Recipe
 from merge_core.sources import digest_of
+from merge_core.tokenizers import TOKENIZER_FILE
 from merge_core.yaml_io import load_yaml, one_line, write_atomic
 from search.config import FROZEN, Search, parse
 from search.errors import ConfigError, RunError
@@ -332,13 +333,14 @@ def _read_sources(
     sources = dict(known)
     for reference in dict.fromkeys(references):
         checkpoint = Checkpoint.open(reference)
-        stamps = {f.name: [f.stat().st_size, f.stat().st_mtime_ns] for f in checkpoint.files}
+        files = [*checkpoint.files, checkpoint.tokenizer_path / TOKENIZER_FILE]
+        stamps = {f.name: [f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()}
         held = known.get(reference)
         if held is not None and held["stamps"] == stamps:
             continue
         if progress is not None:
             progress(reference)
-        digest = digest_of(checkpoint.sha256())
+        digest = digest_of(checkpoint)
         checkpoint.check_finite()
         sources[reference] = {"digest": digest, "stamps": stamps}
     return sources

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from merge_core import Checkpoint, CheckpointError, Recipe, Sources, VocabularyError
+from merge_core import Checkpoint, CheckpointError, MergePlan, Recipe, Sources, VocabularyError
 from merge_core.tokenizers import Tokenizer
 from merge_core.vocabulary import Alignment, align
 from tests.merge_core.conftest import CONFIG, SHAPES, make_model, recipe_data, write_checkpoint
@@ -396,6 +396,16 @@ def test_rows_that_differ_within_one_source(untied: dict, tmp_path: Path) -> Non
     )
     with pytest.raises(VocabularyError, match=r"different numbers of rows \(lm_head.bias has 4, "):
         open_sources(tmp_path, untied)
+
+
+def test_the_name_of_a_merge_tells_vocabularies_apart(untied: dict, tmp_path: Path) -> None:
+    """The same weights with their tokens at other ids are another merge."""
+    names = []
+    for vocab in ("a b c x y", "b a c x y"):
+        data = tokenizer_data(numbered(vocab))
+        (untied["language"] / "tokenizer.json").write_text(json.dumps(data))
+        names.append(MergePlan(Recipe.parse(recipe_data(untied))).fingerprint())
+    assert names[0] != names[1]
 
 
 def test_rows_are_64_bit(tmp_path: Path) -> None:
