@@ -8,13 +8,17 @@ every resumed run finds them.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +37,10 @@ if TYPE_CHECKING:
 
 _VERSION = 1  # of the tables on disk: another version's are made anew
 _BUCKETS = 1 << 16
+_SPARE = 1 << 30  # bytes that tables leave free on a disk: results need them more
 
 Histogram = npt.NDArray[np.int64]
+"""[2, n]: which upper halves of high words there are, ascending, and how many keys have each."""
 Ranks = npt.NDArray[Any]
 """uint16, or uint32 where rows are too long for that."""
 
@@ -44,19 +50,27 @@ class Facts:
 
     Args:
         sources: whose.
+
+    Attributes:
+        problem: why tables are no longer written to the folder, or None.
     """
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
         self._differences = Reader(sources, differences=True)
+        self.problem: str | None = None
         self._folder: Path | None = None
         self._pairs: tuple[str, ...] = ()
         self._histograms: dict[tuple[int, str], Histogram] = {}
+        self._ranks: dict[tuple[int, str], Ranks] = {}
         self._bounds: dict[tuple[int, str, int], int] = {}
         self._products: dict[str, PairProducts] = {}
 
     def keep(self, folder: Path, digests: Sequence[str]) -> None:
         """Keep tables in `folder` from now on, and find there what others have made.
+
+        A folder that cannot be written, or is full, is no error: `problem` says so, and what is
+        not there is made in memory, as without a folder.
 
         Args:
             folder: made if need be; several processes may share it.
@@ -77,6 +91,10 @@ class Facts:
                 name.update(b"" if rows is None else rows.tobytes())
             self._pairs = (*self._pairs, name.hexdigest())
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Tables are large: who receives the sources finds them in the folder, or makes them anew.
+        return {**self.__dict__, "_histograms": {}, "_ranks": {}}
+
     # ---- trim
 
     def trim_bounds(self, expert: int, group: Sequence[str], count: int) -> dict[str, int]:
@@ -95,7 +113,8 @@ class Facts:
             return {group[0]: self._bounds[place]}
         histogram = np.zeros(_BUCKETS, np.int64)
         for name in group:
-            histogram += self._histogram(expert, name)
+            buckets, sizes = self._histogram(expert, name)
+            histogram[buckets] += sizes
         upto = np.cumsum(histogram)
         bucket = int(np.searchsorted(upto, count))
         below = int(upto[bucket] - histogram[bucket])
@@ -113,9 +132,9 @@ class Facts:
         return bounds
 
     def _histogram(self, expert: int, name: str) -> Histogram:
-        """How many trim keys have each upper half of the high word: int64 [65536]."""
+        """How many trim keys have which upper half of the high word."""
         if (expert, name) not in self._histograms:
-            file = self._file(expert, name, "magnitudes.npy")
+            file = self._file(expert, name, "magnitudes")
             filled = None if file is None else _load(file)
             if filled is None or int(filled[1].sum()) != self._differences.size(name):
                 histogram = np.zeros(_BUCKETS, np.int64)
@@ -124,10 +143,8 @@ class Facts:
                 places = np.flatnonzero(histogram)
                 filled = np.stack([places, histogram[places]])
                 if file is not None:
-                    _store(file, filled)
-            histogram = np.zeros(_BUCKETS, np.int64)
-            histogram[filled[0]] = filled[1]
-            self._histograms[expert, name] = histogram
+                    self._write(file, filled.shape, filled.dtype, iter([filled]))
+            self._histograms[expert, name] = filled
         return self._histograms[expert, name]
 
     # ---- DELLA
@@ -143,26 +160,33 @@ class Facts:
         Returns:
             [rows, row length].
         """
-        file = self._file(expert, name, "ranks.npy")
-        if file is None:
-            return self._make_ranks(expert, name, rows)
-        shape = self._differences.rows(name)
-        kept = _open_ranks(file, shape)
+        kept = self._kept_ranks(expert, name)
         if kept is None:
-            with _replacing(file) as temporary:
-                made = np.lib.format.open_memmap(
-                    temporary, mode="w+", dtype=_rank_dtype(shape[1]), shape=shape
-                )
-                height = max(1, TILE // max(1, shape[1]))
-                for start in range(0, shape[0], height):
-                    stop = min(start + height, shape[0])
-                    made[start:stop] = self._make_ranks(expert, name, slice(start, stop))
-                made.flush()
-                del made
-            kept = _open_ranks(file, shape)
-            assert kept is not None
+            return self._make_ranks(expert, name, rows)
         ranks: Ranks = kept[rows]
         return ranks
+
+    def _kept_ranks(self, expert: int, name: str) -> Ranks | None:
+        """All ranks of a tensor, mapped from the disk; None if they are not kept there."""
+        if (expert, name) in self._ranks:
+            return self._ranks[expert, name]
+        # Tie ranks follow the tensor's id, which almost always follows from its name.
+        file = self._file(expert, name, f"{self._sources.ids[name]:08x}.ranks")
+        if file is None:
+            return None
+        shape = self._differences.rows(name)
+        dtype = np.dtype(_rank_dtype(shape[1]))
+        kept = _load(file, mapped=True)
+        if kept is None or kept.shape != shape or kept.dtype != dtype:
+            height = max(1, TILE // max(1, shape[1]))
+            made = (
+                self._make_ranks(expert, name, slice(start, min(start + height, shape[0])))
+                for start in range(0, shape[0], height)
+            )
+            kept = _load(file, mapped=True) if self._write(file, shape, dtype, made) else None
+        if kept is not None:
+            self._ranks[expert, name] = kept
+        return kept
 
     def _make_ranks(self, expert: int, name: str, rows: slice | npt.NDArray[np.int64]) -> Ranks:
         tile = self._differences.core_rows(name, rows, expert)
@@ -211,7 +235,32 @@ class Facts:
         """Where a table is kept: by the contents of its pair, and by the tensor."""
         if self._folder is None:
             return None
-        return self._folder / self._pairs[expert][:32] / f"{name}.{what}"
+        return self._folder / self._pairs[expert][:32] / f"{quote(name, safe='')}.{what}.npy"
+
+    def _write(
+        self,
+        file: Path,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        parts: Iterator[npt.NDArray[Any]],
+    ) -> bool:
+        """Write a table to `file`; whether that went well. After a failure nothing is written."""
+        if self.problem is not None:
+            return False
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            size = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+            if shutil.disk_usage(file.parent).free < size + _SPARE:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            with _replacing(file) as stream:
+                _store(stream, shape, dtype, parts)
+        except OSError as error:
+            self.problem = (
+                f"{self._folder}: cannot be written ({error.strerror or error}): tables of the "
+                "sources are made anew by each worker"
+            )
+            return False
+        return True
 
 
 def bounds_of(
@@ -242,39 +291,43 @@ def _joined(old: Elements, new: Elements) -> Elements:
 
 
 @contextmanager
-def _replacing(file: Path) -> Iterator[Path]:
+def _replacing(file: Path) -> Iterator[BinaryIO]:
     """A temporary file that takes `file`'s place when the block ends well."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
-    os.close(handle)
     try:
-        yield Path(name)
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
         Path(name).replace(file)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
 
 
-def _store(file: Path, table: Histogram) -> None:
-    """Write a table and, after it, its sha256."""
-    with _replacing(file) as temporary, temporary.open("wb") as stream:
-        np.save(stream, table)
-        stream.write(hashlib.sha256(table.tobytes()).digest())
+def _store(
+    stream: BinaryIO,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    parts: Iterator[npt.NDArray[Any]],
+) -> None:
+    """Write a table, given in parts along its first axis, as an .npy file and its sha256."""
+    head = io.BytesIO()
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(head, header)
+    stream.write(head.getvalue())
+    sha256 = hashlib.sha256(head.getvalue())
+    for part in parts:
+        data = part.tobytes()
+        sha256.update(data)
+        stream.write(data)
+    stream.write(sha256.digest())
 
 
-def _load(file: Path) -> Histogram | None:
+def _load(file: Path, *, mapped: bool = False) -> npt.NDArray[Any] | None:
     """The table in `file`; None if there is none, or it is damaged (and then made anew)."""
-    with suppress(OSError, ValueError, EOFError), file.open("rb") as stream:
-        table: Histogram = np.load(stream, allow_pickle=False)
-        if stream.read() == hashlib.sha256(table.tobytes()).digest():
-            return table
-    return None
-
-
-def _open_ranks(file: Path, shape: tuple[int, int]) -> Ranks | None:
-    """The ranks in `file`, mapped; None if there are none. Files appear whole or not at all."""
     with suppress(OSError, ValueError, EOFError):
-        ranks: Ranks = np.load(file, mmap_mode="r", allow_pickle=False)
-        if ranks.shape == shape and ranks.dtype == _rank_dtype(shape[1]):
-            return ranks
+        stored = np.memmap(file, np.uint8, "r")
+        end = stored.size - hashlib.sha256().digest_size
+        if end > 0 and hashlib.sha256(stored[:end].data).digest() == stored[end:].tobytes():
+            table: npt.NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+            return table if mapped else np.array(table)
     return None
