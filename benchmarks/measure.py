@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,10 +73,3 @@ def verdict(ratio: float, target: float | None) -> tuple[str, str]:
     if target is None:
         return "-", "-"
     return f"<= {target:g}", "yes" if ratio <= target else "NO"
-
-
-def check_repeats(repeats: Sequence[float] | int) -> None:
-    """Medians of fewer than nine are for trying things out; say so where they are printed."""
-    count = repeats if isinstance(repeats, int) else len(repeats)
-    if count < 9:
-        say(f"(medians of {count}: too few to quote)")
