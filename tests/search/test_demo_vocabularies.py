@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from merge_core import MergePlan, Recipe, write_merge
@@ -115,11 +117,29 @@ def test_merges_in_the_experts_vocabulary_move_rows_and_add_its_own(trios, metho
         assert torch.equal(permuted[number], plain[world.encode(token)[0]])
 
 
-def scores(root: Path, trio: Trio, source: str, methods: tuple[str, ...]) -> list:
+def test_an_expert_with_a_head_of_its_own_scores_as_one_that_shares_it(
+    trio: Trio, tmp_path: Path
+) -> None:
+    """The merge is untied then, and the engine with it, although base is tied."""
+    own = shutil.copytree(trio.language, tmp_path / "language")
+    config = json.loads((own / "config.json").read_text()) | {"tie_word_embeddings": False}
+    (own / "config.json").write_text(json.dumps(config))
+    tensors = load_file(own / "model.safetensors")
+    tensors["lm_head.weight"] = tensors[EMBEDDING].clone()
+    save_file(tensors, own / "model.safetensors", metadata={"format": "pt"})
+    untied = Trio(tmp_path, trio.base, own, trio.reasoning)
+    found = [
+        scores(tmp_path / name, models, "base", ("task_arithmetic",), [])
+        for name, models in (("tied", trio), ("untied", untied))
+    ]
+    assert found[0] == found[1]
+
+
+def scores(
+    root: Path, trio: Trio, source: str, methods: tuple[str, ...], baselines: list[str]
+) -> list:
     """What a worker of a search in `source`'s vocabulary finds for a few recipes."""
-    file = write_search(
-        root, trio, tokenizer_source=source, baselines=["base", "experts", "uniform"]
-    )
+    file = write_search(root, trio, tokenizer_source=source, baselines=baselines)
     prepared = prepare(load(file))
     recipes = [recipe_of(trio, method, source) for method in methods]
     evaluator = Evaluator(prepared.setup())
@@ -136,11 +156,13 @@ def scores(root: Path, trio: Trio, source: str, methods: tuple[str, ...]) -> lis
 
 def test_searches_score_as_on_the_plain_trio(trios: dict[str, Trio], tmp_path: Path) -> None:
     methods = ("ties_sv", "dare_ties", "task_arithmetic")
-    plain = scores(tmp_path / "plain", trios["plain"], "base", methods)
+    baselines = ["base", "experts", "uniform"]
+    plain = scores(tmp_path / "plain", trios["plain"], "base", methods, baselines)
     assert len({json.dumps(found) for found in plain}) > 3
     for vocabulary in OTHERS:
         for source in ("base", "union", "model:language"):
-            found = scores(tmp_path / f"{vocabulary}-{source}", trios[vocabulary], source, methods)
+            root = tmp_path / f"{vocabulary}-{source}"
+            found = scores(root, trios[vocabulary], source, methods, baselines)
             if (vocabulary, source) == ("permuted", "model:language"):
                 # Of equal logits the first is taken, and another token is the first there.
                 answers = list(zip(chain(*found), chain(*plain), strict=True))
