@@ -13,7 +13,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from merge_core import Checkpoint, CheckpointError, MergePlan, Recipe, Sources, VocabularyError
+from merge_core import (
+    Checkpoint,
+    CheckpointError,
+    MergePlan,
+    Recipe,
+    Sources,
+    VocabularyError,
+    write_merge,
+)
 from merge_core.tokenizers import Tokenizer
 from merge_core.vocabulary import Alignment, align
 from tests.merge_core.conftest import CONFIG, SHAPES, make_model, recipe_data, write_checkpoint
@@ -406,6 +414,33 @@ def test_the_name_of_a_merge_tells_vocabularies_apart(untied: dict, tmp_path: Pa
         (untied["language"] / "tokenizer.json").write_text(json.dumps(data))
         names.append(MergePlan(Recipe.parse(recipe_data(untied))).fingerprint())
     assert names[0] != names[1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_adapter_that_added_tokens(tmp_path: Path) -> None:
+    """Its embedding replaces base's, its tokenizer says which rows are new."""
+    from tests.merge_core.test_adapters import base_model, train
+
+    base = base_model(tmp_path / "base", tied=True)
+    lora = train(base, tmp_path / "lora", rows=44)
+    tokens = [f"t{number}" for number in range(44)]
+    for path, count in ((base, 41), (lora, 44)):
+        vocab = {token: number for number, token in enumerate(tokens[:count])}
+        (path / "tokenizer.json").write_text(json.dumps(tokenizer_data(vocab)))
+    models = {"base": base, "language": Path(f"{base}+{lora}"), "reasoning": base}
+    data = recipe_data(models, "task_arithmetic", language={"weight": 1.0})
+    plan = MergePlan(Recipe.parse(data | {"tokenizer_source": "union"}))
+    language = plan.sources.experts[0]
+    merged = plan.tensor(EMBEDDING)
+    assert merged.shape == (44, 16)
+    assert torch.equal(merged[41:], language.tensor(EMBEDDING)[41:].to(merged.dtype))
+    delta = language.tensor(EMBEDDING)[:41].float() - plan.sources.base.tensor(EMBEDDING).float()
+    expected = plan.sources.base.tensor(EMBEDDING).float() + delta
+    assert torch.equal(merged[:41], expected.to(merged.dtype))
+    write_merge(plan, tmp_path / "out")
+    tokenizer = (lora / "tokenizer.json").read_bytes()
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == tokenizer
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["vocab_size"] == 44
 
 
 def test_rows_are_64_bit(tmp_path: Path) -> None:
