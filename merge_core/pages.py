@@ -1,4 +1,4 @@
-"""The page cache: what of a file lies in memory, and asking for what is read next."""
+"""Memory pages: what of a file lies in the page cache, asking for more, keeping what was made."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import mmap
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 AHEAD = 256 << 20
 """Bytes that are asked for before they are needed."""
@@ -27,6 +28,27 @@ class Span:
     file: Path
     offset: int
     size: int
+
+
+class Buffers:
+    """Memory that is lent, and kept for the next: new pages cost as much as a merge into them."""
+
+    def __init__(self) -> None:
+        self._free: list[torch.Tensor] = []
+
+    @contextmanager
+    def lent(self, size: int) -> Iterator[torch.Tensor]:
+        """At least `size` bytes, uint8, of any content."""
+        buffer = self._free.pop() if self._free else torch.empty(0, dtype=torch.uint8)
+        if buffer.numel() < size:
+            buffer = torch.empty(size, dtype=torch.uint8)
+        try:
+            yield buffer
+        finally:
+            self._free = [buffer]
+
+    def __getstate__(self) -> dict[str, list[torch.Tensor]]:
+        return {"_free": []}
 
 
 def read_ahead(

@@ -76,12 +76,12 @@ class MergePlan:
             NonFiniteError: a merged weight overflowed: the recipe's fault.
             CheckpointError: integer tensors differ between the sources.
         """
-        buffer = torch.empty(self.largest, dtype=torch.uint8)
         self.tallies = {}
-        for name in self.ahead(self._specs):
-            spec = self._specs[name]
-            out = buffer[: spec.nbytes].view(spec.dtype)
-            yield name, self.elements(name, 0, spec.numel, out).reshape(spec.shape)
+        with self.sources.buffers.lent(self.largest) as buffer:
+            for name in self.ahead(self._specs):
+                spec = self._specs[name]
+                out = buffer[: spec.nbytes].view(spec.dtype)
+                yield name, self.elements(name, 0, spec.numel, out).reshape(spec.shape)
 
     def tensor(self, name: str) -> torch.Tensor:
         """One merged tensor, in its shape and output dtype."""

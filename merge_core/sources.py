@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from merge_core.checkpoint import HEAD, Checkpoint, TensorSpec, files_sha256
 from merge_core.errors import CheckpointError, VocabularyError
 from merge_core.facts import Facts
+from merge_core.pages import Buffers
 from merge_core.random import tensor_ids
 from merge_core.recipe import Recipe
 from merge_core.tokenizers import TOKENIZER_FILE, Tokenizer
@@ -41,6 +42,7 @@ class Sources:
         depths: t of each tensor.
         untied: the merge has a head of its own although some source shares it.
         facts: what passes over the sources have found and no recipe changes.
+        buffers: memory for merged tensors, lent to one plan after the other.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Sources:
                 self.specs[name] = TensorSpec((rows, *spec.shape[1:]), spec.dtype)
         self.depths = _depths(self.specs, self.layers, self.template.layers)
         self.facts = Facts(self)
+        self.buffers = Buffers()
         self._finite = False  # until `check_finite` has seen all
 
     @classmethod
