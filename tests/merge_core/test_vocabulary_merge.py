@@ -1,0 +1,119 @@
+"""Merges of models with different vocabularies, against the reference on rows in base's order."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from merge_core import MergePlan, Recipe
+from merge_core.methods import METHODS
+from tests.merge_core.method_suite import NAMES, bits, cases, referenced, write
+
+EMBEDDING = NAMES[0]
+UNCOUNTED = ("linear", "task_arithmetic", "dare_linear", "dare_ties", "della_linear", "della")
+"""Methods for which rows without a difference are as if they were not there."""
+
+
+def tokens_of(path: Path, vocab: dict[str, int]) -> None:
+    data = {"model": {"type": "WordLevel", "vocab": vocab}, "added_tokens": []}
+    (path / "tokenizer.json").write_text(json.dumps(data))
+
+
+def renamed(
+    rng: np.random.Generator, rows: torch.Tensor, base: torch.Tensor
+) -> tuple[dict[str, int], torch.Tensor, torch.Tensor]:
+    """An expert that lacks some of base's tokens, has others, and keeps all where it likes.
+
+    Its vocabulary, its rows, and what they are in base's order (base's row where it lacks one).
+    """
+    count = len(rows)
+    kept = [i for i in range(count) if rng.random() < 0.7]
+    added = [f"new{i}" for i in range(4) if rng.random() < 0.5]
+    places = rng.permutation(len(kept) + len(added) + 2)  # two rows carry no token
+    stored = torch.full((len(places), *rows.shape[1:]), 0.25, dtype=rows.dtype)
+    vocab, inside = {}, base.to(rows.dtype).clone()
+    for place, token in zip(places.tolist(), [*kept, *added], strict=False):
+        if isinstance(token, int):
+            vocab[f"t{token}"] = place
+            stored[place] = inside[token] = rows[token]
+        else:
+            vocab[token] = place
+            stored[place] = torch.from_numpy(rng.normal(0, 1, rows.shape[1:])).to(rows.dtype)
+    return vocab, stored, inside
+
+
+@pytest.mark.parametrize("method", METHODS)
+@settings(
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.filter_too_much],
+)
+@given(data=st.data())
+def test_rows_merge_by_token_as_the_reference_does(method: str, data: st.DataObject) -> None:
+    recipe_data, base, experts = data.draw(cases(method, max_experts=2))
+    assume(base[EMBEDDING].dim() == 2)
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**31)))
+    count, own = len(base[EMBEDDING]), base[EMBEDDING]
+    # Holes between base's tokens do not count; where counting plays no part, j shows all the same.
+    step = data.draw(st.sampled_from([1, 2])) if method in UNCOUNTED else 1
+    at = torch.arange(count) * step
+    whole = torch.full((count * step + 3, own.shape[1]), -7.0, dtype=own.dtype)
+    whole[at] = own
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write(root, {**base, EMBEDDING: whole}, experts)
+        names = {f"t{i}": row for i, row in enumerate(at.tolist())}
+        tokens_of(root / "base", names)
+        ordered, vocabularies, rows = [], [], []
+        for index, expert in enumerate(experts):
+            if recipe_data["models"][index]["model"] == "base":  # slerp names base as a model
+                ordered.append(base)
+                vocabularies.append(names)
+                rows.append(whole)
+                continue
+            vocab, stored, inside = renamed(rng, expert[EMBEDDING], own)
+            save_file({**expert, EMBEDDING: stored}, root / f"expert-{index}/model.safetensors")
+            tokens_of(root / f"expert-{index}", vocab)
+            spread = whole.to(inside.dtype).clone()
+            spread[at] = inside
+            ordered.append({**expert, EMBEDDING: inside if step == 1 else spread})
+            vocabularies.append(vocab)
+            rows.append(stored)
+        stored_base = base if step == 1 else {**base, EMBEDDING: whole}
+        expected = referenced(recipe_data, stored_base, ordered)
+        source = data.draw(st.sampled_from(["base", "union"]))
+        plan = MergePlan(Recipe.parse(recipe_data | {"tokenizer_source": source}).resolved(root))
+        assert plan.sources.alignment is not None
+        merged = plan.tensor(EMBEDDING)
+        for name in NAMES[1:]:
+            np.testing.assert_array_equal(bits(plan.tensor(name)), bits(expected[name]))
+        weights = plan.recipe.settings_for(EMBEDDING, 0.0).weights
+        for token, row in plan.sources.vocabulary.items():
+            if token.startswith("t"):
+                want = expected[EMBEDDING][int(token[1:]) * step]
+                np.testing.assert_array_equal(bits(merged[row]), bits(want))
+                continue
+            owners = [i for i, vocab in enumerate(vocabularies) if token in vocab]
+            values = [rows[i][vocabularies[i][token]].to(merged.dtype) for i in owners]
+            if len(owners) == 1:
+                np.testing.assert_array_equal(bits(merged[row]), bits(values[0]))
+            elif abs(sum(weights)) > 0.1:
+                mean = sum(w * v.double() for w, v in zip(weights, values, strict=True))
+                torch.testing.assert_close(
+                    merged[row].double(), mean / sum(weights), rtol=0.02, atol=0.02
+                )
+        # A slice is the slice of the whole, wherever it is cut.
+        numel = merged.numel()
+        start = data.draw(st.integers(0, numel))
+        stop = data.draw(st.integers(start, numel))
+        part = plan.elements(EMBEDDING, start, stop)
+        np.testing.assert_array_equal(bits(part), bits(merged.reshape(-1)[start:stop]))
