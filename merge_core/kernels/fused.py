@@ -101,27 +101,37 @@ def slack_keys(
 def slack_sample(job: TensorJob, tile: Tile, expert: int) -> Keys:
     """As `slack_keys`, of runs spread evenly over `tile`."""
     kernel, arguments = _slack(job, tile, expert)
-    if tile.starts.size == 1:
-        count, width, step = tile.width // _RUN, _RUN, _RUN
-    else:
-        count, width, step = tile.starts.size, tile.width, tile.stride
-    every = max(1, -(-count * width // _SAMPLE))
-    starts = tile.starts[::every]
-    if tile.starts.size == 1:
-        starts = tile.starts + step * np.arange(0, count, every)
-    rows = replace(tile, starts=starts, width=width, stride=every * step)
+    starts, width, stride = sampled(tile.starts, tile.width, tile.stride, np.arange)
+    rows = replace(tile, starts=starts, width=width, stride=stride)
     return _census(kernel, arguments, job, rows, 0, HIGHEST_WORD).keys
+
+
+def sampled(
+    starts: Any, width: int, stride: int, arange: Callable[[int, int, int], Any]
+) -> tuple[Any, int, int]:
+    """Starts, width and stride (see `Tile`) of the runs or rows of a tile that are a sample of it.
+
+    `arange` makes arrays of the kind that `starts` is.
+    """
+    if len(starts) == 1:
+        count, size, step = width // _RUN, _RUN, _RUN
+    else:
+        count, size, step = len(starts), width, stride
+    every = max(1, -(-count * size // _SAMPLE))
+    if len(starts) == 1:
+        return starts + step * arange(0, count, every), size, every * step
+    return starts[::every], size, every * step
 
 
 def trim_keys(tile: Tile, tensor_id: int, low: int = 0, high: int = HIGHEST_WORD) -> Census:
     """Trim keys of the only expert of `tile` whose high words lie in [low, high]."""
-    job = _magnitudes(tensor_id)
+    job = magnitudes(tensor_id)
     return _census(_magnitude_kernel(tile, False), (), job, tile, low, high)
 
 
 def trim_histogram(tile: Tile) -> npt.NDArray[np.int64]:
     """How many trim keys of the only expert have each upper half of the high word: [65536]."""
-    job = _magnitudes(0)
+    job = magnitudes(0)
     kernel = _magnitude_kernel(tile, True)
 
     def run(first: int, last: int) -> npt.NDArray[np.int64]:
@@ -236,7 +246,8 @@ def _slack(job: TensorJob, tile: Tile, expert: int) -> tuple[Callable[..., Any],
     return kernel, numbers(job, restored)
 
 
-def _magnitudes(tensor_id: int) -> TensorJob:
+def magnitudes(tensor_id: int) -> TensorJob:
+    """The job of passes that make trim keys."""
     return TensorJob(_DIFFERENCES, tensor_id, 0, (), np.zeros(0, np.float32))
 
 

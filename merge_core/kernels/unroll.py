@@ -16,7 +16,10 @@ from typing import Any
 
 
 def specialize(
-    template: Callable[..., Any], constants: Mapping[str, Any], registers: Mapping[str, int]
+    template: Callable[..., Any],
+    constants: Mapping[str, Any],
+    registers: Mapping[str, int],
+    form: type[Evaluator] | None = None,
 ) -> str:
     """Source of `template` for the given constants.
 
@@ -25,25 +28,35 @@ def specialize(
         constants: values of the free names that are known now.
         registers: names that are indexed by constants only, with their number of elements; such
             a parameter of the template becomes that many parameters.
+        form: how what is left is written; plain Python by default.
     """
     tree = ast.parse(textwrap.dedent(inspect.getsource(template)))
     function = tree.body[0]
     assert isinstance(function, ast.FunctionDef)
     if ast.get_docstring(function) is not None:
         function.body = function.body[1:]
-    evaluator = _Evaluator(constants, registers)
-    function.args.args = [
-        ast.arg(name) for argument in function.args.args for name in evaluator.names(argument.arg)
-    ]
     function.returns = None
-    function.body = evaluator.block(function.body)
+    (form or Evaluator)(constants, registers).function(function)
     return ast.unparse(ast.fix_missing_locations(tree)) + "\n"
 
 
-class _Evaluator(ast.NodeTransformer):
+class Evaluator(ast.NodeTransformer):
+    """Carries out what is known and leaves the rest as plain Python.
+
+    Args:
+        constants: as in `specialize`.
+        registers: as in `specialize`.
+    """
+
     def __init__(self, constants: Mapping[str, Any], registers: Mapping[str, int]) -> None:
         self.constants = dict(constants)
         self.registers = registers
+
+    def function(self, function: ast.FunctionDef) -> None:
+        """Rewrite parameters and body in place."""
+        arguments = function.args.args
+        function.args.args = [ast.arg(name) for a in arguments for name in self.names(a.arg)]
+        function.body = self.block(function.body)
 
     def names(self, name: str) -> list[str]:
         """The scalars that a register is made of; any other name is itself."""
@@ -63,9 +76,7 @@ class _Evaluator(ast.NodeTransformer):
             return self.block(node.body if self._value(node.test) else node.orelse)
         if isinstance(node, ast.For):
             if not self._known(node.iter):
-                node.iter = self.visit(node.iter)
-                node.body = self.block(node.body)
-                return [node]
+                return self.loop(node)
             assert isinstance(node.target, ast.Name)
             outer = dict(self.constants)
             result = []
@@ -80,6 +91,12 @@ class _Evaluator(ast.NodeTransformer):
             node.body, node.orelse = self.block(node.body), self.block(node.orelse)
             return [node]
         return [self.visit(node)]
+
+    def loop(self, node: ast.For) -> list[ast.stmt]:
+        """A loop over what is not known now: the elements."""
+        node.iter = self.visit(node.iter)
+        node.body = self.block(node.body)
+        return [node]
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         arguments: list[ast.expr] = []
