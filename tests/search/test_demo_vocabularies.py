@@ -17,9 +17,10 @@ from merge_core.methods import METHODS, get_method
 from search.config import load
 from search.demo import Trio, world
 from search.demo.vocabularies import NEW_TOKENS, Vocabulary, write_expert
+from search.errors import ConfigError
 from search.session import prepare
 from search.worker import Evaluator, Job
-from tests.search.kit import write_search
+from tests.search.kit import finish, start, write_search
 
 EMBEDDING = "model.embed_tokens.weight"
 OTHERS: tuple[Vocabulary, ...] = ("permuted", "extended")
@@ -169,6 +170,25 @@ def test_searches_score_as_on_the_plain_trio(trios: dict[str, Trio], tmp_path: P
                 assert sum(one == other for one, other in answers) > 0.95 * len(answers)
             else:
                 assert found == plain, (vocabulary, source)
+
+
+def test_a_baseline_in_another_vocabulary_is_refused(trios, tmp_path: Path) -> None:
+    """Its tensors have the search's shapes, but its rows are other tokens'."""
+    recipe_of(trios["permuted"], "ties", "model:language").save(tmp_path / "other.yaml")
+    file = write_search(tmp_path, trios["permuted"], baselines=["recipe:other.yaml"])
+    with pytest.raises(ConfigError, match="its vocabulary is not this search's: give it"):
+        prepare(load(file))
+
+
+def test_check_and_merge_say_what_differs(trios, tmp_path: Path) -> None:
+    file = write_search(tmp_path, trios["extended"], tokenizer_source="union")
+    said = finish(start(tmp_path, "check", file.name))
+    assert "vocabulary of the merge: language's; 211 tokens, 211 rows" in said
+    assert "language: adds 40 tokens ('คำใหม่1', " in said
+    recipe_of(trios["permuted"], "ties").save(tmp_path / "recipe.yaml")
+    said = finish(start(tmp_path, "merge", "recipe.yaml", "out"))
+    assert "language: has 170 tokens at other ids" in said
+    assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
 def test_what_is_written_speaks_the_vocabulary(trios: dict[str, Trio], tmp_path: Path) -> None:
