@@ -90,6 +90,7 @@ class StoredTensors:
     def __init__(self, file_of: Mapping[str, Path]) -> None:
         self._file_of = dict(file_of)
         self._maps: dict[Path, Any] = {}
+        self._views: dict[str, torch.Tensor] = {}
         self._finite = False  # until `check_finite` has seen all
         self.specs: dict[str, TensorSpec] = {
             name: self._spec(name) for name in sorted(self._file_of)
@@ -105,8 +106,9 @@ class StoredTensors:
 
     def tensor(self, name: str) -> torch.Tensor:
         """The stored tensor, a view of the mapped file: never write to it."""
-        tensor: torch.Tensor = self._map(self._file_of[name]).get_tensor(name)
-        return tensor
+        if name not in self._views:
+            self._views[name] = self._map(self._file_of[name]).get_tensor(name)
+        return self._views[name]
 
     def span(self, name: str) -> Span:
         """Where the bytes of `name` lie."""
@@ -132,7 +134,7 @@ class StoredTensors:
         self._finite = True  # a base is a source itself, and part of each of its adapters
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}}
+        return {**self.__dict__, "_maps": {}, "_views": {}}
 
     def _map(self, file: Path) -> Any:
         if file not in self._maps:

@@ -6,6 +6,7 @@ import ctypes
 import mmap
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import torch
 
 AHEAD = 256 << 20
 """Bytes that are asked for before they are needed."""
+_ALIGNED = 64  # bytes: a line of the cache
 _LIBC = ctypes.CDLL(None)
 _SMALL = 1 << 20  # bytes; less comes with the disk's own read-ahead
 
@@ -28,6 +30,40 @@ class Span:
     file: Path
     offset: int
     size: int
+
+
+class Ring:
+    """Memory for what is made in order and used up in the same order.
+
+    Args:
+        buffer: uint8 [bytes].
+    """
+
+    def __init__(self, buffer: torch.Tensor) -> None:
+        self._buffer = buffer
+        self._taken: deque[tuple[int, int]] = deque()  # [start, stop), oldest first
+
+    def take(self, size: int) -> torch.Tensor | None:
+        """The next `size` bytes; None while older ones are in the way."""
+        size = -(-size // _ALIGNED) * _ALIGNED
+        room = self._buffer.numel()
+        if not self._taken:
+            start, limit = 0, room
+        else:
+            first, last = self._taken[0][0], self._taken[-1][1]
+            # Free is what follows the newest, or what precedes the oldest.
+            wrapped = self._taken[-1][0] < first
+            start, limit = last, first if wrapped else room
+            if start + size > limit and not wrapped:
+                start, limit = 0, first
+        if start + size > limit:
+            return None
+        self._taken.append((start, start + size))
+        return self._buffer[start : start + size]
+
+    def give_back(self) -> None:
+        """The oldest bytes are used up."""
+        self._taken.popleft()
 
 
 class Buffers:

@@ -6,12 +6,15 @@ one, merged. It is picklable, so a worker can receive it and merge straight into
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from merge_core.arithmetic import coefficients
 from merge_core.checkpoint import TensorSpec
@@ -20,9 +23,14 @@ from merge_core.estimate import Estimate, estimate
 from merge_core.jobs import Jobs
 from merge_core.kernels.fused import merge_into
 from merge_core.kernels.job import Tile, elements
+from merge_core.kernels.threads import submit
+from merge_core.pages import Ring
 from merge_core.reading import TILE, Grid, Reader
 from merge_core.recipe import Recipe
 from merge_core.sources import Sources
+
+AT_ONCE = 48 << 20
+"""Bytes of merged tensors that may wait for their turn."""
 
 
 class MergePlan:
@@ -67,7 +75,7 @@ class MergePlan:
         """Shape and dtype of every tensor of the merge, in name order."""
         return self._specs
 
-    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, merged tensor) in name order.
 
         All are views of one buffer: a tensor holds until the next is asked for.
@@ -77,20 +85,46 @@ class MergePlan:
             CheckpointError: integer tensors differ between the sources.
         """
         self.tallies = {}
-        with self.sources.buffers.lent(self.largest) as buffer:
-            for name in self.ahead(self._specs):
-                spec = self._specs[name]
-                out = buffer[: spec.nbytes].view(spec.dtype)
-                yield name, self.elements(name, 0, spec.numel, out).reshape(spec.shape)
+        largest = self.largest
+        with self.sources.buffers.lent(largest + AT_ONCE) as buffer:
+            # Threads that wait for each other at every tensor lose a third of the time: tensors
+            # of common size are merged by one thread each, some ahead of the one that is yielded.
+            ring, waiting = Ring(buffer[largest:]), deque[tuple[str, Future[Tensor] | None]]()
+            names = self.ahead(self._specs)
+            name = next(names, None)
+            try:
+                while name is not None or waiting:
+                    while name is not None and len(waiting) <= 2 * torch.get_num_threads():
+                        future = None
+                        if self._specs[name].nbytes <= AT_ONCE // 4:
+                            room = ring.take(self._specs[name].nbytes)
+                            if room is None:
+                                break
+                            future = submit(self._whole, name, room)
+                        waiting.append((name, future))
+                        name = next(names, None)
+                    first, future = waiting[0]
+                    yield first, self._whole(first, buffer) if future is None else future.result()
+                    waiting.popleft()
+                    if future is not None:
+                        ring.give_back()
+            finally:
+                for _, future in waiting:
+                    if future is not None and not future.cancel():
+                        future.exception()  # it writes into the buffer: wait for it
 
-    def tensor(self, name: str) -> torch.Tensor:
+    def _whole(self, name: str, room: Tensor) -> Tensor:
+        """The merged tensor, in the first of the bytes `room`."""
+        spec = self._specs[name]
+        out = room[: spec.nbytes].view(spec.dtype)
+        return self.elements(name, 0, spec.numel, out).reshape(spec.shape)
+
+    def tensor(self, name: str) -> Tensor:
         """One merged tensor, in its shape and output dtype."""
         spec = self._specs[name]
         return self.elements(name, 0, spec.numel).reshape(spec.shape)
 
-    def elements(
-        self, name: str, start: int, stop: int, out: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def elements(self, name: str, start: int, stop: int, out: Tensor | None = None) -> Tensor:
         """Flat elements [start, stop) of one merged tensor: the same bits as in the whole.
 
         Args:
@@ -103,8 +137,8 @@ class MergePlan:
         return self._merge(name, Grid(start, 1, stop - start, stop - start), out)
 
     def part(
-        self, name: str, spans: Sequence[tuple[int, int]], out: torch.Tensor | None = None
-    ) -> torch.Tensor:
+        self, name: str, spans: Sequence[tuple[int, int]], out: Tensor | None = None
+    ) -> Tensor:
         """The merge of a box of one tensor, as a tensor-parallel engine needs it: rows, columns.
 
         Args:
@@ -169,7 +203,7 @@ class MergePlan:
 
     # ---- the pass
 
-    def _merge(self, name: str, grid: Grid, out: torch.Tensor | None) -> torch.Tensor:
+    def _merge(self, name: str, grid: Grid, out: Tensor | None) -> Tensor:
         """Merge the elements of `grid` into `out`, flat and contiguous."""
         if out is None:
             out = torch.empty(grid.size, dtype=self._specs[name].dtype)
@@ -192,7 +226,7 @@ class MergePlan:
             )
         return out
 
-    def _merge_tile(self, name: str, tile: Tile, out: torch.Tensor) -> int:
+    def _merge_tile(self, name: str, tile: Tile, out: Tensor) -> int:
         """Merge `tile` into `out`; how many elements are not finite."""
         job = self._jobs[name]
         tally = None
@@ -206,7 +240,7 @@ class MergePlan:
         out.copy_(torch.from_numpy(merged))
         return tile.size - int(torch.isfinite(out).sum())
 
-    def _merge_aligned(self, name: str, grid: Grid, out: torch.Tensor) -> int:
+    def _merge_aligned(self, name: str, grid: Grid, out: Tensor) -> int:
         """As `_merge`, of a tensor whose rows are found by token; how many are not finite."""
         alignment = self.sources.alignment
         assert alignment is not None
@@ -233,7 +267,7 @@ class MergePlan:
         places: npt.NDArray[np.int64],
         left: int,
         right: int,
-        target: torch.Tensor,
+        target: Tensor,
     ) -> None:
         """Rows outside the arithmetic: one owner's bits; of several the normalized linear merge."""
         alignment = self.sources.alignment
@@ -261,7 +295,7 @@ class MergePlan:
             indices = torch.tensor([index for index, _ in members])
             target[indices] = torch.from_numpy(np.ascontiguousarray(total)).to(target.dtype)
 
-    def _copied(self, name: str, grid: Grid) -> torch.Tensor:
+    def _copied(self, name: str, grid: Grid) -> Tensor:
         template = self.sources.template
         tensor = template.tensor(name)
         for source in self.sources.all:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+Result = TypeVar("Result")
 
 
 def spread(
@@ -27,11 +30,29 @@ def spread(
         pieces = -(-size // (longest * threads)) * threads
     length = -(-size // (pieces * step)) * step
     spans = [(first, min(first + length, size)) for first in range(0, size, length)]
-    if threads == 1 or len(spans) == 1:
+    if threads == 1 or len(spans) == 1 or _own.thread:
         return [run(first, last) for first, last in spans]
     return list(_pool(threads).map(lambda span: run(*span), spans))
 
 
+def submit(run: Callable[..., Result], *arguments: Any) -> Future[Result]:
+    """`run` in one of the threads, alone: what it spreads stays in that thread."""
+    return _pool(torch.get_num_threads()).submit(run, *arguments)
+
+
+class _Own(threading.local):
+    """Whether this thread is one of ours: waiting for the others it could wait for itself."""
+
+    thread = False
+
+
+_own = _Own()
+
+
+def _start() -> None:
+    _own.thread = True
+
+
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="merge")
+    return ThreadPoolExecutor(threads, thread_name_prefix="merge", initializer=_start)
