@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-
 # Python 3.11 raises SystemError where two threads make syntax trees at once.
 _parsing = threading.Lock()
 
