@@ -11,7 +11,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -293,9 +293,6 @@ def merge(
 
     Example: mergefront merge recipe.yaml merged-model
     """
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
     from merge_core import MergePlan, write_merge
     from search.describe import load_recipe
     from search.errors import ConfigError
@@ -309,13 +306,30 @@ def merge(
     for line in plan.sources.report():
         say(line)
     plan.sources.check_finite()
-    columns = (TextColumn("merging"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("merging")
-        write_merge(
-            plan, out, progress=lambda done, total: bar.update(task, completed=done, total=total)
-        )
+    with bar("merging") as progress:
+        write_merge(plan, out, progress=progress)
     say(f"wrote {out} ({plan.fingerprint()})")
+
+
+@app.command()
+def analyze(
+    recipe: Annotated[Path, typer.Argument(help="recipe file, ours or mergekit's")],
+    by: Annotated[str, typer.Option(help="rows: model | layer | module | tensor")] = "layer",
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", help="write all counts here; - is standard output, with no table"),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="draw the rows: a .html (works offline) or .png file")
+    ] = None,
+) -> None:
+    """Say how much of each expert a merge retains, trims, loses in the sign election, restores.
+
+    Example: mergefront analyze recipe.yaml --by module --plot shares.html
+    """
+    from search.shares import analyze_recipe
+
+    analyze_recipe(console, recipe, by, json_file, plot)
 
 
 @app.command()
@@ -381,6 +395,19 @@ def print_json(data: Any) -> None:
 def say(line: str) -> None:
     """One line as it is: never wrapped, and brackets in a path are no markup."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on a terminal; gives what is called with (bytes done, all bytes)."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as shown:
+        task = shown.add_task(what)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def test_every_command_has_help(command, mergefront):
 
 
 def test_all_commands_are_there():
-    listed = "demo init check run confirm status front export merge score ui schema"
+    listed = "demo init check run confirm status front export merge analyze score ui schema"
     assert set(listed.split()) <= set(COMMANDS)
 
 
