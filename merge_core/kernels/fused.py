@@ -101,26 +101,20 @@ def slack_keys(
 def slack_sample(job: TensorJob, tile: Tile, expert: int) -> Keys:
     """As `slack_keys`, of runs spread evenly over `tile`."""
     kernel, arguments = _slack(job, tile, expert)
-    starts, width, stride = sampled(tile.starts, tile.width, tile.stride, np.arange)
-    rows = replace(tile, starts=starts, width=width, stride=stride)
-    return _census(kernel, arguments, job, rows, 0, HIGHEST_WORD).keys
+    return _census(kernel, arguments, job, sampled(tile), 0, HIGHEST_WORD).keys
 
 
-def sampled(
-    starts: Any, width: int, stride: int, arange: Callable[[int, int, int], Any]
-) -> tuple[Any, int, int]:
-    """Starts, width and stride (see `Tile`) of the runs or rows of a tile that are a sample of it.
-
-    `arange` makes arrays of the kind that `starts` is.
-    """
-    if len(starts) == 1:
-        count, size, step = width // _RUN, _RUN, _RUN
+def sampled(tile: Tile) -> Tile:
+    """Runs of `tile`, or rows if it has several: spread evenly, about 2^18 elements."""
+    if tile.starts.size == 1:
+        count, width, step = tile.width // _RUN, _RUN, _RUN
     else:
-        count, size, step = len(starts), width, stride
-    every = max(1, -(-count * size // _SAMPLE))
-    if len(starts) == 1:
-        return starts + step * arange(0, count, every), size, every * step
-    return starts[::every], size, every * step
+        count, width, step = tile.starts.size, tile.width, tile.stride
+    every = max(1, -(-count * width // _SAMPLE))
+    starts = tile.starts[::every]
+    if tile.starts.size == 1:
+        starts = tile.starts + step * np.arange(0, count, every)
+    return replace(tile, starts=starts, width=width, stride=every * step)
 
 
 def trim_keys(tile: Tile, tensor_id: int, low: int = 0, high: int = HIGHEST_WORD) -> Census:

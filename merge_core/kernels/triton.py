@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,14 @@ import torch
 import triton
 
 from merge_core.kernels import template, triton_pieces, triton_program
-from merge_core.kernels.fused import Census, magnitudes, sampled
+from merge_core.kernels.fused import Census, magnitudes
 from merge_core.kernels.job import HIGHEST_WORD, TensorJob, Tile, numbers
 from merge_core.kernels.scalar import HIGH_SHIFT, NOT_ONE, PHILOX_ROUNDS, SIGN
 from merge_core.kernels.specialized import Makes, flags, load
 from merge_core.kernels.triton_form import BlockForm, ProgramForm
 from merge_core.kernels.unroll import specialize
 from merge_core.methods import Method
-from merge_core.selection import KEEP_NONE, Keys
+from merge_core.selection import KEEP_NONE
 
 BLOCK = 1024
 """Elements of a program: eight a thread, one 16-byte access of bfloat16."""
@@ -130,13 +130,6 @@ def slack_keys(
     restored = {**job.restored, expert: KEEP_NONE}
     words = _words(job, tile, tuple(restored), "distance", numbers(job, restored))
     return _census(words, tile, job.tensor_id, low, high)
-
-
-def slack_sample(job: TensorJob, tile: DeviceTile, expert: int) -> Keys:
-    """As `slack_keys`, of runs spread evenly over `tile`."""
-    arange = partial(torch.arange, device=tile.device)
-    starts, width, stride = sampled(tile.starts, tile.width, tile.stride, arange)
-    return slack_keys(job, replace(tile, starts=starts, width=width, stride=stride), expert).keys
 
 
 def trim_keys(tile: DeviceTile, tensor_id: int, low: int = 0, high: int = HIGHEST_WORD) -> Census:

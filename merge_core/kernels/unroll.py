@@ -11,12 +11,8 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any
-
-# Python 3.11 raises SystemError where two threads make syntax trees at once.
-_parsing = threading.Lock()
 
 
 def specialize(
@@ -34,8 +30,7 @@ def specialize(
             a parameter of the template becomes that many parameters.
         form: how what is left is written; plain Python by default.
     """
-    with _parsing:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(template)))
+    tree = ast.parse(textwrap.dedent(inspect.getsource(template)))
     function = tree.body[0]
     assert isinstance(function, ast.FunctionDef)
     if ast.get_docstring(function) is not None:
