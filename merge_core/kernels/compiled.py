@@ -7,6 +7,7 @@ without compiling.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -19,8 +20,13 @@ from merge_core.kernels.specialized import Makes, flags, load
 from merge_core.kernels.unroll import specialize
 from merge_core.methods import Method
 
-BLOCK = 1 << 12
-"""Elements that are worked on at once: they stay in the first-level cache."""
+BLOCK = 1 << 15
+"""Elements that are worked on at once: the merge stays in the second-level cache until it has been
+looked through for overflows. Shorter ones cost up to a fifth more: each is a call."""
+BLOCK_WITH_BITS = 1 << 13
+"""The same where random bits or words of keys are made first: these stay in the first level."""
+
+_MAKING = threading.Lock()
 
 
 @cache
@@ -40,12 +46,15 @@ def get_kernel(
     With `histogram` words are counted instead of listed.
     """
     constants, registers = flags(method, experts, restored, replace, given, bf16_out, makes, tally)
-    constants |= {"HISTOGRAM": histogram, "BLOCK": BLOCK}
-    source = _HEADER + specialize(template.block, constants, registers)
-    source += "\n\n" + _JIT + specialize(template.blocks, constants, registers)
-    # numba does not see changes in what it inlines, nor that it is another version itself.
-    pieces = Path(scalar.__file__).read_text(encoding="utf-8")
-    kernel: Callable[..., Any] = load(source, numba.__version__, pieces).blocks
+    short = makes != "merge" or method.random
+    constants |= {"HISTOGRAM": histogram, "BLOCK": BLOCK_WITH_BITS if short else BLOCK}
+    # Python 3.11 raises SystemError where two threads make syntax trees at once.
+    with _MAKING:
+        source = _HEADER + specialize(template.block, constants, registers)
+        source += "\n\n" + _JIT + specialize(template.blocks, constants, registers)
+        # numba does not see changes in what it inlines, nor that it is another version itself.
+        pieces = Path(scalar.__file__).read_text(encoding="utf-8")
+        kernel: Callable[..., Any] = load(source, numba.__version__, pieces).blocks
     return kernel
 
 
