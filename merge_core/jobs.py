@@ -17,7 +17,7 @@ from merge_core.arithmetic import (
     slerp_factors,
 )
 from merge_core.facts import bounds_of
-from merge_core.kernels.fused import slack_keys, slack_sample
+from merge_core.kernels.backend import Backend
 from merge_core.kernels.job import HIGHEST_WORD, Table, TensorJob
 from merge_core.random import drop_threshold
 from merge_core.reading import Reader
@@ -48,12 +48,13 @@ class Jobs:
         self._replace = not method.elects or recipe.flag("slack_mode") == "replace"
         self._jobs: dict[str, TensorJob] = {}
 
-    def __getitem__(self, name: str) -> TensorJob:
+    def get(self, name: str, backend: Backend) -> TensorJob:
+        """The job of a tensor; what depends on the trial is found by `backend`."""
         if name not in self._jobs:
-            self._jobs |= self._make(list(self._settings) if self._whole else [name])
+            self._jobs |= self._make(list(self._settings) if self._whole else [name], backend)
         return self._jobs[name]
 
-    def _make(self, group: list[str]) -> dict[str, TensorJob]:
+    def _make(self, group: list[str], backend: Backend) -> dict[str, TensorJob]:
         """The jobs of tensors that are ranked together: one alone, or all (in name order)."""
         method, reader = self._recipe.method, self._reader
         jobs = {name: self._numbers(name) for name in group}
@@ -76,7 +77,7 @@ class Jobs:
         if method.elects:
             for expert, slack in enumerate(first.slacks):
                 if slack > 0.0:
-                    bounds = self._slack(group, jobs, expert, slack)
+                    bounds = self._slack(group, jobs, expert, slack, backend)
                     for name in group:
                         restore = (*jobs[name].restore, (expert, bounds[name]))
                         jobs[name] = replace(jobs[name], restore=restore)
@@ -109,14 +110,19 @@ class Jobs:
         )
 
     def _slack(
-        self, group: list[str], jobs: Mapping[str, TensorJob], expert: int, slack: float
+        self,
+        group: list[str],
+        jobs: Mapping[str, TensorJob],
+        expert: int,
+        slack: float,
+        backend: Backend,
     ) -> dict[str, int]:
         """The exclusive bound of the slack keys that `expert` wins back in each tensor."""
 
         def stream(names: Sequence[str] = group) -> Iterator[Keys]:
             for name in names:
                 for tile in self._reader.all(name):
-                    yield slack_keys(jobs[name], tile, expert).keys
+                    yield backend.slack_keys(jobs[name], tile, expert).keys
 
         if len(group) > 1:
             total = sum(keys.size for keys in stream())
@@ -129,13 +135,14 @@ class Jobs:
         # inside. Both are exact, so that a bad sample costs another pass, never a wrong bound.
         (name,) = group
         tiles = self._reader.all(name)
-        parts = [slack_sample(jobs[name], tile, expert) for tile in tiles]
+        parts = [backend.slack_sample(jobs[name], tile, expert) for tile in tiles]
         sample = np.sort(np.concatenate([np.empty(0, np.uint64), *parts]))
         deviations = _BRACKET
         while True:
             low, high = _bracket(sample, slack, deviations)
             found = [
-                slack_keys(jobs[name], tile, expert, low, high) for tile in self._reader.all(name)
+                backend.slack_keys(jobs[name], tile, expert, low, high)
+                for tile in self._reader.all(name)
             ]
             total = sum(part.candidates for part in found)
             count = restored_count(slack, total)

@@ -21,8 +21,8 @@ from merge_core.checkpoint import TensorSpec
 from merge_core.errors import CheckpointError, NonFiniteError, RecipeError
 from merge_core.estimate import Estimate, estimate
 from merge_core.jobs import Jobs
-from merge_core.kernels.fused import merge_into
-from merge_core.kernels.job import Tile, elements
+from merge_core.kernels.backend import backend_of
+from merge_core.kernels.job import Tile
 from merge_core.kernels.threads import submit
 from merge_core.pages import Ring
 from merge_core.reading import TILE, Grid, Reader
@@ -75,17 +75,22 @@ class MergePlan:
         """Shape and dtype of every tensor of the merge, in name order."""
         return self._specs
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+    def tensors(self, device: str | torch.device = "cpu") -> Iterator[tuple[str, Tensor]]:
         """Yield (name, merged tensor) in name order.
 
-        All are views of one buffer: a tensor holds until the next is asked for.
+        All are views of one buffer on `device`: a tensor holds until the next is asked for.
 
         Raises:
+            MergeError: nothing merges on `device`.
             NonFiniteError: a merged weight overflowed: the recipe's fault.
             CheckpointError: integer tensors differ between the sources.
         """
         self.tallies = {}
         largest = self.largest
+        if torch.device(device).type != "cpu":
+            there = torch.empty(largest, dtype=torch.uint8, device=device)
+            yield from ((n, self._whole(n, there)) for n in self.ahead(self._specs))
+            return
         with self.sources.buffers.lent(largest + AT_ONCE) as buffer:
             # Threads that wait for each other at every tensor lose a third of the time: tensors
             # of common size are merged by one thread each, some ahead of the one that is yielded.
@@ -131,8 +136,11 @@ class MergePlan:
             name: of the tensor.
             start: first flat index.
             stop: one past the last.
-            out: where to merge into: flat, contiguous, of the output dtype. New by default; the
-                pages of a new tensor cost as much as the merge.
+            out: where to merge into, and on whose device: flat, contiguous, of the output dtype.
+                New by default, on the CPU; the pages of a new tensor cost as much as the merge.
+
+        Raises:
+            MergeError: nothing merges on that device.
         """
         return self._merge(name, Grid(start, 1, stop - start, stop - start), out)
 
@@ -228,17 +236,11 @@ class MergePlan:
 
     def _merge_tile(self, name: str, tile: Tile, out: Tensor) -> int:
         """Merge `tile` into `out`; how many elements are not finite."""
-        job = self._jobs[name]
+        backend = backend_of(out.device)
         tally = None
         if self._tallies:
             tally = self.tallies.setdefault(name, np.zeros((len(tile.experts), 4), np.int64))
-        if out.dtype != torch.float16:
-            return merge_into(job, tile, elements(out), tally)
-        # numba has no float16: merged in float32, rounded by torch.
-        merged = np.empty(tile.size, np.float32)
-        merge_into(job, tile, merged, tally)
-        out.copy_(torch.from_numpy(merged))
-        return tile.size - int(torch.isfinite(out).sum())
+        return backend.merge(self._jobs.get(name, backend), tile, out, tally)
 
     def _merge_aligned(self, name: str, grid: Grid, out: Tensor) -> int:
         """As `_merge`, of a tensor whose rows are found by token; how many are not finite."""
@@ -255,7 +257,7 @@ class MergePlan:
                 core = places >= 0
                 if core.any():
                     tile = self._reader.gathered(name, places[core], left, right)
-                    merged = torch.empty(tile.size, dtype=out.dtype)
+                    merged = torch.empty(tile.size, dtype=out.dtype, device=out.device)
                     bad += self._merge_tile(name, tile, merged)
                     target[torch.from_numpy(core)] = merged.view(-1, right - left)
                 self._copy_extras(name, places, left, right, target)
@@ -293,7 +295,7 @@ class MergePlan:
                     total = total + term
                 total = total * coefficients(w, 1.0, normalize=True)[-1]
             indices = torch.tensor([index for index, _ in members])
-            target[indices] = torch.from_numpy(np.ascontiguousarray(total)).to(target.dtype)
+            target[indices] = torch.from_numpy(np.ascontiguousarray(total)).to(target)
 
     def _copied(self, name: str, grid: Grid) -> Tensor:
         template = self.sources.template
