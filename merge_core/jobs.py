@@ -48,6 +48,11 @@ class Jobs:
         self._replace = not method.elects or recipe.flag("slack_mode") == "replace"
         self._jobs: dict[str, TensorJob] = {}
 
+    def prepare(self, backend: Backend) -> None:
+        """Make what all tensors share before threads ask for it: each would make it."""
+        if self._whole and self._settings:
+            self.get(next(iter(self._settings)), backend)
+
     def get(self, name: str, backend: Backend) -> TensorJob:
         """The job of a tensor; what depends on the trial is found by `backend`."""
         if name not in self._jobs:

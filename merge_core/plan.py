@@ -91,7 +91,9 @@ class MergePlan:
             there = torch.empty(largest, dtype=torch.uint8, device=device)
             yield from ((n, self._whole(n, there)) for n in self.ahead(self._specs))
             return
-        with self.sources.buffers.lent(largest + AT_ONCE) as buffer:
+        ahead = 2 * threads if (threads := torch.get_num_threads()) > 1 else 0
+        self._jobs.prepare(backend_of(torch.device("cpu")))
+        with self.sources.buffers.lent(largest + (AT_ONCE if ahead else 0)) as buffer:
             # Threads that wait for each other at every tensor lose a third of the time: tensors
             # of common size are merged by one thread each, some ahead of the one that is yielded.
             ring, waiting = Ring(buffer[largest:]), deque[tuple[str, Future[Tensor] | None]]()
@@ -99,9 +101,9 @@ class MergePlan:
             name = next(names, None)
             try:
                 while name is not None or waiting:
-                    while name is not None and len(waiting) <= 2 * torch.get_num_threads():
+                    while name is not None and len(waiting) <= ahead:
                         future = None
-                        if self._specs[name].nbytes <= AT_ONCE // 4:
+                        if ahead and self._specs[name].nbytes <= AT_ONCE // 4:
                             room = ring.take(self._specs[name].nbytes)
                             if room is None:
                                 break

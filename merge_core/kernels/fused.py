@@ -17,7 +17,7 @@ from merge_core.kernels.threads import spread
 from merge_core.methods import Method
 from merge_core.selection import KEEP_NONE, Keys
 
-LONGEST = 1 << 22  # elements per call: long against the call, short against the threads' wait
+LONGEST = 1 << 23  # elements per call: long against the call, short against the threads' wait
 SHORTEST = 1 << 15  # fewer are not worth a second thread
 _SAMPLE = 1 << 18  # elements that bracket a slack threshold
 _RUN = 32  # of them in a row: two cache lines
@@ -206,7 +206,7 @@ def _census(
     def run(first: int, last: int) -> Census:
         part = tile.part(first, last)
         # Room for all would be touched only as far as it is filled, but counts as address space.
-        room = part.size if (low, high) == (0, HIGHEST_WORD) else part.size // 64 + 4096
+        room = part.size if (low, high) == (0, HIGHEST_WORD) else part.size // 4 + 4096
         while True:
             keys = np.empty(room, np.uint64)
             candidates, below, inside = _call(

@@ -172,8 +172,10 @@ def census(words: Any, low: Any, high: Any) -> Any:
 def gather(words: Any, low: Any, high: Any, start: Any, tensor_id: Any, keys: Any) -> None:
     """Write the keys of the high words in [low, high]; `start` is the flat index of the first.
 
-    They are few: groups without one are passed over by a loop that vectorizes.
+    Groups without one are passed over by a loop that vectorizes. Places are listed without a
+    branch: where magnitudes tie, a tenth of all is listed, and no branch would be foreseen.
     """
+    places = np.empty(words.size, np.int32)
     count = 0
     span = u32(high - low)
     for group in range(0, words.size, GROUP):
@@ -183,10 +185,12 @@ def gather(words: Any, low: Any, high: Any, start: Any, tensor_id: Any, keys: An
             found = u32(found | u32(u32(part[i] - low) <= span))
         if found:
             for i in range(part.size):
-                if u32(part[i] - low) <= span:
-                    rank = mix(u32(u32(start + u32(group + i)) ^ tensor_id))
-                    keys[count] = (u64(part[i]) << u64(32)) | u64(rank)
-                    count += 1
+                places[count] = group + i
+                count += u32(part[i] - low) <= span
+    for j in range(count):
+        i = places[j]
+        rank = mix(u32(u32(start + u32(i)) ^ tensor_id))
+        keys[j] = (u64(words[i]) << u64(32)) | u64(rank)
 
 
 @njit(nogil=True)
