@@ -188,9 +188,9 @@ def gather(words: Any, low: Any, high: Any, start: Any, tensor_id: Any, keys: An
                 places[count] = group + i
                 count += u32(part[i] - low) <= span
     for j in range(count):
-        i = places[j]
-        rank = mix(u32(u32(start + u32(i)) ^ tensor_id))
-        keys[j] = (u64(words[i]) << u64(32)) | u64(rank)
+        place = places[j]
+        rank = mix(u32(u32(start + u32(place)) ^ tensor_id))
+        keys[j] = (u64(words[place]) << u64(32)) | u64(rank)
 
 
 @njit(nogil=True)
