@@ -11,7 +11,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -20,6 +20,8 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
     from search.confirm import Member
     from search.run import Run
 
@@ -226,7 +228,8 @@ def front(run: RunFolder, as_json: Annotated[bool, typer.Option("--json")] = Fal
         except ExportError:
             chosen = None
         if as_json:
-            print_json([asdict(member) for member in members])
+            trials = studies.scored(begun_study(opened))
+            print_json([{**asdict(m), **_retained(trials, m.trial)} for m in members])
         else:
             console.print(front_table(opened, members, chosen))
         return
@@ -236,7 +239,11 @@ def front(run: RunFolder, as_json: Annotated[bool, typer.Option("--json")] = Fal
         names = [objective.name for objective in opened.search.objectives]
         trials = studies.scored(study)
         rows = [
-            {"trial": n, "claimed": dict(zip(names, trials[n].values, strict=True))}
+            {
+                "trial": n,
+                "claimed": dict(zip(names, trials[n].values, strict=True)),
+                **_retained(trials, n),
+            }
             for n in numbers
         ]
         print_json(rows)
@@ -369,6 +376,14 @@ def schema() -> None:
     from search.config import SearchFile
 
     print_json(SearchFile.model_json_schema())
+
+
+def _retained(trials: Mapping[int, FrozenTrial], number: int | None) -> dict[str, Any]:
+    """The shares of the experts in a trial's merge, where they were counted."""
+    from search.study import RETAINED
+
+    attributes = {} if number is None else trials[number].user_attrs
+    return {RETAINED: attributes[RETAINED]} if RETAINED in attributes else {}
 
 
 def _confirmed(run: Run) -> list[Member]:

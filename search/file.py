@@ -152,6 +152,9 @@ class TrackingEntry(Strict):
 
     uri: str | None = Field(None, description="default: MLFLOW_TRACKING_URI, else the run folder")
     experiment: str | None = Field(None, description="default: the run's name")
+    retained: bool = Field(
+        True, description="count how much of each expert a trial's merge retains"
+    )
 
 
 class ChoiceEntry(Strict):

@@ -200,6 +200,8 @@ class Pool:
             log.error("%s failed on %s:\n%s", job.key, member.name, error)
             return Outcome(job, None, f"{type(cause).__name__}: {cause}")
         del self._tries[job.key]
+        for note in result.notes:
+            log.warning("worker %s: %s", member.name, note)
         return Outcome(job, result)
 
     def _lost(self, member: _Member, job: Job, error: Exception) -> Outcome | None:

@@ -31,6 +31,9 @@ class Result:
         seconds: wall time by stage: "load" (merge into the live model) and "generate".
         fault: why the merge cannot be scored (its own fault), or None.
         worker: which worker did it.
+        retained: share of each expert's differences that is in the merge, by name; {} if it was
+            not counted.
+        notes: what went wrong on the worker and stops nothing, for the log.
     """
 
     recipe: Mapping[str, Any]
@@ -40,6 +43,8 @@ class Result:
     seconds: Mapping[str, float] = field(default_factory=dict)
     fault: str | None = None
     worker: str = ""
+    retained: Mapping[str, float] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     @property
     def tokens(self) -> int:

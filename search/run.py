@@ -9,6 +9,7 @@ runs/<name>/
     confirm/, test/  the same on held-out items
     confirmed.json   the front again, from confirmed scores
     mlflow.db, mlartifacts/
+    prepared/        facts of the sources that workers share; may be removed while nothing runs
     front.html, front.png, recipe.yaml, run.log
 """
 
@@ -75,6 +76,11 @@ class Run:
     def held_out(self, split: str, fingerprint: str) -> Path:
         """Result of a merge on the confirm or test items."""
         return self.folder / split / f"{fingerprint}.json"
+
+    @property
+    def prepared(self) -> Path:
+        """Facts of the sources, by their contents; see `merge_core.facts`."""
+        return self.folder / "prepared"
 
     @property
     def confirmed(self) -> Path:
@@ -155,7 +161,10 @@ class Run:
             _write_json(path, manifest)
         except OSError as error:
             raise RunError(f"{folder}: cannot be written: {error.strerror}") from error
-        return cls(folder, search, manifest)
+        started = cls(folder, search, manifest)
+        for half in started.prepared.rglob("*.tmp"):  # of workers that were killed while they wrote
+            half.unlink(missing_ok=True)
+        return started
 
     @classmethod
     def open(cls, folder: Path) -> Run:
@@ -182,8 +191,13 @@ class Run:
         """The recipe's name for ever: its numbers and the contents of its sources."""
         references = [recipe.base_model] if recipe.base_model is not None else []
         references += [expert.model for expert in recipe.models]
-        sources = self.manifest["sources"]
-        return recipe.fingerprint([sources[reference]["digest"] for reference in references])
+        digests = self.digests
+        return recipe.fingerprint([digests[reference] for reference in references])
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Content hash of every source by reference."""
+        return {name: str(held["digest"]) for name, held in self.manifest["sources"].items()}
 
 
 @contextmanager

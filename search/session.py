@@ -68,9 +68,17 @@ class Prepared:
         """How many answers one merge gives on a split."""
         return sum(len(task.items(split)) for task in self.tasks.values())
 
-    def setup(self, cpus: float = 1.0) -> Setup:
-        """What a worker of `cpus` cores needs."""
-        return Setup(self.search.engine, self.plan.recipe, self.tasks, max(1, int(cpus)))
+    def setup(self, cpus: float = 1.0, run: Run | None = None) -> Setup:
+        """What a worker of `cpus` cores needs; those of a `run` share facts of the sources."""
+        return Setup(
+            engine=self.search.engine,
+            start=self.plan.recipe,
+            tasks=self.tasks,
+            threads=max(1, int(cpus)),
+            prepared=None if run is None else run.prepared,
+            digests={} if run is None else run.digests,
+            tally=self.search.file.tracking.retained,
+        )
 
 
 @dataclass(frozen=True)
@@ -172,7 +180,7 @@ def _session(
         )
         held.enter_context(logging_to(opened))
         log.info("session of %s with %s", opened.folder, resources)
-        pool = Pool(prepared.setup(resources.cpus), resources)
+        pool = Pool(prepared.setup(resources.cpus, opened), resources)
         held.callback(pool.close)
         # The workers start while MLflow is imported.
         tracker = Tracker(opened, studies.open_study(opened))

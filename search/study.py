@@ -38,6 +38,7 @@ from search.run import Run, redacted
 RECIPE = "recipe"
 DUPLICATE_OF = "duplicate_of"
 FINGERPRINT = "fingerprint"
+RETAINED = "retained"
 OWNER = "mergefront.run"
 GP_UP_TO = 250
 """Trials up to which `auto` uses the Gaussian process; its ask takes 10 s at 1,000."""
@@ -175,6 +176,8 @@ def tell(
     }
     if (both := joint(result)) is not None:
         attributes["joint"] = both.value
+    if result.retained:
+        attributes[RETAINED] = dict(result.retained)
     if result.fault is not None:
         attributes["fault"] = result.fault
     if duplicate_of is not None:

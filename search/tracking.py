@@ -11,7 +11,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import optuna
@@ -208,6 +208,7 @@ class Tracker:
                 metrics[f"seconds_{stage}"] = float(spent)
             if "joint" in frozen.user_attrs:
                 metrics["joint"] = float(frozen.user_attrs["joint"])
+            metrics |= _retained(frozen.user_attrs.get(studies.RETAINED, {}))
             for key in ("fault", studies.DUPLICATE_OF, studies.FINGERPRINT):
                 if key in frozen.user_attrs:
                     tags[key] = str(frozen.user_attrs[key])
@@ -248,6 +249,7 @@ class Tracker:
             metrics[f"seconds_{stage}"] = float(spent)
         if (both := joint(result)) is not None:
             metrics["joint"] = both.value
+        metrics |= _retained(result.retained)
         store = self._opened()
         file = self.run.baseline(label)
         place = file.stem
@@ -326,6 +328,10 @@ class Tracker:
         store.client.set_terminated(store.parent)
 
 
+def _retained(shares: Mapping[str, float]) -> dict[str, float]:
+    return {f"retained/{to_mlflow(name)}": float(share) for name, share in shares.items()}
+
+
 def _note(run: Run, links: dict[str, str], *, joint_known: bool) -> str:
     """What was searched, how to read its columns and charts, and what to do next, as Markdown."""
     search, file = run.search, run.search.file
@@ -350,6 +356,11 @@ def _note(run: Run, links: dict[str, str], *, joint_known: bool) -> str:
         "- An objective's column is its score on the search's own items; `_low` and `_high` are "
         "its 95% interval, `_n` the number of items.",
         *(["- `joint` is the share of answers right and in the language."] if joint_known else []),
+        *(
+            ["- `retained/NAME` is the share of an expert's differences that is in the merge."]
+            if file.tracking.retained
+            else []
+        ),
         "- The best of many scores is optimistic: `confirmed_` columns are of items held out from "
         "the search, `test_` of items that only the exported recipe has seen.",
         "- Here, `hypervolume` over the steps is the search's progress; `front.html` draws the "

@@ -9,10 +9,11 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from merge_core import MergePlan, NonFiniteError, Recipe, Sources
+from merge_core.analysis import tallied
 from merge_core.writing import write_skeleton
 from objectives import EngineConfig, ItemScore, Task, make_engine, score_task
 from objectives.engines.base import Engine
@@ -30,12 +31,19 @@ class Setup:
         start: a recipe whose merge has the architecture, vocabulary and chat template of all.
         tasks: with their items, by name.
         threads: torch threads; more than the worker's cores slow each other down badly.
+        prepared: folder where facts of the sources are kept for all workers, or None. A node that
+            cannot write there goes without, and its results say so.
+        digests: content hash of every source by reference, if there is such a folder.
+        tally: whether results say how much of each expert was retained.
     """
 
     engine: EngineConfig
     start: Recipe
     tasks: Mapping[str, Task]
     threads: int = 1
+    prepared: Path | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
+    tally: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,7 @@ class Evaluator:
         self.setup = setup
         self.name = name
         self._sources: dict[tuple[str | None, ...], Sources] = {}
+        self._told: set[str] = set()
         self._engine = self._start()
 
     def evaluate(self, job: Job) -> Result:
@@ -67,8 +76,9 @@ class Evaluator:
             ObjectiveError, MergeError: the set-up is wrong; no recipe would do better.
         """
         started = time.monotonic()
+        plan = self._plan(job.recipe)
         try:
-            self._engine.load(self._plan(job.recipe))
+            self._engine.load(plan)
         except NonFiniteError as error:
             return self._result(job, {}, {"load": time.monotonic() - started}, str(error))
         loaded = time.monotonic()
@@ -79,7 +89,7 @@ class Evaluator:
             if task.items(job.split) and (task.config.role == "search" or job.split == "test")
         }
         seconds = {"load": loaded - started, "generate": time.monotonic() - loaded}
-        return self._result(job, items, seconds, None)
+        return self._result(job, items, seconds, None, retained_by(plan))
 
     def close(self) -> None:
         """Free the engine."""
@@ -106,8 +116,22 @@ class Evaluator:
         models = (expert.model for expert in recipe.models)
         key = (recipe.tokenizer_source, *recipe.names, recipe.base_model, *models)
         if key not in self._sources:
-            self._sources[key] = Sources.open(recipe)
-        return MergePlan(recipe, self._sources[key])
+            sources = self._sources[key] = Sources.open(recipe)
+            if self.setup.prepared is not None:
+                base = [] if recipe.base_model is None else [recipe.base_model]
+                references = [*base, *(expert.model for expert in recipe.models)]
+                digests = [self.setup.digests[reference] for reference in references]
+                sources.facts.keep(self.setup.prepared, digests)
+        # Of models that are merged themselves there is no difference to be retained.
+        tally = self.setup.tally and recipe.method.on_differences
+        return MergePlan(recipe, self._sources[key], tally=tally)
+
+    def _notes(self) -> tuple[str, ...]:
+        """What went wrong but stops nothing, each thing once."""
+        problems = {s.facts.problem for s in self._sources.values() if s.facts.problem is not None}
+        new = problems - self._told
+        self._told |= new
+        return tuple(sorted(new))
 
     def _result(
         self,
@@ -115,6 +139,7 @@ class Evaluator:
         items: dict[str, list[ItemScore]],
         seconds: dict[str, float],
         fault: str | None,
+        retained: Mapping[str, float] | None = None,
     ) -> Result:
         return Result(
             recipe=job.recipe.plain(),
@@ -124,4 +149,20 @@ class Evaluator:
             seconds=seconds,
             fault=fault,
             worker=self.name,
+            retained=dict(retained or {}),
+            notes=self._notes(),
         )
+
+
+def retained_by(plan: MergePlan) -> dict[str, float]:
+    """Share of each expert's differences that is in the merge, by name; {} if not counted.
+
+    An engine that merged nothing, or not in this process, has not counted.
+    """
+    if not plan.tallies:
+        return {}
+    model = tallied(plan).model
+    return {
+        name: counts.share("retained")
+        for name, counts in zip(plan.recipe.names, model.experts, strict=True)
+    }
