@@ -24,7 +24,7 @@ from merge_core.reading import Reader
 from merge_core.recipe import Recipe, TensorSettings
 from merge_core.selection import KEEP_ALL, KEEP_NONE, Keys, kth_smallest
 
-_BRACKET = 5.0  # standard deviations of a sample's quantile: a miss costs one more pass
+_BRACKET = 4.0  # standard deviations of a sample's quantile: a miss costs one more pass
 
 
 class Jobs:

@@ -19,7 +19,9 @@ from merge_core.selection import KEEP_NONE, Keys
 
 LONGEST = 1 << 23  # elements per call: long against the call, short against the threads' wait
 SHORTEST = 1 << 15  # fewer are not worth a second thread
-_SAMPLE = 1 << 18  # elements that bracket a slack threshold
+_SAMPLE = 1 << 18  # elements that bracket a slack threshold, at most
+_SAMPLED = 48  # one in so many: more would cost more than a wider bracket does
+_FEWEST = 1 << 12  # elements of a sample
 _RUN = 32  # of them in a row: two cache lines
 _NO_TALLY = np.zeros((0, 4), np.int64)
 _DIFFERENCES = Method(name="differences", parameters=(), source="")
@@ -105,12 +107,13 @@ def slack_sample(job: TensorJob, tile: Tile, expert: int) -> Keys:
 
 
 def sampled(tile: Tile) -> Tile:
-    """Runs of `tile`, or rows if it has several: spread evenly, about 2^18 elements."""
+    """Runs of `tile`, or rows if it has several: spread evenly."""
+    most = min(_SAMPLE, max(_FEWEST, tile.size // _SAMPLED))
     if tile.starts.size == 1:
         count, width, step = tile.width // _RUN, _RUN, _RUN
     else:
         count, width, step = tile.starts.size, tile.width, tile.stride
-    every = max(1, -(-count * width // _SAMPLE))
+    every = max(1, -(-count * width // most))
     starts = tile.starts[::every]
     if tile.starts.size == 1:
         starts = tile.starts + step * np.arange(0, count, every)

@@ -176,7 +176,7 @@ def gather(words: Any, low: Any, high: Any, start: Any, tensor_id: Any, keys: An
     branch: where magnitudes tie, a tenth of all is listed, and no branch would be foreseen.
     """
     places = np.empty(words.size, np.int32)
-    count = 0
+    count: Any = 0
     span = u32(high - low)
     for group in range(0, words.size, GROUP):
         part = words[group : group + GROUP]

@@ -109,9 +109,7 @@ def block(
                     if q == COLLECT:
                         out[i] = distance if open else NOT_ONE
                     else:
-                        near = (distance < sigma[q]) | (
-                            (distance == sigma[q]) & (rank <= sigma_cut[q])
-                        )
+                        near = distance < u32(sigma[q] + u32(rank <= sigma_cut[q]))
                         taken = open & near
                         if REPLACE:
                             for k in range(N):
