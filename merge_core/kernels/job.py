@@ -18,6 +18,7 @@ from merge_core.selection import KEEP_NONE
 
 HIGHEST_WORD = 0x7FFFFFFF
 """The largest high word of a key."""
+_LAST_KEY = HIGHEST_WORD << 32 | 0xFFFFFFFF
 TREE_UP_TO = 4
 """Experts; beyond, 2^N selects cost more than a look-up."""
 
@@ -166,7 +167,8 @@ def numbers(job: TensorJob, restored: Mapping[int, int]) -> tuple[Any, ...]:
         result += [table.factors for table in job.tables]
     if restored:
         # The last key that is restored, in its two words; 0 where none is asked for.
-        last = [max(0, restored.get(k, KEEP_NONE) - 1) for k in range(experts)]
+        bounds = (restored.get(k, KEEP_NONE) for k in range(experts))
+        last = [min(max(0, bound - 1), _LAST_KEY) for bound in bounds]
         result += _words((key >> 32, key & 0xFFFFFFFF) for key in last)
     result += list(job.coefficients) if experts <= TREE_UP_TO else [job.coefficients]
     return tuple(result)
