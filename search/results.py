@@ -60,7 +60,7 @@ class Result:
         """Read what `save` wrote."""
         data = json.loads(path.read_text(encoding="utf-8"))
         items = {task: [ItemScore(**item) for item in rows] for task, rows in data["items"].items()}
-        return cls(**{**data, "items": items})
+        return cls(**{**data, "items": items, "notes": tuple(data.get("notes", ()))})
 
     def estimate(self, target: Objective | Constraint, level: float = 0.95) -> Estimate:
         """Mean and two-sided interval of an objective or a constraint's score.
