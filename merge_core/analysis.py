@@ -169,7 +169,6 @@ def analyze(plan: MergePlan, progress: Callable[[int, int], None] | None = None)
         NonFiniteError: a merged weight overflowed.
         CheckpointError: integer tensors differ between the sources.
     """
-    plan.tallies.clear()
     done, total = 0, sum(spec.nbytes for spec in plan.specs().values())
     for name, _ in plan.tensors():
         done += plan.specs()[name].nbytes
