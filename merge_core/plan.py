@@ -75,8 +75,10 @@ class MergePlan:
         """Shape and dtype of every tensor of the merge, in name order."""
         return self._specs
 
-    def tensors(self, device: str | torch.device = "cpu") -> Iterator[tuple[str, Tensor]]:
-        """Yield (name, merged tensor) in name order.
+    def tensors(
+        self, device: str | torch.device = "cpu", names: Iterable[str] | None = None
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Yield (name, merged tensor), those of `names` in their order, or all in name order.
 
         All are views of one buffer on `device`: a tensor holds until the next is asked for.
 
@@ -85,11 +87,12 @@ class MergePlan:
             NonFiniteError: a merged weight overflowed: the recipe's fault.
             CheckpointError: integer tensors differ between the sources.
         """
+        asked = list(self._specs if names is None else names)
         self.tallies = {}
         largest = self.largest
         if torch.device(device).type != "cpu":
             there = torch.empty(largest, dtype=torch.uint8, device=device)
-            yield from ((n, self._whole(n, there)) for n in self.ahead(self._specs))
+            yield from ((n, self._whole(n, there)) for n in self._reader.ahead(asked))
             return
         ahead = 2 * threads if (threads := torch.get_num_threads()) > 1 else 0
         self._jobs.prepare(backend_of(torch.device("cpu")))
@@ -97,8 +100,8 @@ class MergePlan:
             # Threads that wait for each other at every tensor lose a third of the time: tensors
             # of common size are merged by one thread each, some ahead of the one that is yielded.
             ring, waiting = Ring(buffer[largest:]), deque[tuple[str, Future[Tensor] | None]]()
-            names = self.ahead(self._specs)
-            name = next(names, None)
+            coming = self._reader.ahead(asked)
+            name = next(coming, None)
             try:
                 while name is not None or waiting:
                     while name is not None and len(waiting) <= ahead:
@@ -109,7 +112,7 @@ class MergePlan:
                                 break
                             future = submit(self._whole, name, room)
                         waiting.append((name, future))
-                        name = next(names, None)
+                        name = next(coming, None)
                     first, future = waiting[0]
                     yield first, self._whole(first, buffer) if future is None else future.result()
                     waiting.popleft()
@@ -197,10 +200,6 @@ class MergePlan:
     def tied(self) -> bool:
         """Whether the merge stores no head of its own: it shares the embedding."""
         return "lm_head.weight" not in self._specs
-
-    def ahead(self, names: Iterable[str]) -> Iterator[str]:
-        """`names` in order; their bytes are asked of the disk before they come."""
-        return self._reader.ahead(names)
 
     @property
     def largest(self) -> int:

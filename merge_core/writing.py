@@ -151,16 +151,13 @@ def _write_weights(
     shards = shard(specs, limit)
     total, done = sum(spec.nbytes for spec in specs.values()), 0
     files = {}
-    buffer = torch.empty(plan.largest, dtype=torch.uint8)
     for number, names in enumerate(shards, 1):
         file = SINGLE_FILE
         if len(shards) > 1:
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         with (folder / file).open("wb") as stream:
             stream.write(safetensors_header({name: specs[name] for name in names}))
-            for name in plan.ahead(names):
-                out = buffer[: specs[name].nbytes].view(specs[name].dtype)
-                tensor = plan.elements(name, 0, specs[name].numel, out)
+            for name, tensor in plan.tensors(names=names):
                 stream.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
                 files[name] = file
                 done += specs[name].nbytes

@@ -300,9 +300,11 @@ def merge(
 
     Example: mergefront merge recipe.yaml merged-model
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     from merge_core import MergePlan, write_merge
-    from search.describe import load_recipe
     from search.errors import ConfigError
+    from search.recipes import load_recipe
 
     loaded, notes = load_recipe(recipe)
     for note in notes:
@@ -312,10 +314,13 @@ def merge(
     plan = MergePlan(loaded)
     for line in plan.sources.report():
         say(line)
+    say(plan.estimate().line())
     plan.sources.check_finite()
-    with bar("merging") as progress:
+    with ThreadPoolExecutor(1) as beside, bar("merging") as progress:
+        # Hashing the sources takes as long as writing, which mostly waits for the disk.
+        fingerprint = beside.submit(plan.fingerprint)
         write_merge(plan, out, progress=progress)
-    say(f"wrote {out} ({plan.fingerprint()})")
+    say(f"wrote {out} ({fingerprint.result()})")
 
 
 @app.command()
@@ -440,7 +445,7 @@ def main() -> None:
     """Entry point: errors that the user can mend are one line and exit code 2."""
     try:
         # typer returns the code of a typer.Exit instead of raising it; Ctrl-C is one of them.
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="mergefront")
         sys.stdout.flush()
     except typer.Abort:
         code = _INTERRUPTED

@@ -14,11 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from merge_core import Expert, MergePlan, Recipe, RecipeError
+from merge_core import Expert, MergePlan, Recipe
 from merge_core.checkpoint import locate
-from merge_core.mergekit import load_mergekit
 from merge_core.values import Scalar
-from merge_core.yaml_io import dump_yaml, load_yaml, one_line
+from merge_core.yaml_io import dump_yaml, one_line
 from objectives import Task, summarize
 from search import study as studies
 from search.config import Search, load
@@ -28,8 +27,6 @@ from search.mlflow_store import import_mlflow
 from search.mlflow_view import ALL, PREFIX, runs_link, view_key, view_link
 from search.run import Run
 from search.session import Prepared
-
-_MERGEKIT_ONLY = {"out_dtype", "slices", "modules", "tokenizer", "chat_template"}
 
 
 def describe(console: Console, prepared: Prepared) -> None:
@@ -141,30 +138,6 @@ def _leased(run: Run) -> bool:
         return True
     lock.release()
     return False
-
-
-def load_recipe(path: Path) -> tuple[Recipe, list[str]]:
-    """A recipe file, ours or mergekit's, with notes on what is read differently.
-
-    A file that both can read is ours. What neither can read is reported by the one it was written
-    for: mergekit's if it has a key that only mergekit knows.
-    """
-    try:
-        document = load_yaml(path)
-    except RecipeError as error:
-        raise ConfigError(str(error)) from None
-    keys = set(document.data) if isinstance(document.data, dict) else set()
-    if keys & {"tasks", "objectives"}:
-        raise ConfigError(
-            f"{path}: is a search file; `mergefront run` it, and merge the recipe.yaml of its run"
-        )
-    try:
-        return Recipe.from_document(document), []
-    except RecipeError as ours:
-        try:
-            return load_mergekit(path)
-        except RecipeError as theirs:
-            raise (theirs if keys & _MERGEKIT_ONLY else ours) from None
 
 
 def score_model(

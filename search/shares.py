@@ -13,9 +13,9 @@ from rich.table import Table
 from merge_core import MergePlan
 from merge_core.analysis import BY, SHARES, Analysis, By, Row, analyze
 from merge_core.yaml_io import unknown, write_atomic
-from search.describe import load_recipe
 from search.errors import ConfigError
 from search.plots import SharePlot
+from search.recipes import load_recipe
 
 
 def analyze_recipe(

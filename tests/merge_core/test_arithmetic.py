@@ -199,7 +199,7 @@ def arc(t: float, base: list[float], other: list[float]) -> list[float]:
 
 
 def test_layer_swapping_copies_the_chosen_experts_layers(tmp_path: Path) -> None:
-    """configs/layer_swap.yaml, on models of its 28 layers."""
+    """configs/recipes/layer_swap.yaml, on models of its 28 layers."""
     generator = torch.Generator().manual_seed(0)
     names = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(28)]
     names += ["model.embed_tokens.weight", "model.norm.weight"]
@@ -209,7 +209,7 @@ def test_layer_swapping_copies_the_chosen_experts_layers(tmp_path: Path) -> None
     }
     for name, tensors in models.items():
         write_checkpoint(tmp_path / name, tensors, {**CONFIG, "num_hidden_layers": 28})
-    recipe = Recipe.load(Path(str(files("configs") / "layer_swap.yaml")))
+    recipe = Recipe.load(Path(str(files("configs") / "recipes" / "layer_swap.yaml")))
     experts = tuple(replace(e, model=str(tmp_path / e.name)) for e in recipe.models)
     recipe = replace(recipe, base_model=str(tmp_path / "base"), models=experts)
     plan = MergePlan(recipe, Sources.open(recipe))

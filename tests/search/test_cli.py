@@ -196,7 +196,9 @@ def test_merge_from_our_recipe(workplace, mergefront):
     Path("recipe.yaml").write_text(RECIPE)
     ended = mergefront("merge", "recipe.yaml", "out")
     assert ended.code == 0, ended.err
-    assert re.fullmatch(r"wrote out \([0-9a-f]{16}\)\n", ended.out)
+    said, wrote = ended.out.splitlines()
+    assert said.startswith("0.0M parameters: reads ")
+    assert re.fullmatch(r"wrote out \([0-9a-f]{16}\)", wrote)
     assert set(load_file("out/model.safetensors")) == set(SHAPES)
     # The recipe inside makes the same bytes again.
     assert mergefront("merge", "out/recipe.yaml", "again").code == 0
