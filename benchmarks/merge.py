@@ -117,6 +117,8 @@ def report(folder: Path, repeats: int, methods: Sequence[str] = tuple(METHODS)) 
 def _rows(folder: Path, method: str) -> Iterator[tuple[str, Iterator[MergePlan]]]:
     """Label of each row of `method` and the plans that its passes take in turn."""
     opened = Sources.open(recipe_of(folder, method))
+    if get_method(method).sparsify == "rank_drop":  # a run keeps its ranks: see `Facts.keep`
+        opened.facts.keep(folder / "prepared", opened.digests())
     if method != "ties_sv":
         yield method, itertools.repeat(MergePlan(recipe_of(folder, method), opened))
         return

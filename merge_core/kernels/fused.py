@@ -17,7 +17,7 @@ from merge_core.kernels.threads import spread
 from merge_core.methods import Method
 from merge_core.selection import KEEP_NONE, Keys
 
-LONGEST = 1 << 23  # elements per call: long against the call, short against the threads' wait
+LONGEST = 1 << 25  # elements per call: long against the call, short against the threads' wait
 SHORTEST = 1 << 15  # fewer are not worth a second thread
 _SAMPLE = 1 << 18  # elements that bracket a slack threshold, at most
 _SAMPLED = 48  # one in so many: more would cost more than a wider bracket does

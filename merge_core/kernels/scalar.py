@@ -82,26 +82,25 @@ def mix(x: Any) -> Any:
 
 @njit(nogil=True, cache=True)
 def fill_bits(words: Any, first: Any, expert: Any, tensor_id: Any, key0: Any, key1: Any) -> None:
-    """Philox4x32-7 of the counter blocks from `first` into `words`, uint32 [4 blocks].
+    """Philox4x32-7 of the counter blocks from `first` into `words`, uint64 [2 blocks].
 
-    Viewed as uint16 (little-endian) these are the bits of `merge_core.random.drop_bits`.
+    Viewed as uint16 (little-endian) these are the bits of `merge_core.random.drop_bits`. All 32-bit
+    words are held in 64 bits: their products are, and going to and fro would cost more.
     """
     low, shift = u64(0xFFFFFFFF), u64(32)
-    for i in range(words.size // 4):
+    for i in range(words.size // 2):
         counter = u64(first) + u64(i)
-        c0, c1 = u32(counter & low), u32(counter >> shift)
-        c2, c3 = u32(expert), u32(tensor_id)
-        k0, k1 = u32(key0), u32(key1)
+        c0, c1 = counter & low, counter >> shift
+        c2, c3 = u64(expert), u64(tensor_id)
+        k0, k1 = u64(key0), u64(key1)
         for _ in range(PHILOX_ROUNDS):
-            product0, product1 = u64(c0) * u64(0xD2511F53), u64(c2) * u64(0xCD9E8D57)
-            n0 = u32(u32(product1 >> shift) ^ c1 ^ k0)
-            n2 = u32(u32(product0 >> shift) ^ c3 ^ k1)
-            c0, c1, c2, c3 = n0, u32(product1), n2, u32(product0)
-            k0, k1 = u32(k0 + u32(0x9E3779B9)), u32(k1 + u32(0xBB67AE85))
-        words[4 * i] = c0
-        words[4 * i + 1] = c1
-        words[4 * i + 2] = c2
-        words[4 * i + 3] = c3
+            product0, product1 = c0 * u64(0xD2511F53), c2 * u64(0xCD9E8D57)
+            c0 = (product1 >> shift) ^ c1 ^ k0
+            c2 = (product0 >> shift) ^ c3 ^ k1
+            c1, c3 = product1 & low, product0 & low
+            k0, k1 = (k0 + u64(0x9E3779B9)) & low, (k1 + u64(0xBB67AE85)) & low
+        words[2 * i] = c0 | (c1 << shift)
+        words[2 * i + 1] = c2 | (c3 << shift)
 
 
 @njit(nogil=True, cache=True)

@@ -205,7 +205,7 @@ def blocks(
     if MAKES != "merge":
         scratch = np.empty(BLOCK, np.uint32)
     if DROP or RANK_DROP:
-        words = np.empty((N, BLOCK // 2 + 4), np.uint32)
+        words = np.empty((N, BLOCK // 4 + 2), np.uint64)
     for row in range(starts.size):
         for s in range(0, width, BLOCK):
             f = min(s + BLOCK, width)
@@ -219,7 +219,7 @@ def blocks(
                 counter, offset = start >> 3, start & 7
                 for k in range(N):
                     fill_bits(
-                        words[k, : 4 * ((offset + f - s + 7) >> 3)],
+                        words[k, : 2 * ((offset + f - s + 7) >> 3)],
                         counter,
                         k,
                         tensor_id,
