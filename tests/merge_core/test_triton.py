@@ -347,3 +347,10 @@ def test_the_compiler_takes_the_kernels_and_fuses_nothing() -> None:
     for name, counts in found.items():
         assert counts["fused"] == counts["flushed"] == counts["unrounded"] == 0, name
         assert counts["wide"] >= 2, name
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="would measure")
+def test_the_benchmark_says_that_nothing_is_measured() -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "no GPU here: not measured\n"), done.stderr
