@@ -27,7 +27,7 @@ from merge_core.arithmetic import BLOCK, PairProducts
 from merge_core.kernels.fused import pair_sums, span_of, trim_histogram, trim_keys
 from merge_core.kernels.job import HIGHEST_WORD, Elements
 from merge_core.kernels.threads import spread
-from merge_core.reading import TILE, Reader
+from merge_core.reading import TILE
 from merge_core.selection import KEEP_ALL, KEEP_NONE, Cut, Keys, kth_smallest
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Facts:
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
-        self._differences = Reader(sources, differences=True)
+        self._differences = sources.reader(differences=True)
         self.problem: str | None = None
         self._folder: Path | None = None
         self._pairs: tuple[str, ...] = ()
@@ -213,7 +213,7 @@ class Facts:
         if name not in self._products:
             sums = [np.zeros((1, 3))]
             rest: list[Elements] = []
-            for tile in Reader(self._sources, differences=False).all(name):
+            for tile in self._sources.reader(differences=False).all(name):
                 pair = (
                     [_joined(old, new) for old, new in zip(rest, tile.experts, strict=True)]
                     if (rest)

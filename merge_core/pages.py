@@ -18,7 +18,6 @@ import torch
 
 AHEAD = 256 << 20
 """Bytes that are asked for before they are needed."""
-_ALIGNED = 64  # bytes: a line of the cache
 _LIBC = ctypes.CDLL(None)
 _SMALL = 1 << 20  # bytes; less comes with the disk's own read-ahead
 
@@ -45,7 +44,6 @@ class Ring:
 
     def take(self, size: int) -> torch.Tensor | None:
         """The next `size` bytes; None while older ones are in the way."""
-        size = -(-size // _ALIGNED) * _ALIGNED
         room = self._buffer.numel()
         if not self._taken:
             start, limit = 0, room

@@ -25,7 +25,7 @@ from merge_core.kernels.backend import backend_of
 from merge_core.kernels.job import Tile
 from merge_core.kernels.threads import submit
 from merge_core.pages import Ring
-from merge_core.reading import TILE, Grid, Reader
+from merge_core.reading import TILE, Grid
 from merge_core.recipe import Recipe
 from merge_core.sources import Sources
 
@@ -52,9 +52,8 @@ class MergePlan:
         self.sources = sources if sources is not None else Sources.open(recipe)
         opened = [expert.reference for expert in self.sources.experts]
         assert opened == [expert.model for expert in recipe.models], "sources of another recipe"
-        self._reader = Reader(
-            self.sources,
-            recipe.method.on_differences,
+        self._reader = self.sources.reader(
+            differences=recipe.method.on_differences,
             row_ranks=recipe.method.sparsify == "rank_drop",
         )
         self._settings = {
@@ -99,22 +98,23 @@ class MergePlan:
         with self.sources.buffers.lent(largest + (AT_ONCE if ahead else 0)) as buffer:
             # Threads that wait for each other at every tensor lose a third of the time: tensors
             # of common size are merged by one thread each, some ahead of the one that is yielded.
-            ring, waiting = Ring(buffer[largest:]), deque[tuple[str, Future[Tensor] | None]]()
-            coming = self._reader.ahead(asked)
-            name = next(coming, None)
+            ring = Ring(buffer[largest:])
+            waiting = deque[tuple[list[str], Future[list[tuple[str, Tensor]]] | None]]()
+            groups = self._groups(asked, AT_ONCE // 8 if ahead else 0)
+            group = next(groups, None)
             try:
-                while name is not None or waiting:
-                    while name is not None and len(waiting) <= ahead:
-                        future = None
-                        if ahead and self._specs[name].nbytes <= AT_ONCE // 4:
-                            room = ring.take(self._specs[name].nbytes)
+                while group is not None or waiting:
+                    while group is not None and len(waiting) <= ahead:
+                        future, size = None, sum(self._room(name) for name in group)
+                        if ahead and size <= AT_ONCE // 4:
+                            room = ring.take(size)
                             if room is None:
                                 break
-                            future = submit(self._whole, name, room)
-                        waiting.append((name, future))
-                        name = next(coming, None)
-                    first, future = waiting[0]
-                    yield first, self._whole(first, buffer) if future is None else future.result()
+                            future = submit(self._merged, group, room)
+                        waiting.append((group, future))
+                        group = next(groups, None)
+                    names, future = waiting[0]
+                    yield from self._merged(names, buffer) if future is None else future.result()
                     waiting.popleft()
                     if future is not None:
                         ring.give_back()
@@ -122,6 +122,31 @@ class MergePlan:
                 for _, future in waiting:
                     if future is not None and not future.cancel():
                         future.exception()  # it writes into the buffer: wait for it
+
+    def _groups(self, names: Iterable[str], most: int) -> Iterator[list[str]]:
+        """`names` in order, as many at once as make up to `most` bytes; larger ones alone."""
+        group: list[str] = []
+        size = 0
+        for name in self._reader.ahead(names):
+            if group and size + self._room(name) > most:
+                yield group
+                group, size = [], 0
+            group.append(name)
+            size += self._room(name)
+        if group:
+            yield group
+
+    def _room(self, name: str) -> int:
+        """Bytes of a merged tensor, up to the next line of the cache."""
+        return -(-self._specs[name].nbytes // 64) * 64
+
+    def _merged(self, names: Iterable[str], room: Tensor) -> list[tuple[str, Tensor]]:
+        """The merged tensors, one after the other in `room`: uint8 [bytes]."""
+        made, place = [], 0
+        for name in names:
+            made.append((name, self._whole(name, room[place:])))
+            place += self._room(name)
+        return made
 
     def _whole(self, name: str, room: Tensor) -> Tensor:
         """The merged tensor, in the first of the bytes `room`."""
@@ -203,8 +228,8 @@ class MergePlan:
 
     @property
     def largest(self) -> int:
-        """Bytes of the largest merged tensor."""
-        return max((spec.nbytes for spec in self._specs.values()), default=0)
+        """Bytes of the largest merged tensor, up to the next line of the cache."""
+        return max((self._room(name) for name in self._specs), default=0)
 
     def estimate(self) -> Estimate:
         """What the merge reads, writes and holds, and about how long it takes; see `Estimate`."""

@@ -68,6 +68,10 @@ class Reader:
         self.sources = sources
         self.differences = differences
         self.row_ranks = row_ranks
+        self._views: dict[tuple[Checkpoint, str], Elements] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_views": {}}  # maps are of one process
 
     def size(self, name: str) -> int:
         """Elements that are merged by arithmetic."""
@@ -136,7 +140,7 @@ class Reader:
         base, read, given = None, [], []
         if self.differences:
             assert self.sources.base is not None
-            base = elements(self._stored(self.sources.base, name)[grid.start : end])
+            base = self._elements(self.sources.base, name, grid.start, end)
         experts = range(len(self.sources.experts)) if only is None else [only]
         for place, expert in enumerate(experts):
             source = self.sources.experts[expert]
@@ -243,9 +247,15 @@ class Reader:
         return spec.dtype != torch.float16 and self._delta(source, name) is None
 
     def _elements(self, source: Checkpoint, name: str, start: int, stop: int) -> Elements:
+        if (source, name) in self._views:
+            return self._views[source, name][start:stop]
         delta = self._delta(source, name)
         if delta is None:
-            return elements(self._stored(source, name)[start:stop])
+            stored = self._stored(source, name)
+            if stored.dtype == torch.float16:
+                return elements(stored[start:stop])
+            self._views[source, name] = elements(stored)
+            return self._views[source, name][start:stop]
         values = np.empty(stop - start, np.float32)
 
         def run(first: int, last: int) -> None:

@@ -16,6 +16,7 @@ from merge_core.errors import CheckpointError, VocabularyError
 from merge_core.facts import Facts
 from merge_core.pages import Buffers
 from merge_core.random import tensor_ids
+from merge_core.reading import Reader
 from merge_core.recipe import Recipe
 from merge_core.tokenizers import TOKENIZER_FILE, Tokenizer
 from merge_core.vocabulary import Alignment, align, vocabulary_tensors
@@ -76,6 +77,7 @@ class Sources:
                 spec = self.specs[name]
                 self.specs[name] = TensorSpec((rows, *spec.shape[1:]), spec.dtype)
         self.depths = _depths(self.specs, self.layers, self.template.layers)
+        self._readers: dict[tuple[bool, bool], Reader] = {}
         self.facts = Facts(self)
         self.buffers = Buffers()
         self._finite = False  # until `check_finite` has seen all
@@ -97,6 +99,13 @@ class Sources:
         base = None if recipe.base_model is None else get(recipe.base_model)
         experts = [get(expert.model) for expert in recipe.models]
         return cls(base, experts, recipe.tokenizer_source, recipe.names)
+
+    def reader(self, *, differences: bool, row_ranks: bool = False) -> Reader:
+        """What reads tiles of these sources; see `Reader`. Kept, with its views of the files."""
+        key = (differences, row_ranks)
+        if key not in self._readers:
+            self._readers[key] = Reader(self, differences, row_ranks)
+        return self._readers[key]
 
     @property
     def all(self) -> tuple[Checkpoint, ...]:

@@ -58,17 +58,21 @@ def merge_into(
     Returns:
         How many merged elements are not finite.
     """
-    kernel = get_kernel(
-        job.method,
-        len(tile.experts),
-        tuple(job.restored),
-        job.replace,
-        tile.given,
-        out.dtype == np.uint16,
-        "merge",
-        tally is not None,
-        False,
-    )
+    bf16_out = out.dtype == np.uint16
+    key = (tile.given, bf16_out, tally is not None)
+    kernel = job.kernels.get(key)
+    if kernel is None:
+        kernel = job.kernels[key] = get_kernel(
+            job.method,
+            len(tile.experts),
+            tuple(job.restored),
+            job.replace,
+            tile.given,
+            bf16_out,
+            "merge",
+            tally is not None,
+            False,
+        )
     arguments, experts = job.numbers, len(tile.experts)
 
     def run(first: int, last: int) -> tuple[int, npt.NDArray[np.int64]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -56,6 +56,8 @@ class TensorJob:
         tables: per expert, DELLA's numbers by rank.
         restore: (expert, exclusive bound of its slack keys), in recipe order.
         replace: whether a restored entry stands alone.
+        kernels: those that have run it, by what else they depend on: looking one up by all of its
+            flags takes as long as a small tensor.
     """
 
     method: Method
@@ -69,6 +71,10 @@ class TensorJob:
     tables: tuple[Table, ...] = ()
     restore: tuple[tuple[int, int], ...] = ()
     replace: bool = True
+    kernels: dict[tuple[Any, ...], Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "kernels": {}}  # compiled code is of one process
 
     @cached_property
     def restored(self) -> dict[int, int]:
