@@ -91,20 +91,24 @@ def read_ahead(
     """`names` in order, their bytes asked for before they come.
 
     A merge reads each byte once, from several mapped files in turn: left alone, the kernel reads
-    a cold file in small pieces, each when it is touched.
+    a cold file in small pieces, each when it is touched. What comes of one name is asked for
+    where a page of it is missing.
     """
     waiting: list[tuple[str, int]] = []
     files: dict[Path, int] = {}
     total = 0
     try:
         for name in names:
-            size = 0
-            for span in spans_of(name):
-                size += span.size
-                if span.size >= _SMALL:
-                    if span.file not in files:
-                        files[span.file] = os.open(span.file, os.O_RDONLY)
-                    _ask(files[span.file], span)
+            spans = spans_of(name)
+            size = sum(span.size for span in spans)
+            if size >= _SMALL:
+                handles = [_handle(span.file, files) for span in spans]
+                # One after the other: tensors that lie side by side come and go together.
+                probe = len(waiting) % len(spans)
+                middle = spans[probe].offset + spans[probe].size // 2
+                if not _is_cached(handles[probe], middle):
+                    for handle, span in zip(handles, spans, strict=True):
+                        _ask(handle, span)
             waiting.append((name, size))
             total += size
             while waiting and total > ahead:
@@ -166,8 +170,13 @@ def _is_cached(handle: int, offset: int) -> bool:
         return False
 
 
+def _handle(file: Path, opened: dict[Path, int]) -> int:
+    if file not in opened:
+        opened[file] = os.open(file, os.O_RDONLY)
+    return opened[file]
+
+
 def _ask(handle: int, span: Span) -> None:
-    """Have the kernel read `span`, unless its middle is in memory already."""
-    if not _is_cached(handle, span.offset + span.size // 2):
-        with suppress(OSError):  # advice: a file system that takes none reads when it is touched
-            os.posix_fadvise(handle, span.offset, span.size, os.POSIX_FADV_WILLNEED)
+    """Have the kernel read `span`."""
+    with suppress(OSError):  # advice: a file system that takes none reads when it is touched
+        os.posix_fadvise(handle, span.offset, span.size, os.POSIX_FADV_WILLNEED)

@@ -29,7 +29,7 @@ from merge_core.reading import TILE, Grid
 from merge_core.recipe import Recipe
 from merge_core.sources import Sources
 
-AT_ONCE = 48 << 20
+AT_ONCE = 128 << 20
 """Bytes of merged tensors that may wait for their turn."""
 
 

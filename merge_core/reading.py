@@ -69,9 +69,10 @@ class Reader:
         self.differences = differences
         self.row_ranks = row_ranks
         self._views: dict[tuple[Checkpoint, str], Elements] = {}
+        self._spans: dict[str, list[Span]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_views": {}}  # maps are of one process
+        return {**self.__dict__, "_views": {}, "_spans": {}}  # maps are of one process
 
     def size(self, name: str) -> int:
         """Elements that are merged by arithmetic."""
@@ -214,8 +215,10 @@ class Reader:
 
     def spans(self, name: str) -> list[Span]:
         """Where the stored bytes of a tensor lie, in each source that is read."""
-        sources = dict.fromkeys(self._read(range(len(self.sources.experts))))
-        return [source.span(source.stored_name(name)) for source in sources]
+        if name not in self._spans:
+            sources = dict.fromkeys(self._read(range(len(self.sources.experts))))
+            self._spans[name] = [source.span(source.stored_name(name)) for source in sources]
+        return self._spans[name]
 
     # ---- one source
 

@@ -130,6 +130,8 @@ class Tile:
 
     def part(self, first: int, last: int) -> Tile:
         """Rows [first, last); of a tile with one row its elements [first, last)."""
+        if (first, last) == (0, self.width if self.starts.size == 1 else self.starts.size):
+            return self
         if self.starts.size == 1:
             starts, width, begin, end = self.starts + first, last - first, first, last
         else:

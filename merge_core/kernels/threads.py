@@ -21,16 +21,16 @@ def spread(
     Spans are at most `longest`, multiples of `step`, and equally many for each thread; below twice
     `shortest` there is one.
     """
-    threads = torch.get_num_threads()
     if size == 0:
         return []
+    threads = 1 if _own.thread else torch.get_num_threads()
     if threads == 1 or size < 2 * shortest:
         pieces = -(-size // longest)
     else:
         pieces = -(-size // (longest * threads)) * threads
     length = -(-size // (pieces * step)) * step
     spans = [(first, min(first + length, size)) for first in range(0, size, length)]
-    if threads == 1 or len(spans) == 1 or _own.thread:
+    if threads == 1 or len(spans) == 1:
         return [run(first, last) for first, last in spans]
     return list(_pool(threads).map(lambda span: run(*span), spans))
 
