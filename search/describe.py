@@ -35,8 +35,6 @@ def describe(console: Console, prepared: Prepared) -> None:
     template = plan.sources.template
     specs = plan.specs().values()
     parameters = sum(spec.numel for spec in specs)
-    written = sum(spec.nbytes for spec in specs)
-    read = sum(spec.nbytes for source in plan.sources.all for spec in source.specs.values())
 
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -46,7 +44,7 @@ def describe(console: Console, prepared: Prepared) -> None:
         f"{template.layers} layers, {len(plan.specs())} tensors, "
         f"{'tied' if plan.tied else 'untied'} head"
     )
-    say(f"each merge reads {_size(read)} and writes {_size(written)} into the live model")
+    say(f"each merge: {plan.estimate().line()}")
     for source in plan.sources.all:
         say(f"  source {source.path}")
     for line in plan.sources.report():
@@ -223,12 +221,3 @@ def _spelled(distribution: Any) -> str:
     extra = f" step {distribution.step:g}" if distribution.step else ""
     extra += " log" if distribution.log else ""
     return f"{distribution.low:g} to {distribution.high:g}{extra}"
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KB", "MB", "GB", "TB"):
-        if size < 1000 or unit == "TB":
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    raise AssertionError("unreachable")

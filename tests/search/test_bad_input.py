@@ -738,10 +738,10 @@ CASES = {
         files={"recipe.yaml": RECIPE + "tokenizer: {source: base}\n"},
     ),
     "fault in a mergekit file": Case(
-        ("recipe.yaml:1:1: unknown merge_method 'slerp'",),
+        ("recipe.yaml:1:1: unknown merge_method 'model_stock'",),
         MERGE,
         files={
-            "recipe.yaml": RECIPE.replace("linear", "slerp").replace("name: a, ", "")
+            "recipe.yaml": RECIPE.replace("linear", "model_stock").replace("name: a, ", "")
             + "out_dtype: float32\n"
         },
     ),
