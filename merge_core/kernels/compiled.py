@@ -40,14 +40,20 @@ def get_kernel(
     makes: Makes,
     tally: bool,
     histogram: bool,
+    halves: int = 1,
 ) -> Callable[..., Any]:
     """The compiled pass `template.blocks`; see `specialized.flags`.
 
-    With `histogram` words are counted instead of listed.
+    With `histogram` words are counted instead of listed; with `halves` 2 elements are worked on in
+    pairs: rows must have two or more.
     """
     constants, registers = flags(method, experts, restored, replace, given, bf16_out, makes, tally)
     short = makes != "merge" or method.random
-    constants |= {"HISTOGRAM": histogram, "BLOCK": BLOCK_WITH_BITS if short else BLOCK}
+    constants |= {
+        "HALVES": halves,
+        "HISTOGRAM": histogram,
+        "BLOCK": BLOCK_WITH_BITS if short else BLOCK,
+    }
     # Python 3.11 raises SystemError where two threads make syntax trees at once.
     with _MAKING:
         source = _HEADER + specialize(template.block, constants, registers)

@@ -59,7 +59,12 @@ def merge_into(
         How many merged elements are not finite.
     """
     bf16_out = out.dtype == np.uint16
-    key = (tile.given, bf16_out, tally is not None)
+    # Random bits and counts would have to be told apart by halves: they are made one by one.
+    paired = bf16_out and tally is None and not job.method.random and tile.width > 1
+    paired = paired and all(
+        a.dtype == np.uint16 for a in (tile.base, *tile.experts) if a is not None
+    )
+    key = (tile.given, bf16_out, tally is not None, paired)
     kernel = job.kernels.get(key)
     if kernel is None:
         kernel = job.kernels[key] = get_kernel(
@@ -72,6 +77,7 @@ def merge_into(
             "merge",
             tally is not None,
             False,
+            2 if paired else 1,
         )
     arguments, experts = job.numbers, len(tile.experts)
 

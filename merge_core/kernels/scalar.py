@@ -40,21 +40,26 @@ def from_bits(_typing: Any, x: Any) -> Any:
     return types.float32(types.uint32), generate
 
 
-def load(x: Any) -> Any:
-    """An element of a source as float32: bfloat16 is held in uint16."""
+def load(x: Any, half: Any) -> Any:
+    """An element of a source as float32: bfloat16 is held in uint16, or two in uint32."""
     raise NotImplementedError("for compiled code only")
 
 
 @overload(load, inline="always")
-def _load(x: Any) -> Any:
+def _load(x: Any, half: Any) -> Any:
     # numba compares the signatures, annotations included.
-    def widened(x: Any) -> Any:
+    def one_of_two(x: Any, half: Any) -> Any:
+        return from_bits(u32(u32(x << u32(16 - 16 * half)) & u32(0xFFFF0000)))
+
+    def widened(x: Any, half: Any) -> Any:
         return from_bits(u32(u32(x) << u32(16)))
 
-    def same(x: Any) -> Any:
+    def same(x: Any, half: Any) -> Any:
         return f32(x)
 
-    return widened if isinstance(x, types.Integer) else same
+    if not isinstance(x, types.Integer):
+        return same
+    return one_of_two if x.bitwidth == 32 else widened
 
 
 @njit(inline="always")
@@ -223,7 +228,7 @@ def block_products(base: Any, other: Any, length: Any, sums: Any) -> None:
     for block in range(sums.shape[0]):
         dot, first, second = 0.0, 0.0, 0.0
         for i in range(block * length, min((block + 1) * length, base.size)):
-            b, e = np.float64(load(base[i])), np.float64(load(other[i]))
+            b, e = np.float64(load(base[i], 0)), np.float64(load(other[i], 0))
             dot += b * e
             first += b * b
             second += e * e

@@ -64,6 +64,7 @@ def flags(
         "RESTORED": restored,
         "REPLACE": replace,
         "BF16_OUT": bf16_out,
+        "HALVES": 1,
         "TREE": tree,
         "TALLY": tally,
         "MAKES": makes,

@@ -5,12 +5,13 @@ Same bits as `merge_core.reference`, which see for the mathematics. `merge_core.
 makes the straight-line code for N experts and the flags below; then numba compiles it
 (`merge_core.kernels.fused`).
 
-Flags, of `element` and its loop: DIFFERENCES (e - b is merged), GIVEN (experts that are given as
+Flags: DIFFERENCES (e - b is merged), GIVEN (experts that are given as
 differences already), TRIM, BAND (the largest entries go too), DROP (random bits decide), RANK_DROP
 (they decide by rank in the row), ELECTS (signs), RANKED (tie ranks are needed), RESTORED (experts
 with slack, in order), REPLACE (a restored entry stands alone), BF16_OUT (the merge is bfloat16
-held in uint16; otherwise float32), TREE (coefficients by selects, not by a look-up), TALLY (what
-became of the entries is counted).
+held in uint16; otherwise float32), HALVES (elements in a word of the sources and of the merge: 1,
+or 2), TREE (coefficients by selects, not by a look-up), TALLY (what became of the entries is
+counted).
 
 MAKES says what is made: "merge"; "magnitude", the high words of the trim keys of the only expert;
 or "distance", those of the slack keys of expert COLLECT, NOT_ONE where an entry is no candidate.
@@ -41,7 +42,10 @@ def block(
     sigma_cut,
     table,
 ):
-    """Make `out.size` elements that begin at flat index `start`.
+    """Make the elements of `out`, which begin at flat index `start`.
+
+    With HALVES = 2 sources and merge are words of two bfloat16 elements, the first in the low half:
+    to widen a half is one operation, where each bfloat16 alone costs two.
 
     Expert k's difference stays after trimming where its key is below the bound (tau, cut): where
     |delta| > tau, or |delta| = tau and rank <= cut; with BAND unless it is below (top, top_cut)
@@ -56,107 +60,112 @@ def block(
             beaten[k] = u32(0)
             returned[k] = u32(0)
     for i in range(out.size):
-        if DIFFERENCES:
-            b = load(base[i])
-        if RANKED:
-            rank = mix(u32(u32(start + u32(i)) ^ tensor_id))
-        for k in range(N):
-            delta[k] = load(experts[k][i])
-            if DIFFERENCES and k not in GIVEN:
-                delta[k] = f32(delta[k] - b)
-            if MAKES == "magnitude":
-                out[i] = u32(u32(0x7FFFFFFF) - magnitude(delta[k]))
-            else:
-                if RANK_DROP:
-                    spot = ranks[k][i]
-                    term[k] = f32(delta[k] * scales[k][spot])
-                    stays[k] = u32(bits[k][i]) < limits[k][spot]
-                else:
-                    term[k] = f32(delta[k] * factors[k])
-                if TRIM:
-                    stays[k] = magnitude(delta[k]) >= u32(tau[k] + u32(rank > cut[k]))
-                if BAND:
-                    stays[k] = stays[k] & (
-                        magnitude(delta[k]) < u32(top[k] + u32(rank > top_cut[k]))
-                    )
-                if DROP:
-                    stays[k] = u32(bits[k][i]) < drop[k]
-                if SPARSE:
-                    term[k] = term[k] if stays[k] else ZERO
-        if MAKES != "magnitude":
-            # A sum starts with its first term: started at +0 it would lose -0.
-            total = term[0]
-            for k in range(1, N):
-                total = f32(total + term[k])
-
-        if ELECTS and MAKES != "magnitude":
-            flip = u32(0) if total >= ZERO else SIGN
-            for k in range(N):
-                kept[k] = from_bits(u32(to_bits(term[k]) ^ flip)) > ZERO
-            if RESTORED:
-                opponent = u32(0)
-                for k in range(N):
-                    strength = magnitude(delta[k])
-                    rival = strength if kept[k] else u32(0)
-                    opponent = rival if rival > opponent else opponent
-                for k in range(N):
-                    lost[k] = (term[k] != ZERO) & (not kept[k])
-                free = True
-                for q in RESTORED:
-                    gap = from_bits(magnitude(delta[q])) - from_bits(opponent)
-                    distance = magnitude(f32(gap))
-                    open = free & lost[q]
-                    if q == COLLECT:
-                        out[i] = distance if open else NOT_ONE
-                    else:
-                        near = distance < u32(sigma[q] + u32(rank <= sigma_cut[q]))
-                        taken = open & near
-                        if REPLACE:
-                            for k in range(N):
-                                kept[k] = kept[k] & (not taken)
-                        kept[q] = kept[q] | taken
-                        free = free & (not taken)
-                        if TALLY:
-                            returned[q] = u32(returned[q] + u32(taken))
-            if MAKES == "merge":
-                total = term[0] if kept[0] else ZERO
-                for k in range(1, N):
-                    total = f32(total + (term[k] if kept[k] else ZERO))
-                if TREE:
-                    for m in range(2**N):
-                        choice[m] = table[m]
-                    for k in range(N):
-                        for m in range(2 ** (N - 1 - k)):
-                            choice[m] = choice[2 * m + 1] if kept[k] else choice[2 * m]
-                    coefficient = choice[0]
-                else:
-                    subset = 0
-                    for k in range(N):
-                        subset = subset | (2**k if kept[k] else 0)
-                    coefficient = table[subset]
-        elif MAKES == "merge":
-            coefficient = table[2**N - 1]
-
-        if MAKES == "merge":
-            merged = f32(total * coefficient)
+        for h in range(HALVES):
             if DIFFERENCES:
-                merged = f32(b + merged)
-            if BF16_OUT:
-                out[i] = round_bf16(merged)
-            else:
-                out[i] = merged
-            if TALLY:
-                for k in range(N):
-                    some = term[k] != ZERO
-                    if ELECTS:
-                        retained[k] = u32(retained[k] + u32(some & kept[k]))
-                        beaten[k] = u32(beaten[k] + u32(some & (not kept[k])))
+                b = load(base[i], h)
+            if RANKED:
+                rank = mix(u32(u32(start + u32(HALVES * i + h)) ^ tensor_id))
+            for k in range(N):
+                delta[k] = load(experts[k][i], h)
+                if DIFFERENCES and k not in GIVEN:
+                    delta[k] = f32(delta[k] - b)
+                if MAKES == "magnitude":
+                    out[i] = u32(u32(0x7FFFFFFF) - magnitude(delta[k]))
+                else:
+                    if RANK_DROP:
+                        spot = ranks[k][i]
+                        term[k] = f32(delta[k] * scales[k][spot])
+                        stays[k] = u32(bits[k][i]) < limits[k][spot]
                     else:
-                        retained[k] = u32(retained[k] + u32(some))
+                        term[k] = f32(delta[k] * factors[k])
+                    if TRIM:
+                        stays[k] = magnitude(delta[k]) >= u32(tau[k] + u32(rank > cut[k]))
+                    if BAND:
+                        stays[k] = stays[k] & (
+                            magnitude(delta[k]) < u32(top[k] + u32(rank > top_cut[k]))
+                        )
+                    if DROP:
+                        stays[k] = u32(bits[k][i]) < drop[k]
                     if SPARSE:
-                        stayed[k] = u32(stayed[k] + u32(stays[k]))
+                        term[k] = term[k] if stays[k] else ZERO
+            if MAKES != "magnitude":
+                # A sum starts with its first term: started at +0 it would lose -0.
+                total = term[0]
+                for k in range(1, N):
+                    total = f32(total + term[k])
+
+            if ELECTS and MAKES != "magnitude":
+                flip = u32(0) if total >= ZERO else SIGN
+                for k in range(N):
+                    kept[k] = from_bits(u32(to_bits(term[k]) ^ flip)) > ZERO
+                if RESTORED:
+                    opponent = u32(0)
+                    for k in range(N):
+                        strength = magnitude(delta[k])
+                        rival = strength if kept[k] else u32(0)
+                        opponent = rival if rival > opponent else opponent
+                    for k in range(N):
+                        lost[k] = (term[k] != ZERO) & (not kept[k])
+                    free = True
+                    for q in RESTORED:
+                        gap = from_bits(magnitude(delta[q])) - from_bits(opponent)
+                        distance = magnitude(f32(gap))
+                        open = free & lost[q]
+                        if q == COLLECT:
+                            out[i] = distance if open else NOT_ONE
+                        else:
+                            near = distance < u32(sigma[q] + u32(rank <= sigma_cut[q]))
+                            taken = open & near
+                            if REPLACE:
+                                for k in range(N):
+                                    kept[k] = kept[k] & (not taken)
+                            kept[q] = kept[q] | taken
+                            free = free & (not taken)
+                            if TALLY:
+                                returned[q] = u32(returned[q] + u32(taken))
+                if MAKES == "merge":
+                    total = term[0] if kept[0] else ZERO
+                    for k in range(1, N):
+                        total = f32(total + (term[k] if kept[k] else ZERO))
+                    if TREE:
+                        for m in range(2**N):
+                            choice[m] = table[m]
+                        for k in range(N):
+                            for m in range(2 ** (N - 1 - k)):
+                                choice[m] = choice[2 * m + 1] if kept[k] else choice[2 * m]
+                        coefficient = choice[0]
                     else:
-                        stayed[k] = u32(stayed[k] + u32(1))
+                        subset = 0
+                        for k in range(N):
+                            subset = subset | (2**k if kept[k] else 0)
+                        coefficient = table[subset]
+            elif MAKES == "merge":
+                coefficient = table[2**N - 1]
+
+            if MAKES == "merge":
+                merged = f32(total * coefficient)
+                if DIFFERENCES:
+                    merged = f32(b + merged)
+                if not BF16_OUT:
+                    out[i] = merged
+                elif HALVES == 1:
+                    out[i] = round_bf16(merged)
+                elif h == 0:
+                    low = round_bf16(merged)
+                else:
+                    out[i] = u32(u32(low) | u32(u32(round_bf16(merged)) << u32(16)))
+                if TALLY:
+                    for k in range(N):
+                        some = term[k] != ZERO
+                        if ELECTS:
+                            retained[k] = u32(retained[k] + u32(some & kept[k]))
+                            beaten[k] = u32(beaten[k] + u32(some & (not kept[k])))
+                        else:
+                            retained[k] = u32(retained[k] + u32(some))
+                        if SPARSE:
+                            stayed[k] = u32(stayed[k] + u32(stays[k]))
+                        else:
+                            stayed[k] = u32(stayed[k] + u32(1))
     if TALLY:
         for k in range(N):
             tally[k, 0] += stayed[k]
@@ -206,13 +215,21 @@ def blocks(
         scratch = np.empty(BLOCK, np.uint32)
     if DROP or RANK_DROP:
         words = np.empty((N, BLOCK // 4 + 2), np.uint64)
+    # The last element of an odd row has no other half: the last two are made together, again.
+    whole = width - width % HALVES
     for row in range(starts.size):
-        for s in range(0, width, BLOCK):
-            f = min(s + BLOCK, width)
+        for piece in range(-(-whole // BLOCK) + width % HALVES):
+            s = piece * BLOCK
+            f = min(s + BLOCK, whole)
+            if s >= whole:
+                s, f = width - 2, width
             start = starts[row] + s
             left, right = row * stride + s, row * stride + f
             for k in range(N):
-                part[k] = experts[k][left:right]
+                if HALVES == 2:
+                    part[k] = experts[k][left:right].view(np.uint32)
+                else:
+                    part[k] = experts[k][left:right]
                 if RANK_DROP:
                     place[k] = ranks[k][left:right]
             if DROP or RANK_DROP:
@@ -227,12 +244,17 @@ def blocks(
                         key1,
                     )
                     half[k] = words[k].view(np.uint16)[offset : offset + f - s]
-            if MAKES == "merge":
-                target = out[row * width + s : row * width + f]
+            if HALVES == 2:
+                own = base[left:right].view(np.uint32)
+                target = out[row * width + s : row * width + f].view(np.uint32)
             else:
-                target = scratch[: f - s]
+                own = base[left:right]
+                if MAKES == "merge":
+                    target = out[row * width + s : row * width + f]
+                else:
+                    target = scratch[: f - s]
             block(
-                base[left:right],
+                own,
                 *part,
                 *half,
                 *place,
@@ -253,7 +275,7 @@ def blocks(
                 *table,
             )
             if MAKES == "merge":
-                first += not_finite(target)
+                first += not_finite(out[row * width + s : row * width + f])
             elif HISTOGRAM:
                 count_high(target, out)
             else:

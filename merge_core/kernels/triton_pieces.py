@@ -36,8 +36,8 @@ def from_bits(x):
 
 
 @triton.jit
-def load(x):
-    """Elements of a source as float32: bfloat16 is held in uint16."""
+def load(x, half):
+    """Elements of a source as float32: bfloat16 is held in uint16, each alone (half 0)."""
     if x.dtype == tl.uint16:
         return from_bits(u32(x) << 16)
     else:  # noqa: RET505 (both are traced unless one is an else)
