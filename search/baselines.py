@@ -17,8 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from merge_core import Expert, Recipe
-from merge_core.checkpoint import locate
 from merge_core.errors import MergeError
+from merge_core.references import locate, resolve_reference, split_reference
 from merge_core.values import Scalar
 from merge_core.yaml_io import unknown
 from search.config import Search
@@ -66,9 +66,9 @@ def baselines(search: Search) -> dict[str, Recipe]:
 
 
 def _checkpoint(search: Search, reference: str) -> str:
-    path = search.root / Path(reference).expanduser()
-    model = str(path.resolve()) if path.exists() else reference
-    locate(model)
+    model = resolve_reference(reference, search.root)
+    for part in split_reference(model) or (model,):
+        locate(part)
     return model
 
 

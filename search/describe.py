@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from merge_core import Expert, MergePlan, Recipe
-from merge_core.checkpoint import locate
+from merge_core.references import resolve_reference
 from merge_core.values import Scalar
 from merge_core.yaml_io import dump_yaml, one_line
 from objectives import Task, summarize
@@ -151,7 +151,7 @@ def score_model(
     if split not in SPLITS:
         raise ConfigError(f"--split {split}: choose one of {', '.join(SPLITS)}")
     search = load(file)
-    path = str(locate(model))
+    reference = resolve_reference(model, Path.cwd())
     tasks = {}
     for name, config in search.file.tasks.items():
         task = Task.load(name, config, search.root, search.file.splits)
@@ -160,7 +160,7 @@ def score_model(
             task = replace(task, splits=items)
         tasks[name] = task
     # One model is the linear merge of itself: the same path, the same bits.
-    recipe = Recipe("linear", None, (Expert(path, "model", {"weight": Scalar(1.0)}),))
+    recipe = Recipe("linear", None, (Expert(reference, "model", {"weight": Scalar(1.0)}),))
     plan = MergePlan(recipe)
     plan.sources.check_finite()
     evaluator = Evaluator(Setup(search.engine, recipe, tasks, os.cpu_count() or 1))

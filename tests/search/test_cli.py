@@ -8,7 +8,8 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save_file
 
 from merge_core.yaml_io import load_yaml, parse_yaml
 from search.cli import app
@@ -230,6 +231,23 @@ def test_score_a_checkpoint(workplace, mergefront):
     assert "models/r1 on dev items" in ended.out
     assert "sums/math" in ended.out
     assert files(workplace) == before
+
+
+def test_score_an_adapter_on_its_base(workplace, mergefront):
+    weights = load_file("models/r1/model.safetensors")
+    name, weight = next((n, w) for n, w in weights.items() if n.endswith("_proj.weight"))
+    stem = "base_model.model." + name.removesuffix(".weight")
+    factors = {"lora_A": torch.ones(2, weight.shape[1]), "lora_B": torch.ones(weight.shape[0], 2)}
+    Path("adapter").mkdir()
+    save_file(
+        {f"{stem}.{factor}.weight": tensor for factor, tensor in factors.items()},
+        "adapter/adapter_model.safetensors",
+    )
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": [stem.split(".")[-1]]}
+    Path("adapter/adapter_config.json").write_text(json.dumps(config))
+    ended = mergefront("score", "models/r1+adapter", "search.yaml")
+    assert ended.code == 0, ended.err
+    assert "models/r1+adapter on dev items" in ended.out
 
 
 def test_score_as_json_with_fewer_items_of_another_split(workplace, mergefront):
