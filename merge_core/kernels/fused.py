@@ -83,6 +83,8 @@ def merge_into(
 
     def run(first: int, last: int) -> tuple[int, npt.NDArray[np.int64]]:
         part = tile.part(first, last)
+        if paired and part.width == 1:  # its other half is another thread's
+            return merge_into(job, part, out[first:last]), _NO_TALLY
         wide = part.width if tile.starts.size > 1 else 1
         counts = _NO_TALLY if tally is None else np.zeros((experts, 4), np.int64)
         bad, *_ = _call(kernel, part, out[first * wide : last * wide], counts, job, arguments)
@@ -173,9 +175,6 @@ def count_not_finite(values: Elements) -> int:
 def span_of(bucket: int) -> tuple[int, int]:
     """The smallest and largest high word that `trim_histogram` counts at `bucket`."""
     return bucket << HIGH_SHIFT, ((bucket + 1) << HIGH_SHIFT) - 1
-
-
-_NO_TALLY = np.zeros((0, 4), np.int64)
 
 
 def _call(

@@ -3,7 +3,7 @@
 
 Same bits as `merge_core.reference`, which see for the mathematics. `merge_core.kernels.unroll`
 makes the straight-line code for N experts and the flags below; then numba compiles it
-(`merge_core.kernels.fused`).
+(`merge_core.kernels.compiled`).
 
 Flags: DIFFERENCES (e - b is merged), GIVEN (experts that are given as
 differences already), TRIM, BAND (the largest entries go too), DROP (random bits decide), RANK_DROP
@@ -200,7 +200,7 @@ def blocks(
     key0,
     key1,
 ):
-    """Run `block` over rows of `width` elements, in pieces that stay in the first-level cache.
+    """Run `block` over rows of `width` elements, in pieces of BLOCK that stay in a cache.
 
     Row r lies at r * stride in the sources (flat index `starts[r]` of its tensor) and at
     r * width in the merge. What is returned and what `out` is depends on MAKES:
@@ -220,9 +220,9 @@ def blocks(
     for row in range(starts.size):
         for piece in range(-(-whole // BLOCK) + width % HALVES):
             s = piece * BLOCK
-            f = min(s + BLOCK, whole)
+            f, new = min(s + BLOCK, whole), s
             if s >= whole:
-                s, f = width - 2, width
+                s, f, new = width - 2, width, width - 1
             start = starts[row] + s
             left, right = row * stride + s, row * stride + f
             for k in range(N):
@@ -275,7 +275,7 @@ def blocks(
                 *table,
             )
             if MAKES == "merge":
-                first += not_finite(out[row * width + s : row * width + f])
+                first += not_finite(out[row * width + new : row * width + f])
             elif HISTOGRAM:
                 count_high(target, out)
             else:

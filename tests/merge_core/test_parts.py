@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import merge_core.jobs
 import merge_core.reading
-from merge_core import MergePlan, Recipe, reference
+from merge_core import MergePlan, NonFiniteError, Recipe, reference
 from merge_core.kernels import fused
 from merge_core.methods import METHODS, get_method
 from tests.merge_core.conftest import merged_by, write_checkpoint
@@ -149,6 +149,43 @@ def test_threads_and_pieces_change_no_bit(
             assert torch.equal(left, whole[:, :500])
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("size", [65_535, 65_536, 65_537])
+def test_what_is_worked_on_in_pairs_may_end_anywhere(tmp_path: Path, size: int) -> None:
+    """Two threads take 65,537 elements as 65,536 and a single one, which has no other half."""
+    generator = torch.Generator().manual_seed(0)
+    name = "model.layers.0.mlp.weight"
+    config = {"architectures": ["Toy"], "num_hidden_layers": 1}
+    tensors = [{name: torch.randn(size, generator=generator).bfloat16()} for _ in range(3)]
+    for index, own in enumerate(tensors):
+        write_checkpoint(tmp_path / f"m{index}", own, config)
+    recipe = recipe_of(tmp_path, "task_arithmetic")
+    expected = reference.merge(recipe, tensors[0], tensors[1:], {name: 1.0}, torch.bfloat16)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        plan = MergePlan(recipe)
+        for start in (0, 1, size - 3, size - 1):
+            merged = plan.elements(name, start, size)
+            assert torch.equal(merged.view(torch.int16), expected[name][start:].view(torch.int16))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_what_overflows_is_counted_once(tmp_path: Path) -> None:
+    """Rows of three are worked on as a pair and, again, the last two."""
+    name = "model.layers.0.mlp.weight"
+    config = {"architectures": ["Toy"], "num_hidden_layers": 1}
+    for index in range(3):
+        value = torch.full((4, 3), 3e38 * (index > 0)).bfloat16()
+        write_checkpoint(tmp_path / f"m{index}", {name: value}, config)
+    with pytest.raises(NonFiniteError, match=r"^8 of 8 merged entries"):
+        MergePlan(recipe_of(tmp_path, "task_arithmetic")).part(name, [(0, 4), (1, 3)])
+    with pytest.raises(NonFiniteError, match=r"^12 of 12 merged entries"):
+        MergePlan(recipe_of(tmp_path, "task_arithmetic")).part(name, [(0, 4)])
+    with pytest.raises(NonFiniteError, match=r"^11 of 11 merged entries"):
+        MergePlan(recipe_of(tmp_path, "task_arithmetic")).elements(name, 1, 12)
 
 
 @pytest.mark.parametrize("missed", [(0, 10), (0x7FFFFFF0, 0x7FFFFFFF)], ids=["low", "high"])
