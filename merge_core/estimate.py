@@ -10,7 +10,7 @@ from functools import cache
 import torch
 
 from merge_core.checkpoint import TensorSpec
-from merge_core.pages import cached_share, disk_rate
+from merge_core.pages import AT_ONCE, cached_share, disk_rate
 from merge_core.reading import TILE, Reader
 from merge_core.recipe import Recipe, TensorSettings
 
@@ -32,7 +32,8 @@ class Estimate:
         read: bytes read from the sources, once a merge.
         write: bytes of the merge.
         held: bytes of memory of its own at most, besides the mapped files: the largest merged
-            tensor and what is made of the sources on the way.
+            tensor, those that threads have merged ahead, and what each makes of the sources on the
+            way.
         tables: bytes of tables that are kept on disk or made anew (DELLA's ranks).
         cached: about what share of the sources is in the page cache.
         load: seconds to read the rest from disk, once.
@@ -73,7 +74,9 @@ def estimate(
     read, write = sum(span.size for span in spans), sum(spec.nbytes for spec in specs.values())
     parameters = sum(spec.numel for spec in specs.values())
     largest = max((spec.nbytes for spec in specs.values()), default=0)
-    made = any(not reader.views(name) for name in settings)
+    made = any(not reader.views(name) or specs[name].dtype == torch.float16 for name in settings)
+    threads = torch.get_num_threads()
+    ahead = min(AT_ONCE, write) if threads > 1 else 0
     tables = 2 * parameters * len(recipe.models) if method.sparsify == "rank_drop" else 0
     share = cached_share(spans)
     floor = max((read + write) / _copy_rate(), _FLOOR * parameters * len(recipe.models))
@@ -82,7 +85,7 @@ def estimate(
         parameters=parameters,
         read=read,
         write=write,
-        held=largest + 4 * TILE * (len(sources.all) + 1) * made,
+        held=largest + ahead + 4 * TILE * (len(sources.all) + 1) * threads * made,
         tables=tables,
         cached=share,
         load=(1.0 - share) * read / disk_rate(spans) if share < 1.0 else 0.0,

@@ -18,6 +18,8 @@ import torch
 
 AHEAD = 256 << 20
 """Bytes that are asked for before they are needed."""
+AT_ONCE = 128 << 20
+"""Bytes of merged tensors that may wait for their turn."""
 _LIBC = ctypes.CDLL(None)
 _SMALL = 1 << 20  # bytes; less comes with the disk's own read-ahead
 
@@ -44,6 +46,7 @@ class Ring:
 
     def take(self, size: int) -> torch.Tensor | None:
         """The next `size` bytes; None while older ones are in the way."""
+        assert size > 0, "of pieces without bytes the oldest could not be told"
         room = self._buffer.numel()
         if not self._taken:
             start, limit = 0, room

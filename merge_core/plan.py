@@ -24,13 +24,10 @@ from merge_core.jobs import Jobs
 from merge_core.kernels.backend import backend_of
 from merge_core.kernels.job import Tile
 from merge_core.kernels.threads import submit
-from merge_core.pages import Ring
+from merge_core.pages import AT_ONCE, Ring
 from merge_core.reading import TILE, Grid
 from merge_core.recipe import Recipe
 from merge_core.sources import Sources
-
-AT_ONCE = 128 << 20
-"""Bytes of merged tensors that may wait for their turn."""
 
 
 class MergePlan:
@@ -137,8 +134,8 @@ class MergePlan:
             yield group
 
     def _room(self, name: str) -> int:
-        """Bytes of a merged tensor, up to the next line of the cache."""
-        return -(-self._specs[name].nbytes // 64) * 64
+        """Bytes of a merged tensor, up to the next line of the cache; one line if it is empty."""
+        return max(1, -(-self._specs[name].nbytes // 64)) * 64
 
     def _merged(self, names: Iterable[str], room: Tensor) -> list[tuple[str, Tensor]]:
         """The merged tensors, one after the other in `room`: uint8 [bytes]."""
@@ -286,7 +283,7 @@ class MergePlan:
                     merged = torch.empty(tile.size, dtype=out.dtype, device=out.device)
                     bad += self._merge_tile(name, tile, merged)
                     target[torch.from_numpy(core)] = merged.view(-1, right - left)
-                self._copy_extras(name, places, left, right, target)
+                bad += self._copy_extras(name, places, left, right, target)
         return bad
 
     def _copy_extras(
@@ -296,15 +293,18 @@ class MergePlan:
         left: int,
         right: int,
         target: Tensor,
-    ) -> None:
-        """Rows outside the arithmetic: one owner's bits; of several the normalized linear merge."""
+    ) -> int:
+        """Rows outside the arithmetic: one owner's bits; of several the normalized linear merge.
+
+        Returns how many elements are not finite: another dtype may be too small for them.
+        """
         alignment = self.sources.alignment
         assert alignment is not None
         groups: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
         for index in np.flatnonzero(places < 0):
             owners, own = zip(*alignment.extras[-1 - places[index]], strict=True)
             groups.setdefault(owners, []).append((int(index), own))
-        weights = self._settings[name].weights
+        weights, bad = self._settings[name].weights, 0
         for sources, members in groups.items():
             rows = np.array([rows for _, rows in members], np.int64)
             values = [
@@ -321,7 +321,10 @@ class MergePlan:
                     total = total + term
                 total = total * coefficients(w, 1.0, normalize=True)[-1]
             indices = torch.tensor([index for index, _ in members])
-            target[indices] = torch.from_numpy(np.ascontiguousarray(total)).to(target)
+            made = torch.from_numpy(np.ascontiguousarray(total)).to(target)
+            bad += made.numel() - int(torch.isfinite(made).sum())
+            target[indices] = made
+        return bad
 
     def _copied(self, name: str, grid: Grid) -> Tensor:
         template = self.sources.template

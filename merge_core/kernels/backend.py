@@ -20,6 +20,8 @@ from merge_core.selection import Keys
 
 LONGEST = 1 << 26
 """Elements that a GPU takes at once: beside the live model there is little room."""
+_WIDENED = 1 << 22
+"""Elements that are merged in float32 before they are rounded to float16."""
 
 
 class Backend(Protocol):
@@ -68,10 +70,14 @@ class Cpu:
         if out.dtype != torch.float16:
             return fused.merge_into(job, tile, elements(out), tally)
         # numba has no float16: merged in float32, rounded by torch.
-        merged = np.empty(tile.size, np.float32)
-        fused.merge_into(job, tile, merged, tally)
-        out.copy_(torch.from_numpy(merged))
-        return tile.size - int(torch.isfinite(out).sum())
+        bad = done = 0
+        for part in _parts(tile, _WIDENED):
+            merged = np.empty(part.size, np.float32)
+            fused.merge_into(job, part, merged, tally)
+            rounded = out[done : done + part.size].copy_(torch.from_numpy(merged))
+            bad += part.size - int(torch.isfinite(rounded).sum())
+            done += part.size
+        return bad
 
     slack_keys = staticmethod(fused.slack_keys)
     slack_sample = staticmethod(fused.slack_sample)
@@ -109,7 +115,7 @@ class Gpu:
     ) -> int:
         """See `Backend`."""
         bad = done = 0
-        for part in _parts(tile):
+        for part in _parts(tile, LONGEST):
             target = out[done : done + part.size]
             moved = self._kernels.to_device(part, self._device)
             bad += self._kernels.merge_into(job, moved, target, tally)
@@ -124,7 +130,7 @@ class Gpu:
             self._kernels.slack_keys(
                 job, self._kernels.to_device(part, self._device), expert, low, high
             )
-            for part in _parts(tile)
+            for part in _parts(tile, LONGEST)
         ]
         return Census(
             sum(part.candidates for part in found),
@@ -138,9 +144,10 @@ class Gpu:
         return self.slack_keys(job, sampled(tile), expert).keys
 
 
-def _parts(tile: Tile) -> Iterator[Tile]:
+def _parts(tile: Tile, most: int) -> Iterator[Tile]:
+    """`tile` in parts of at most `most` elements, but one row or more."""
     rows = len(tile.starts)
-    size, step = (tile.width, LONGEST) if rows == 1 else (rows, LONGEST // max(1, tile.width))
+    size, step = (tile.width, most) if rows == 1 else (rows, most // max(1, tile.width))
     for first in range(0, size, max(1, step)):
         yield tile.part(first, min(first + max(1, step), size))
 

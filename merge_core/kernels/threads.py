@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from typing import Any, TypeVar
 
@@ -32,7 +33,14 @@ def spread(
     spans = [(first, min(first + length, size)) for first in range(0, size, length)]
     if threads == 1 or len(spans) == 1:
         return [run(first, last) for first, last in spans]
-    return list(_pool(threads).map(lambda span: run(*span), spans))
+    futures = [_pool(threads).submit(run, first, last) for first, last in spans]
+    try:
+        return [future.result() for future in futures]
+    finally:
+        # Whatever ended this, they write into memory that is lent to others next.
+        for future in futures:
+            future.cancel()
+        wait(futures)
 
 
 def submit(run: Callable[..., Result], *arguments: Any) -> Future[Result]:
@@ -56,3 +64,6 @@ def _start() -> None:
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="merge", initializer=_start)
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # threads are not inherited

@@ -19,7 +19,8 @@ def test_bytes_follow_from_the_headers(trio_dirs: dict[str, Path]) -> None:
     assert ties.parameters == PARAMETERS
     assert ties.read == 3 * 2 * PARAMETERS  # base and two experts
     assert ties.write == 2 * PARAMETERS
-    assert ties.held == 2 * 23 * 8  # the largest merged tensor; the rest are views of files
+    # The largest merged tensor, and all of these that wait for their turn; the rest are views.
+    assert ties.held == 2 * 23 * 8 + (ties.write if torch.get_num_threads() > 1 else 0)
     assert ties.tables == 0
     linear = MergePlan(Recipe.parse(recipe_data(trio_dirs, "linear"))).estimate()
     assert linear.read == 2 * 2 * PARAMETERS  # base is not read
