@@ -27,7 +27,7 @@ from merge_core.arithmetic import BLOCK, PairProducts
 from merge_core.kernels.fused import pair_sums, span_of, trim_histogram, trim_keys
 from merge_core.kernels.job import HIGHEST_WORD, Elements
 from merge_core.kernels.threads import spread
-from merge_core.reading import TILE
+from merge_core.reading import TILE, single
 from merge_core.selection import KEEP_ALL, KEEP_NONE, Cut, Keys, kth_smallest
 
 if TYPE_CHECKING:
@@ -77,14 +77,17 @@ class Facts:
             digests: `Sources.digests()`: what the tables are named by. Facts are of differences:
                 nothing is kept for sources without a base.
         """
-        if self._sources.base is None:
+        sources, alignment = self._sources, self._sources.alignment
+        if sources.base is None:
             return
         base, *experts = digests
-        alignment = self._sources.alignment
         self._folder = folder
         self._pairs = ()
-        for index, expert in enumerate(experts):
-            name = hashlib.sha256(f"{_VERSION} {base} {expert}".encode())
+        for index, (source, expert) in enumerate(zip(sources.experts, experts, strict=True)):
+            # What no weight says: which tensor is the head, and whether an adapter is read as a
+            # difference or summed with its own base first.
+            read = [sources.base.shares_head, source.shares_head, self._differences.on_base(source)]
+            name = hashlib.sha256(f"{_VERSION} {base} {expert} {read}".encode())
             if alignment is not None:
                 rows = alignment.rows[index]
                 name.update(alignment.core.tobytes())
@@ -216,7 +219,7 @@ class Facts:
             for tile in self._sources.reader(differences=False).all(name):
                 pair = (
                     [_joined(old, new) for old, new in zip(rest, tile.experts, strict=True)]
-                    if (rest)
+                    if rest
                     else list(tile.experts)
                 )
                 whole = pair[0].size // BLOCK * BLOCK
@@ -287,7 +290,9 @@ def _rank_dtype(length: int) -> type[np.uint16 | np.uint32]:
 
 
 def _joined(old: Elements, new: Elements) -> Elements:
-    return np.concatenate([old, new])
+    # A tile in which rows were filled in from base may have another dtype than the next.
+    same = old.dtype == new.dtype
+    return np.concatenate([old, new] if same else [single(old), single(new)])
 
 
 @contextmanager

@@ -7,6 +7,7 @@ that memory stays bounded whatever the size of a tensor.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -132,8 +133,7 @@ class Reader:
     def tiles(self, name: str, grid: Grid, only: int | None = None) -> Iterator[Tile]:
         """The elements of `grid`, in order, in one tile or as many as memory asks for."""
         experts = range(len(self.sources.experts)) if only is None else [only]
-        views = self.views(name, experts)
-        for piece in grid.pieces(max(1, grid.start + grid.stride * grid.rows) if views else TILE):
+        for piece in grid.pieces(sys.maxsize if self.views(name, experts) else TILE):
             yield self._tile(name, piece, only)
 
     def _tile(self, name: str, grid: Grid, only: int | None) -> Tile:
@@ -185,7 +185,7 @@ class Reader:
                 # A token that it lacks: base's row, so that the difference is zero.
                 lacks = np.repeat(found < 0, length)
                 if values.dtype != own.dtype:
-                    values, mine = _single(values), _single(own)
+                    values, mine = single(values), single(own)
                 else:
                     mine = own
                 values = np.where(lacks, mine, values)
@@ -203,10 +203,10 @@ class Reader:
     ) -> npt.NDArray[np.float32]:
         """Rows of one source (base first) as the model has them: [rows, row length]."""
         found = self.sources.all[source]
-        values = _single(self._rows(found, name, rows))
+        values = single(self._rows(found, name, rows))
         if self._is_difference(found, name):
             assert isinstance(found, AdaptedCheckpoint)
-            values = _single(self._rows(found.base, name, rows)) + values
+            values = single(self._rows(found.base, name, rows)) + values
         return values.reshape(rows.size, -1)
 
     def ahead(self, names: Iterable[str]) -> Iterator[str]:
@@ -219,6 +219,16 @@ class Reader:
             sources = dict.fromkeys(self._read(range(len(self.sources.experts))))
             self._spans[name] = [source.span(source.stored_name(name)) for source in sources]
         return self._spans[name]
+
+    def on_base(self, source: Checkpoint) -> bool:
+        """Whether `source` is an adapter of the very base that is read."""
+        base = self.sources.base
+        return (
+            self.differences
+            and base is not None
+            and isinstance(source, AdaptedCheckpoint)
+            and source.base.path == base.path
+        )
 
     # ---- one source
 
@@ -237,13 +247,7 @@ class Reader:
 
     def _is_difference(self, source: Checkpoint, name: str) -> bool:
         """Whether `source` is read as a difference: from the base of this very merge."""
-        base = self.sources.base
-        return (
-            self.differences
-            and base is not None
-            and self._delta(source, name) is not None
-            and source.base.path == base.path  # type: ignore[attr-defined]
-        )
+        return self.on_base(source) and self._delta(source, name) is not None
 
     def _is_view(self, source: Checkpoint, name: str) -> bool:
         spec = source.specs[self.sources.stored_name(source, name)]
@@ -266,7 +270,7 @@ class Reader:
 
         spread(run, values.size, 1 << 12, 1 << 20)
         if not self._is_difference(source, name):
-            values += _single(elements(self._stored(source, name)[start:stop]))
+            values += single(elements(self._stored(source, name)[start:stop]))
         return values
 
     def _rows(self, source: Checkpoint, name: str, rows: npt.NDArray[np.int64]) -> Elements:
@@ -282,11 +286,11 @@ class Reader:
             delta.fill(values[place], int(row) * length)
         flat = values.reshape(-1)
         if not self._is_difference(source, name):
-            flat += _single(elements(tensor.index_select(0, torch.from_numpy(rows))))
+            flat += single(elements(tensor.index_select(0, torch.from_numpy(rows))))
         return flat
 
 
-def _single(values: Elements) -> npt.NDArray[np.float32]:
+def single(values: Elements) -> npt.NDArray[np.float32]:
     """Elements as float32: bfloat16 is held in uint16."""
     if values.dtype == np.uint16:
         return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)

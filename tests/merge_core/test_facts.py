@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import pickle
 import resource
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,8 +17,15 @@ from hypothesis import strategies as st
 from merge_core import Checkpoint, MergePlan, Recipe, Sources, facts
 from merge_core.random import tie_ranks
 from merge_core.selection import KEEP_ALL, KEEP_NONE
-from tests.merge_core.conftest import make_model, merged_by, recipe_data, write_checkpoint
+from tests.merge_core.conftest import (
+    CONFIG,
+    make_model,
+    merged_by,
+    recipe_data,
+    write_checkpoint,
+)
 from tests.merge_core.method_suite import DTYPES, NAMES, Case, tensors
+from tests.merge_core.test_lora_merges import write_adapter
 
 EXAMPLES = settings(max_examples=30, deadline=None, derandomize=True)
 UP = "model.layers.0.mlp.up_proj.weight"
@@ -186,6 +195,39 @@ def test_other_weights_have_other_tables(trio_dirs: dict, tmp_path: Path) -> Non
     after = written(folder)
     assert {path: after[path] for path in before} == before
     assert len({path.parent for path in after}) == 3
+
+
+def test_another_word_on_tying_is_another_table(trio_dirs: dict, tmp_path: Path) -> None:
+    """The configuration says which tensor is the head: the weights' files stay what they are."""
+    folder, head = tmp_path / "prepared", "lm_head.weight"
+    for seed, path in enumerate(trio_dirs.values(), 5):
+        tensors = {**make_model(seed), head: make_model(seed + 5)["model.embed_tokens.weight"]}
+        write_checkpoint(path, tensors, {**CONFIG, "tie_word_embeddings": False})
+    plan_of(trio_dirs, folder).tensor(head)
+    (trio_dirs["language"] / "config.json").write_text(json.dumps(CONFIG))
+    expected = plan_of(trio_dirs, None).tensor(head)
+    assert torch.equal(plan_of(trio_dirs, folder).tensor(head), expected)
+
+
+def test_an_adapter_on_a_copy_of_the_base_has_other_tables(tmp_path: Path) -> None:
+    """Of the same bytes: summed with the copy and taken from it again, differences are rounded."""
+    write_checkpoint(tmp_path / "m0", make_model(0))
+    shutil.copytree(tmp_path / "m0", tmp_path / "copy")
+    write_adapter(tmp_path / "adapter", 1)
+
+    def adapted(base: str, folder: Path | None) -> MergePlan:
+        own = {"model": f"{tmp_path / base}+{tmp_path / 'adapter'}", "parameters": {"weight": 1.0}}
+        shared = {"density": 0.3, "density_step": 0.0}
+        data = {"merge_method": "ties", "base_model": str(tmp_path / "m0"), "models": [own]}
+        plan = MergePlan(Recipe.parse({**data, "parameters": shared, "dtype": "float32"}))
+        if folder is not None:
+            plan.sources.facts.keep(folder, plan.sources.digests())
+        return plan
+
+    folder = tmp_path / "prepared"
+    merged_by(adapted("m0", folder))
+    assert_same(merged_by(adapted("copy", folder)), merged_by(adapted("copy", None)))
+    assert len({path.parent for path in written(folder)}) == 2
 
 
 def test_an_expert_of_two_recipes_has_its_tables_once(trio_dirs: dict, tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from merge_core import MergePlan, Recipe
+import merge_core.plan
+import merge_core.reading
+from merge_core import MergePlan, NonFiniteError, Recipe, Sources
+from merge_core.arithmetic import pair_products
 from merge_core.methods import METHODS
 from tests.merge_core.method_suite import NAMES, bits, cases, referenced, write
 
@@ -93,7 +96,11 @@ def test_rows_merge_by_token_as_the_reference_does(method: str, data: st.DataObj
         source = data.draw(st.sampled_from(["base", "union"]))
         plan = MergePlan(Recipe.parse(recipe_data | {"tokenizer_source": source}).resolved(root))
         assert plan.sources.alignment is not None
-        merged = plan.tensor(EMBEDDING)
+        tile = data.draw(st.sampled_from([1, 40, 1 << 22]))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(merge_core.plan, "TILE", tile)
+            patch.setattr(merge_core.reading, "TILE", tile)
+            merged = plan.tensor(EMBEDDING)
         for name in NAMES[1:]:
             np.testing.assert_array_equal(bits(plan.tensor(name)), bits(expected[name]))
         weights = plan.recipe.settings_for(EMBEDDING, 0.0).weights
@@ -117,3 +124,45 @@ def test_rows_merge_by_token_as_the_reference_does(method: str, data: st.DataObj
         stop = data.draw(st.integers(start, numel))
         part = plan.elements(EMBEDDING, start, stop)
         np.testing.assert_array_equal(bits(part), bits(merged.reshape(-1)[start:stop]))
+
+
+def pair_of(folder: Path, base: torch.Tensor, expert: torch.Tensor, **recipe: object) -> Recipe:
+    """A base of tokens t0 to tn, and an expert that has other ids for some, as `recipe` says."""
+    rest = {name: torch.ones(2, 2) for name in NAMES[1:]}
+    write(folder, {**rest, EMBEDDING: base}, [{**rest, EMBEDDING: expert}])
+    tokens_of(folder / "base", {f"t{i}": i for i in range(len(base))})
+    return Recipe.parse({"base_model": "base", **recipe}).resolved(folder)
+
+
+@pytest.mark.parametrize("tile", [16, 80, 1 << 22])
+def test_slerp_of_an_expert_in_another_dtype_that_lacks_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tile: int
+) -> None:
+    """Tiles with rows of base's are float32, the others bfloat16: both are one sum."""
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(30, 8, generator=generator)
+    expert = torch.randn(30, 8, generator=generator).bfloat16()
+    models = [{"model": "base"}, {"model": "expert-0"}]
+    settings = {"merge_method": "slerp", "models": models, "parameters": {"t": 0.4}}
+    recipe = pair_of(tmp_path, base, expert, **settings)
+    tokens_of(tmp_path / "expert-0", {f"t{i}": i for i in range(30) if not 20 <= i < 25})
+    monkeypatch.setattr(merge_core.reading, "TILE", tile)
+    inside = expert.float()
+    inside[20:25] = base[20:25]
+    found = Sources.open(recipe).facts.products(EMBEDDING)
+    assert found == pair_products(base.reshape(-1).numpy(), inside.reshape(-1).numpy())
+
+
+def test_a_copied_row_that_overflows_is_no_merge(tmp_path: Path) -> None:
+    """What float16 cannot hold is the recipe's fault, in rows outside the arithmetic too."""
+    base, expert = torch.ones(3, 4), torch.cat([torch.ones(3, 4), torch.full((1, 4), 1e5)])
+    settings = {
+        "merge_method": "task_arithmetic",
+        "models": [{"model": "expert-0", "parameters": {"weight": 1.0}}],
+        "tokenizer_source": "union",
+        "dtype": "float16",
+    }
+    recipe = pair_of(tmp_path, base, expert, **settings)
+    tokens_of(tmp_path / "expert-0", {f"t{i}": i for i in range(4)})
+    with pytest.raises(NonFiniteError, match="4 of 16 merged entries"):
+        MergePlan(recipe).tensor(EMBEDDING)
