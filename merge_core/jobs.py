@@ -44,7 +44,6 @@ class Jobs:
         self._settings = settings
         method = recipe.method
         self._whole = "scope" in method.by_name and recipe.flag("scope") == "model"
-        self._normalize = "normalize" in method.by_name and bool(recipe.flag("normalize"))
         self._replace = not method.elects or recipe.flag("slack_mode") == "replace"
         self._jobs: dict[str, TensorJob] = {}
 
@@ -96,8 +95,8 @@ class Jobs:
         tables: tuple[Table, ...] = ()
         if method.interpolates:
             dot, *squares = facts.products(name)
-            base = [expert.model for expert in recipe.models].index(str(recipe.base_model))
-            own, other = slerp_factors(s.t, dot, squares[base], squares[1 - base])
+            base, second = recipe.pair
+            own, other = slerp_factors(s.t, dot, squares[base], squares[second])
             factors = (own, other) if base == 0 else (other, own)
         if method.sparsify == "rank_drop":
             _, length = self._reader.rows(name)
@@ -108,7 +107,7 @@ class Jobs:
             tensor_id=self._reader.sources.ids[name],
             seed=recipe.seed,
             factors=factors,
-            coefficients=coefficients(s.weights, s.scale, normalize=self._normalize),
+            coefficients=coefficients(s.weights, s.scale, normalize=recipe.normalizes),
             drop=tuple(drop_threshold(density) for density in s.densities),
             tables=tables,
             replace=self._replace,

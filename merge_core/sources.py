@@ -93,7 +93,7 @@ class Sources:
 
         def get(reference: str) -> Checkpoint:
             if reference not in opened:
-                opened[reference] = Checkpoint.open(reference)
+                opened[reference] = Checkpoint.open(reference, opened)
             return opened[reference]
 
         base = None if recipe.base_model is None else get(recipe.base_model)

@@ -345,8 +345,9 @@ def _read_sources(
     Hashing reads everything, so it is done again only where a file's size or time has changed.
     """
     sources = dict(known)
+    opened: dict[str, Checkpoint] = {}
     for reference in dict.fromkeys(references):
-        checkpoint = Checkpoint.open(reference)
+        checkpoint = opened[reference] = Checkpoint.open(reference, opened)
         files = [*checkpoint.files, checkpoint.tokenizer_path / TOKENIZER_FILE]
         stamps = {f.name: [f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()}
         held = known.get(reference)

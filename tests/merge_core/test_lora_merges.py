@@ -77,6 +77,12 @@ def whole_tensors(source) -> dict[str, torch.Tensor]:
     return made
 
 
+def test_all_adapters_of_the_base_share_it(folder: Path) -> None:
+    """It is mapped, checked and read once, however many there are."""
+    sources = MergePlan(adapted_recipe(folder, "task_arithmetic")).sources
+    assert all(expert.base is sources.base for expert in sources.experts)
+
+
 @pytest.mark.parametrize("full", [False, True], ids=["two adapters", "an adapter and a model"])
 @pytest.mark.parametrize("method", DIFFERENCES)
 def test_differences_are_merged_as_they_are(folder: Path, method: str, full: bool) -> None:
