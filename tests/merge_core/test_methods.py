@@ -6,7 +6,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import merge_core.plan
+import merge_core.reading
 from merge_core import NonFiniteError
 from merge_core.methods import METHODS, get_method
 from merge_core.methods.base import MAX_MODELS
@@ -65,10 +65,10 @@ def test_many_experts(method: str, experts: int, data: st.DataObject) -> None:
 @EXAMPLES
 @given(data=st.data())
 def test_slices_and_tiles_equal_the_whole(method: str, data: st.DataObject) -> None:
-    tile = merge_core.plan.TILE
+    tile = merge_core.reading.TILE
     with Case(*data.draw(cases(method, max_experts=3))) as case:
         whole = {name: case.plan.tensor(name).reshape(-1) for name in NAMES}
-        merge_core.plan.TILE = data.draw(st.sampled_from([1, 3, 8]))
+        merge_core.reading.TILE = data.draw(st.sampled_from([1, 3, 8]))
         try:
             for name in NAMES:
                 size = whole[name].numel()
@@ -76,7 +76,7 @@ def test_slices_and_tiles_equal_the_whole(method: str, data: st.DataObject) -> N
                 parts = [case.plan.elements(name, 0, cut), case.plan.elements(name, cut, size)]
                 np.testing.assert_array_equal(bits(torch.cat(parts)), bits(whole[name]))
         finally:
-            merge_core.plan.TILE = tile
+            merge_core.reading.TILE = tile
 
 
 @pytest.mark.parametrize("method", METHODS)
