@@ -53,7 +53,7 @@ def test_radix_equals_partition_equals_sort(keys: np.ndarray, data: st.DataObjec
 def test_trim_keys_order_by_magnitude_then_rank() -> None:
     rng = np.random.default_rng(0)
     delta = (rng.integers(-3, 4, 500) * 0.5).astype(np.float32)
-    keys = trim_keys(Tile(7, np.zeros(500, np.float32), [delta]), 99)
+    keys = trim_keys(Tile.whole(7, np.zeros(500, np.float32), [delta]), 99).keys
     expected = np.lexsort((tie_ranks(7, 507, 99), -np.abs(delta)))
     np.testing.assert_array_equal(np.argsort(keys), expected)
     assert int(keys.max()) < 2**63 < KEEP_ALL
