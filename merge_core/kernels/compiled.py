@@ -7,13 +7,13 @@ without compiling.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core.compiler_lock import global_compiler_lock
 
 from merge_core.kernels import scalar, template
 from merge_core.kernels.specialized import Makes, flags, load
@@ -25,8 +25,6 @@ BLOCK = 1 << 15
 looked through for overflows. Shorter ones cost up to a fifth more: each is a call."""
 BLOCK_WITH_BITS = 1 << 13
 """The same where random bits or words of keys are made first: these stay in the first level."""
-
-_MAKING = threading.Lock()
 
 
 @cache
@@ -54,8 +52,9 @@ def get_kernel(
         "HISTOGRAM": histogram,
         "BLOCK": BLOCK_WITH_BITS if short else BLOCK,
     }
-    # Python 3.11 raises SystemError where two threads make syntax trees at once.
-    with _MAKING:
+    # Python 3.11 raises SystemError where two threads make syntax trees at once; numba makes them
+    # too, of the files that it compiles, under this lock.
+    with global_compiler_lock:
         source = _HEADER + specialize(template.block, constants, registers)
         source += "\n\n" + _JIT + specialize(template.blocks, constants, registers)
         # numba does not see changes in what it inlines, nor that it is another version itself.
