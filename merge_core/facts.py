@@ -178,7 +178,7 @@ class Facts:
         if file is None:
             return None
         shape = self._differences.rows(name)
-        dtype = np.dtype(_rank_dtype(shape[1]))
+        dtype = np.dtype(_rank_dtype(self._differences.rank_length(name)))
         kept = _load(file, mapped=True)
         if kept is None or kept.shape != shape or kept.dtype != dtype:
             height = max(1, TILE // max(1, shape[1]))
@@ -192,22 +192,24 @@ class Facts:
         return kept
 
     def _make_ranks(self, expert: int, name: str, rows: slice | npt.NDArray[np.int64]) -> Ranks:
-        tile = self._differences.core_rows(name, rows, expert)
-        shape = (tile.starts.size, tile.width)
+        length = self._differences.rank_length(name)
+        together = length != self._differences.rows(name)[1]
+        tile = self._differences.core_rows(name, slice(0, length) if together else rows, expert)
+        shape = (1, length) if together else (tile.starts.size, length)
         # All keys are listed, in order. Trim keys have magnitudes descending: turned round, they
         # order as DELLA does.
         keys = trim_keys(tile, self._sources.ids[name]).keys.reshape(shape)
         keys ^= np.uint64(HIGHEST_WORD << 32)
-        ranks = np.empty(shape, _rank_dtype(tile.width))
-        ascending = np.broadcast_to(np.arange(tile.width, dtype=ranks.dtype), shape)
+        ranks = np.empty(shape, _rank_dtype(length))
+        ascending = np.broadcast_to(np.arange(length, dtype=ranks.dtype), shape)
 
         def run(begin: int, end: int) -> None:
             order = np.argsort(keys[begin:end], axis=1)
             np.put_along_axis(ranks[begin:end], order, ascending[begin:end], axis=1)
 
-        height = max(1, (1 << 16) // max(1, tile.width))
+        height = max(1, (1 << 16) // max(1, length))
         spread(run, shape[0], height, height)
-        return ranks
+        return ranks.reshape(-1, 1)[rows] if together else ranks
 
     # ---- slerp
 

@@ -99,7 +99,7 @@ class Jobs:
             own, other = slerp_factors(s.t, dot, squares[base], squares[second])
             factors = (own, other) if base == 0 else (other, own)
         if method.sparsify == "rank_drop":
-            _, length = self._reader.rows(name)
+            length = self._reader.rank_length(name)
             numbers = zip(s.densities, s.epsilons, s.weights, strict=True)
             tables = tuple(Table(*della_table(d, e, length, w)) for d, e, w in numbers)
         return TensorJob(

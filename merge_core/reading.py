@@ -82,14 +82,20 @@ class Reader:
 
     def rows(self, name: str) -> tuple[int, int]:
         """(rows, elements of a row) that are merged by arithmetic: rows run over the last axis."""
-        shape = self.sources.template.specs[
-            self.sources.stored_name(self.sources.template, name)
-        ].shape
+        shape = self._shape(name)
         if self.aligned(name):
             alignment = self.sources.alignment
             assert alignment is not None
             return len(alignment.core), int(np.prod(shape[1:], dtype=np.int64))
         return int(np.prod(shape[:-1], dtype=np.int64)), shape[-1] if shape else 1
+
+    def rank_length(self, name: str) -> int:
+        """Elements that DELLA ranks together: a row, and all of a tensor with one axis.
+
+        Where rows are found by token, each entry of a head's bias is a row by itself.
+        """
+        rows, length = self.rows(name)
+        return rows if self.aligned(name) and len(self._shape(name)) == 1 else length
 
     def aligned(self, name: str) -> bool:
         """Whether rows of `name` belong to tokens and are found by token in each source."""
@@ -229,6 +235,10 @@ class Reader:
             and isinstance(source, AdaptedCheckpoint)
             and source.base.path == base.path
         )
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        template = self.sources.template
+        return template.specs[self.sources.stored_name(template, name)].shape
 
     # ---- one source
 

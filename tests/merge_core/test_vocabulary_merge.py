@@ -18,9 +18,12 @@ import merge_core.reading
 from merge_core import MergePlan, NonFiniteError, Recipe, Sources
 from merge_core.arithmetic import pair_products
 from merge_core.methods import METHODS
+from tests.merge_core.conftest import CONFIG, merged_by, write_checkpoint
 from tests.merge_core.method_suite import NAMES, bits, cases, referenced, write
+from tests.merge_core.test_parts import recipe_of
 
 EMBEDDING = NAMES[0]
+TIED = {**CONFIG, "num_hidden_layers": 2}
 UNCOUNTED = ("linear", "task_arithmetic", "dare_linear", "dare_ties", "della_linear", "della")
 """Methods for which rows without a difference are as if they were not there."""
 
@@ -166,3 +169,35 @@ def test_a_copied_row_that_overflows_is_no_merge(tmp_path: Path) -> None:
     tokens_of(tmp_path / "expert-0", {f"t{i}": i for i in range(4)})
     with pytest.raises(NonFiniteError, match="4 of 16 merged entries"):
         MergePlan(recipe).tensor(EMBEDDING)
+
+
+@pytest.mark.parametrize("tile", [7, 1 << 22])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_bias_of_the_head_at_other_ids_merges_as_the_plain_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, tile: int
+) -> None:
+    """It has one axis: one row of ranks for DELLA, although each entry is a token's."""
+    generator = torch.Generator().manual_seed(0)
+    bias, count = "lm_head.bias", 40
+    tokens = np.array([f"t{i}" for i in range(count)])
+    models = []
+    for index in range(3):
+        models.append({EMBEDDING: torch.randn(count, 4, generator=generator)})
+        models[index] |= {bias: torch.randn(count, generator=generator)}
+        models[index] |= {name: torch.ones(2, 2) for name in NAMES[1:]}
+        write_checkpoint(tmp_path / f"m{index}", models[index], TIED, tokens)
+    plain = merged_by(MergePlan(recipe_of(tmp_path, method)))
+    order = torch.randperm(count, generator=generator)
+    moved = {name: models[1][name][order] for name in (EMBEDDING, bias)}
+    write_checkpoint(tmp_path / "m1", {**models[1], **moved}, TIED, tokens[order])
+    monkeypatch.setattr(merge_core.plan, "TILE", tile)
+    monkeypatch.setattr(merge_core.reading, "TILE", tile)
+    plans = [MergePlan(recipe_of(tmp_path, method)) for _ in range(2)]
+    plans[1].sources.facts.keep(tmp_path / "prepared", plans[1].sources.digests())
+    for plan in plans:
+        assert plan.sources.alignment is not None
+        merged = merged_by(plan)
+        for name in plain:
+            np.testing.assert_array_equal(bits(merged[name]), bits(plain[name]), err_msg=name)
+        part = plan.elements(bias, 5, 33)
+        np.testing.assert_array_equal(bits(part), bits(plain[bias][5:33]))
