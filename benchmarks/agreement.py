@@ -120,7 +120,7 @@ def steps_apart(
     one: torch.Tensor, other: torch.Tensor, sources: Sources, name: str
 ) -> torch.Tensor:
     """Distance of each entry, flat float32, in steps; 0 where the numbers are equal."""
-    stored = [source.tensor(sources.stored_name(source, name)) for source in sources.all]
+    stored = [source.tensor(source.stored_name(name)) for source in sources.all]
     largest = torch.stack([tensor.reshape(-1).float().abs() for tensor in stored]).amax(0)
     _, exponent = torch.frexp(largest.clamp_min(torch.finfo(torch.bfloat16).tiny))
     step = torch.ldexp(

@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from merge_core.errors import CheckpointError
 from merge_core.kernels.fused import count_not_finite
 from merge_core.kernels.job import elements
+from merge_core.kernels.threads import beside
 from merge_core.pages import Span, read_ahead
 from merge_core.references import locate as locate  # also from here, for those that open
 from merge_core.references import split_reference
@@ -276,12 +276,17 @@ class Checkpoint:
 def files_sha256(files: Mapping[str, Path]) -> dict[str, str]:
     """sha256 of each file in hexadecimal, under the name that it is given here; in threads."""
 
-    def digest(file: Path) -> str:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+    def digest(names: list[str]) -> dict[str, str]:
+        digests = {}
+        for name in names:
+            with files[name].open("rb") as stream:
+                digests[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+        return digests
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return dict(zip(files, pool.map(digest, files.values()), strict=True))
+    threads, names = torch.get_num_threads(), list(files)
+    parts = [beside(digest, names[first::threads]) for first in range(min(threads, len(names)))]
+    found = {name: digest for part in parts for name, digest in part().items()}
+    return {name: found[name] for name in names}
 
 
 def read_json(path: Path, expected: str) -> dict[str, Any]:

@@ -84,10 +84,9 @@ class Facts:
         self._folder = folder
         self._pairs = ()
         for index, (source, expert) in enumerate(zip(sources.experts, experts, strict=True)):
-            # What no weight says: which tensor is the head, and whether an adapter is read as a
-            # difference or summed with its own base first.
-            read = [sources.base.shares_head, source.shares_head, self._differences.on_base(source)]
-            name = hashlib.sha256(f"{_VERSION} {base} {expert} {read}".encode())
+            # What no weight says: which tensor is the head.
+            heads = [sources.base.shares_head, source.shares_head]
+            name = hashlib.sha256(f"{_VERSION} {base} {expert} {heads}".encode())
             if alignment is not None:
                 rows = alignment.rows[index]
                 name.update(alignment.core.tobytes())

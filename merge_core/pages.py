@@ -84,8 +84,9 @@ class Buffers:
         finally:
             self._free = [buffer]
 
-    def __getstate__(self) -> dict[str, list[torch.Tensor]]:
-        return {"_free": []}
+
+BUFFERS = Buffers()
+"""This process's, for merged tensors: one merge follows the other."""
 
 
 def read_ahead(

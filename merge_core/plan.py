@@ -24,7 +24,7 @@ from merge_core.jobs import Jobs
 from merge_core.kernels.backend import backend_of
 from merge_core.kernels.job import Tile
 from merge_core.kernels.threads import submit
-from merge_core.pages import AT_ONCE, Ring
+from merge_core.pages import AT_ONCE, BUFFERS, Ring
 from merge_core.reading import TILE, Grid
 from merge_core.recipe import Recipe
 from merge_core.sources import Sources
@@ -92,7 +92,7 @@ class MergePlan:
             return
         ahead = 2 * threads if (threads := torch.get_num_threads()) > 1 else 0
         self._jobs.prepare(backend_of(torch.device("cpu")))
-        with self.sources.buffers.lent(largest + (AT_ONCE if ahead else 0)) as buffer:
+        with BUFFERS.lent(largest + (AT_ONCE if ahead else 0)) as buffer:
             # Threads that wait for each other at every tensor lose a third of the time: tensors
             # of common size are merged by one thread each, some ahead of the one that is yielded.
             ring = Ring(buffer[largest:])
@@ -315,6 +315,7 @@ class MergePlan:
             if len(sources) > 1:
                 offset = len(self.sources.all) - len(weights)
                 w = [weights[source - offset] for source in sources]
+                w = w if any(w) else [1.0] * len(w)  # zeros would be no token's row
                 terms = [x * np.float32(own) for x, own in zip(values, w, strict=True)]
                 total = terms[0]
                 for term in terms[1:]:

@@ -71,6 +71,7 @@ class Reader:
         self.row_ranks = row_ranks
         self._views: dict[tuple[Checkpoint, str], Elements] = {}
         self._spans: dict[str, list[Span]] = {}
+        self._on_base: dict[tuple[Checkpoint, str], bool] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_views": {}, "_spans": {}}  # maps are of one process
@@ -226,19 +227,9 @@ class Reader:
             self._spans[name] = [source.span(source.stored_name(name)) for source in sources]
         return self._spans[name]
 
-    def on_base(self, source: Checkpoint) -> bool:
-        """Whether `source` is an adapter of the very base that is read."""
-        base = self.sources.base
-        return (
-            self.differences
-            and base is not None
-            and isinstance(source, AdaptedCheckpoint)
-            and source.base.path == base.path
-        )
-
     def _shape(self, name: str) -> tuple[int, ...]:
         template = self.sources.template
-        return template.specs[self.sources.stored_name(template, name)].shape
+        return template.specs[template.stored_name(name)].shape
 
     # ---- one source
 
@@ -247,20 +238,34 @@ class Reader:
         return [*base, *(self.sources.experts[expert] for expert in experts)]
 
     def _stored(self, source: Checkpoint, name: str) -> torch.Tensor:
-        return source.tensor(self.sources.stored_name(source, name)).reshape(-1)
+        return source.tensor(source.stored_name(name)).reshape(-1)
 
     def _delta(self, source: Checkpoint, name: str) -> Any:
         """The low-rank difference of `name` from the source's own base, if it has one."""
         if not isinstance(source, AdaptedCheckpoint):
             return None
-        return source.delta(self.sources.stored_name(source, name))
+        return source.delta(source.stored_name(name))
 
     def _is_difference(self, source: Checkpoint, name: str) -> bool:
-        """Whether `source` is read as a difference: from the base of this very merge."""
-        return self.on_base(source) and self._delta(source, name) is not None
+        """Whether `source` is read as a difference: its own base's tensor is that of the merge.
+
+        Told by contents, not by paths: a merge is a fact of its sources' bytes.
+        """
+        base = self.sources.base
+        if not self.differences or base is None or self._delta(source, name) is None:
+            return False
+        assert isinstance(source, AdaptedCheckpoint)
+        if source.base.path == base.path:
+            return True
+        if (source, name) not in self._on_base:
+            own = source.tensor(source.stored_name(name))
+            merged = base.tensor(base.stored_name(name))
+            same = own.dtype == merged.dtype and torch.equal(own, merged)
+            self._on_base[source, name] = same
+        return self._on_base[source, name]
 
     def _is_view(self, source: Checkpoint, name: str) -> bool:
-        spec = source.specs[self.sources.stored_name(source, name)]
+        spec = source.specs[source.stored_name(name)]
         return spec.dtype != torch.float16 and self._delta(source, name) is None
 
     def _elements(self, source: Checkpoint, name: str, start: int, stop: int) -> Elements:
@@ -285,7 +290,7 @@ class Reader:
 
     def _rows(self, source: Checkpoint, name: str, rows: npt.NDArray[np.int64]) -> Elements:
         """Whole rows of a tensor of `source`, one after the other, in new memory."""
-        stored = self.sources.stored_name(source, name)
+        stored = source.stored_name(name)
         tensor = source.tensor(stored)
         delta = self._delta(source, name)
         if delta is None:

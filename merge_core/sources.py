@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from merge_core.checkpoint import HEAD, Checkpoint, TensorSpec, files_sha256
 from merge_core.errors import CheckpointError, VocabularyError
 from merge_core.facts import Facts
-from merge_core.pages import Buffers
 from merge_core.random import tensor_ids
 from merge_core.reading import Reader
 from merge_core.recipe import Recipe
@@ -43,7 +42,6 @@ class Sources:
         depths: t of each tensor.
         untied: the merge has a head of its own although some source shares it.
         facts: what passes over the sources have found and no recipe changes.
-        buffers: memory for merged tensors, lent to one plan after the other.
     """
 
     def __init__(
@@ -61,7 +59,7 @@ class Sources:
         self.untied = any(tied) and not all(tied)
         specs = {n: spec for n, spec in self.template.specs.items() if n != HEAD}
         if not all(tied):
-            specs[HEAD] = self.template.specs[self.stored_name(self.template, HEAD)]
+            specs[HEAD] = self.template.specs[self.template.stored_name(HEAD)]
         self.specs = dict(sorted(specs.items()))
         labels = names if names is not None else [source.path.name for source in self.experts]
         self.alignment: Alignment | None = align(base, self.experts, tokenizer_source, labels)
@@ -79,7 +77,6 @@ class Sources:
         self.depths = _depths(self.specs, self.layers, self.template.layers)
         self._readers: dict[tuple[bool, bool], Reader] = {}
         self.facts = Facts(self)
-        self.buffers = Buffers()
         self._finite = False  # until `check_finite` has seen all
 
     @classmethod
@@ -121,10 +118,6 @@ class Sources:
         """Whether `name` is merged by arithmetic; integers and caches are copied from base."""
         return self.specs[name].floating and not name.endswith(_CACHES)
 
-    def stored_name(self, source: Checkpoint, name: str) -> str:
-        """Under which name `source` stores `name`: a shared head lives in the embedding."""
-        return source.stored_name(name)
-
     @property
     def vocabulary(self) -> Mapping[str, int]:
         """Token strings to rows of the merge; empty where no source says what its tokens are."""
@@ -162,7 +155,7 @@ class Sources:
     def _check_same(self, source: Checkpoint) -> None:
         template = self.template
         for name, spec in self.specs.items():
-            stored = self.stored_name(source, name)
+            stored = source.stored_name(name)
             if stored not in source.specs:
                 raise CheckpointError(
                     f"{source.path}: lacks tensor {name} that {template.path} has"

@@ -300,9 +300,8 @@ def merge(
 
     Example: mergefront merge recipe.yaml merged-model
     """
-    from concurrent.futures import ThreadPoolExecutor
-
     from merge_core import MergePlan, write_merge
+    from merge_core.kernels.threads import beside
     from search.errors import ConfigError
     from search.recipes import load_recipe
 
@@ -316,11 +315,11 @@ def merge(
         say(line)
     say(plan.estimate().line())
     plan.sources.check_finite()
-    with ThreadPoolExecutor(1) as beside, bar("merging") as progress:
-        # Hashing the sources takes as long as writing, which mostly waits for the disk.
-        fingerprint = beside.submit(plan.fingerprint)
+    # Hashing the sources takes as long as writing, which mostly waits for the disk.
+    fingerprint = beside(plan.fingerprint)
+    with bar("merging") as progress:
         write_merge(plan, out, progress=progress)
-    say(f"wrote {out} ({fingerprint.result()})")
+    say(f"wrote {out} ({fingerprint()})")
 
 
 @app.command()

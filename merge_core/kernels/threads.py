@@ -48,6 +48,24 @@ def submit(run: Callable[..., Result], *arguments: Any) -> Future[Result]:
     return _pool(torch.get_num_threads()).submit(run, *arguments)
 
 
+def beside(run: Callable[..., Result], *arguments: Any) -> Callable[[], Result]:
+    """`run` in a thread of its own, for what is long and can be given up: it ends with the process.
+
+    Returns:
+        What waits for the result, or raises what `run` raised.
+    """
+    future: Future[Result] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(run(*arguments))
+        except BaseException as error:  # noqa: BLE001 (raised where the result is asked for)
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="beside", daemon=True).start()
+    return future.result
+
+
 class _Own(threading.local):
     """Whether this thread is one of ours: waiting for the others it could wait for itself."""
 

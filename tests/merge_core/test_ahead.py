@@ -20,7 +20,7 @@ import merge_core.plan
 from merge_core import MergePlan, NonFiniteError, Recipe
 from merge_core.kernels.threads import spread
 from merge_core.methods import METHODS
-from merge_core.pages import Ring
+from merge_core.pages import BUFFERS, Ring
 from tests.merge_core.conftest import CONFIG, merged_by, write_checkpoint
 from tests.merge_core.method_suite import bits
 from tests.merge_core.test_parts import recipe_of
@@ -101,7 +101,7 @@ def test_a_reader_that_stops_leaves_the_memory_to_the_next(folder: Path) -> None
         for _ in range(stop):
             next(tensors)
         tensors.close()
-        with plan.sources.buffers.lent(1) as buffer:
+        with BUFFERS.lent(1) as buffer:
             assert buffer.numel() > 1  # it was given back
         again = merged_by(plan)
         assert all(torch.equal(again[name], expected[name]) for name in NAMES)

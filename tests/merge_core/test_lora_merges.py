@@ -162,3 +162,22 @@ def test_an_adapter_of_another_model_is_a_difference_from_the_merges_base(tmp_pa
             delta.fill(values, 0)
             expert = torch.from_numpy(values).reshape(expert.shape) + expert
         assert torch.equal(tensor, base[name] + (expert - base[name])), name
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties"])
+def test_a_copy_of_the_base_elsewhere_gives_the_same_bits(tmp_path: Path, method: str) -> None:
+    base = make_model(0)
+    write_checkpoint(tmp_path / "m0", base, CONFIG)
+    write_checkpoint(tmp_path / "copy", base, CONFIG)
+    write_adapter(tmp_path / "adapter1", 1)
+    merges, names = [], []
+    for own in ("m0", "copy"):
+        expert = {"weight": 0.7, **({"density": 0.3} if method == "ties" else {})}
+        model = f"{tmp_path / own}+{tmp_path / 'adapter1'}"
+        data = {"merge_method": method, "base_model": str(tmp_path / "m0")}
+        plan = MergePlan(Recipe.parse({**data, "models": [{"model": model, "parameters": expert}]}))
+        merges.append(merged_by(plan))
+        names.append(plan.fingerprint())
+    assert names[0] == names[1]
+    for name in SHAPES:
+        assert torch.equal(merges[0][name], merges[1][name]), name
