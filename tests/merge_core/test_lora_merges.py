@@ -16,7 +16,7 @@ from merge_core import MergePlan, Recipe, reference
 from merge_core.adapters import AdaptedCheckpoint
 from merge_core.methods import METHODS, get_method
 from tests.merge_core.conftest import CONFIG, SHAPES, make_model, merged_by, write_checkpoint
-from tests.merge_core.test_parts import recipe_of
+from tests.merge_core.test_parts import boxes, recipe_of
 
 ADAPTED = [name for name in SHAPES if "proj" in name]
 DIFFERENCES = [name for name in METHODS if get_method(name).on_differences]
@@ -111,10 +111,7 @@ def test_slices_equal_the_whole(folder: Path, method: str, data: st.DataObject) 
         recipe = Recipe.parse(plain)
     plan = MergePlan(recipe)
     name = data.draw(st.sampled_from(ADAPTED))
-    spans = []
-    for size in SHAPES[name]:
-        start = data.draw(st.integers(0, size))
-        spans.append((start, data.draw(st.integers(start, size))))
+    spans = data.draw(boxes(SHAPES[name]))
     whole = plan.tensor(name)[tuple(slice(*span) for span in spans)].contiguous()
     assert torch.equal(plan.part(name, spans).view(torch.int32), whole.view(torch.int32))
 

@@ -61,6 +61,13 @@ def recipe_of(folder: Path, method_name: str, experts: int = 2) -> Recipe:
     return Recipe.parse({**data, "models": models})
 
 
+@st.composite
+def boxes(draw: st.DrawFn, shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """[start, stop) along each axis, empty ones too."""
+    ends = [sorted((draw(st.integers(0, size)), draw(st.integers(0, size)))) for size in shape]
+    return [(start, stop) for start, stop in ends]
+
+
 @pytest.fixture(scope="module", params=["bfloat16", "float16"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("moe")
@@ -74,8 +81,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.mark.parametrize("method", METHODS)
 def test_experts_of_a_mixture_merge_as_the_reference_does(folder: Path, method: str) -> None:
     plan = MergePlan(recipe_of(folder, method))
-    models = [MergePlan(recipe_of(folder, method)).sources.all][0]
-    base, *experts = [{n: source.tensor(n) for n in SHAPES} for source in models]
+    base, *experts = [{n: source.tensor(n) for n in SHAPES} for source in plan.sources.all]
     expected = reference.merge(
         plan.recipe, base, experts, plan.sources.depths, next(iter(base.values())).dtype
     )
@@ -98,10 +104,7 @@ def test_a_box_of_a_tensor_has_the_bits_of_the_whole(
     plan = MergePlan(recipe_of(folder, method))
     name = data.draw(st.sampled_from(sorted(SHAPES)))
     whole = plan.tensor(name)
-    spans = []
-    for size in SHAPES[name][: data.draw(st.integers(0, len(SHAPES[name])))]:
-        start = data.draw(st.integers(0, size))
-        spans.append((start, data.draw(st.integers(start, size))))
+    spans = data.draw(boxes(SHAPES[name][: data.draw(st.integers(0, len(SHAPES[name])))]))
     merge_core.reading.TILE, before = (
         data.draw(st.sampled_from([1, 7, 1 << 22])),
         (merge_core.reading.TILE),
