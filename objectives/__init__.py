@@ -6,8 +6,8 @@ Knows nothing of merging or of the search: an engine takes any `WeightSource`.
 from objectives.engines import EngineConfig, make_engine
 from objectives.engines.base import Engine, Generation, GenerationSettings, Prompt
 from objectives.errors import EngineError, ObjectiveError, ScorerError, TaskError
-from objectives.item import Item
-from objectives.score import ItemScore, aggregate, score_task, summarize
+from objectives.item import Item, ItemScore, SampleScore
+from objectives.score import aggregate, score_task, summarize
 from objectives.scorers import make_scorer
 from objectives.statistics import Estimate
 from objectives.task import SplitConfig, Task, TaskConfig
@@ -24,6 +24,7 @@ __all__ = [
     "ItemScore",
     "ObjectiveError",
     "Prompt",
+    "SampleScore",
     "ScorerError",
     "SplitConfig",
     "Task",

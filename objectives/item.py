@@ -1,19 +1,21 @@
-"""One question with its known answer."""
+"""One question with its known answer, and what a model's answers to it scored."""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from objectives.engines.base import Message
+from objectives.engines.base import FinishReason, Message
 
 
 @dataclass(frozen=True)
 class Item:
     """One line of an item file, as the model will see it (a task's system message included).
 
-    `digest` is the content hash of messages and answer: two items with one digest are one item.
+    `answer` is empty where the task's scorers need none. `fields` holds what else the line says
+    ("choices", "tests", "reference", ...), for scorers that need it. `digest` is the content hash
+    of messages, answer and choices: two items with one digest are one item.
     """
 
     id: str
@@ -21,13 +23,43 @@ class Item:
     answer: str
     tags: Mapping[str, Any]
     digest: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
-def content_digest(messages: Sequence[Message], answer: str) -> str:
-    """32 hex digits of SHA-256 over messages and answer; the same in every process."""
-    content = json.dumps(
-        [[[m["role"], m["content"]] for m in messages], answer],
-        ensure_ascii=True,
-        separators=(",", ":"),
-    )
+def content_digest(
+    messages: Sequence[Message], answer: str, choices: Sequence[str] | None = None
+) -> str:
+    """32 hex digits of SHA-256 over messages, answer and choices; the same in every process."""
+    said: list[Any] = [[[m["role"], m["content"]] for m in messages], answer]
+    if choices is not None:
+        said.append(list(choices))
+    content = json.dumps(said, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(content.encode("ascii")).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class SampleScore:
+    """One of several answers to an item."""
+
+    scores: dict[str, float]
+    text: str
+    tokens: int
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True)
+class ItemScore:
+    """What one item got: stored per item, because paired comparisons and audits need it.
+
+    `scores` maps each measure ("math", "language", "language.thinking", "joint", ...) to its
+    value; a sub-score that the item lacks is absent. Where a task asks for several answers
+    (avg@k), `scores` are means over them, `samples` holds each, `text` and `finish_reason` are
+    those of the first, and `tokens` is the sum.
+    """
+
+    id: str
+    scores: dict[str, float]
+    text: str
+    tokens: int
+    finish_reason: FinishReason
+    samples: tuple[SampleScore, ...] = ()

@@ -1,31 +1,26 @@
 """From an engine and items to one set of scores per item, and from those to estimates."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 
-from objectives.engines.base import Engine, Generation, GenerationSettings, Prompt
-from objectives.item import Item
-from objectives.scorers.base import Sample
-from objectives.statistics import Estimate, estimate
+from objectives.engines.base import (
+    Engine,
+    Generation,
+    GenerationSettings,
+    Likelihood,
+    Prompt,
+)
+from objectives.item import Item, ItemScore, SampleScore
+from objectives.scorers.base import Combination, EngineScorer, Measure, Sample, Scorer
+from objectives.statistics import Estimate, Side, estimate
 from objectives.task import JOINT, Task
 
 JOINT_LANGUAGE = 0.8
 """The language score from which an answer counts as being in the language, for "joint"."""
 
-
-@dataclass(frozen=True)
-class ItemScore:
-    """What one item got: stored per item, because paired comparisons and audits need it.
-
-    `scores` maps each measure ("math", "language", "language.thinking", "joint", ...) to its
-    value; a sub-score that the item lacks is absent.
-    """
-
-    id: str
-    scores: dict[str, float]
-    text: str
-    tokens: int
-    finish_reason: str
+NOTHING = Generation("", 0, "stop")
+"""Stands for the answer where a task generates none."""
 
 
 def score_task(
@@ -34,58 +29,141 @@ def score_task(
     items: Sequence[Item],
     settings: GenerationSettings | None = None,
 ) -> list[ItemScore]:
-    """Generate once per item and score the text with every scorer of the task.
+    """Answer each item as often as the task says and score every answer with every scorer.
 
     Order follows `items`. `settings` overrides the task's own (a cheap first screen, say).
 
     Raises:
         EngineError: generation failed.
-        ScorerError: a scorer cannot run here (an optional package is missing).
+        ScorerError: a scorer cannot run here, or what it depends on failed.
     """
-    prompts = [Prompt(item.id, item.messages) for item in items]
-    generations = engine.generate(prompts, settings or task.config.generate)
-    assert len(generations) == len(items), f"{engine.kind} lost answers"
+    for scorer in task.scorers:
+        if isinstance(scorer, EngineScorer):  # it stands alone: see Task
+            return scorer.run(engine, items)
+    settings = settings or task.config.generate
+    count = task.config.samples if task.generates else 1
+    owners = [item for item in items for _ in range(count)]
+    answers = _generated(engine, task, items, count, settings)
+    scores: list[dict[str, float]] = [{} for _ in owners]
+    for scorer in task.scorers:
+        if scorer.reads == "likelihoods":
+            likelihoods = _likelihoods(engine, task, scorer, items)
+            per_item = _rate(scorer, [Sample(i, NOTHING, given) for i, given in likelihoods])
+            rated = [given for given in per_item for _ in range(count)]
+        elif isinstance(scorer, Combination):
+            samples = [Sample(*pair) for pair in zip(owners, answers, strict=True)]
+            rated = [
+                {scorer.name: scorer.combine(sample, had)}
+                for sample, had in zip(samples, scores, strict=True)
+            ]
+        else:
+            rated = _rate(scorer, [Sample(*pair) for pair in zip(owners, answers, strict=True)])
+        for had, given in zip(scores, rated, strict=True):
+            had.update(given)
+    rows = [
+        SampleScore(_with_joint(task, had), answer.text, answer.tokens, answer.finish_reason)
+        for had, answer in zip(scores, answers, strict=True)
+    ]
     return [
-        score_generation(task, item, generation)
-        for item, generation in zip(items, generations, strict=True)
+        _of_item(item, rows[at * count : (at + 1) * count], task) for at, item in enumerate(items)
     ]
 
 
-def score_generation(task: Task, item: Item, generation: Generation) -> ItemScore:
-    """All scores of one generated answer."""
-    sample = Sample(item, generation)
-    scores: dict[str, float] = {}
-    for scorer in task.scorers:
-        scores[scorer.name] = float(scorer.score(sample))
-        for key, value in scorer.extras(sample).items():
-            scores[f"{scorer.name}.{key}"] = float(value)
-    if JOINT in task.measures:
-        right = all(scores[s.name] == 1.0 for s in task.scorers if s.correctness)
-        scores[JOINT] = float(right and scores["language"] >= JOINT_LANGUAGE)
-    return ItemScore(item.id, scores, generation.text, generation.tokens, generation.finish_reason)
+def _generated(
+    engine: Engine, task: Task, items: Sequence[Item], count: int, settings: GenerationSettings
+) -> list[Generation]:
+    """`count` answers to each item, those of one item side by side."""
+    if not task.generates:
+        return [NOTHING] * len(items)
+    prompts = [
+        Prompt(item.id, item.messages, sample, task.config.chat)
+        for item in items
+        for sample in range(count)
+    ]
+    answers = engine.generate(prompts, settings)
+    assert len(answers) == len(prompts), f"{engine.kind} lost answers"
+    return answers
+
+
+def _likelihoods(
+    engine: Engine, task: Task, scorer: Scorer, items: Sequence[Item]
+) -> list[tuple[Item, tuple[Likelihood, ...]]]:
+    """Each item with what the engine says to the scorer's continuations, all asked at once."""
+    asked = [scorer.continuations(item, task.config.chat) for item in items]
+    given = iter(engine.loglikelihood([one for many in asked for one in many]))
+    return [
+        (item, tuple(next(given) for _ in many)) for item, many in zip(items, asked, strict=True)
+    ]
+
+
+def _rate(scorer: Scorer, samples: Sequence[Sample]) -> list[dict[str, float]]:
+    """One scorer's scores of each sample, by the keys under which they are stored."""
+
+    def rate(sample: Sample) -> dict[str, float]:
+        extras = scorer.extras(sample).items()
+        return {scorer.name: float(scorer.score(sample))} | {
+            f"{scorer.name}.{key}": float(value) for key, value in extras
+        }
+
+    if scorer.parallel > 1 and len(samples) > 1:
+        with ThreadPoolExecutor(scorer.parallel) as threads:
+            return list(threads.map(rate, samples))
+    return [rate(sample) for sample in samples]
+
+
+def _with_joint(task: Task, scores: dict[str, float]) -> dict[str, float]:
+    if JOINT not in task.measures or JOINT in scores:
+        return scores
+    right = all(scores[s.name] == 1.0 for s in task.scorers if s.correctness)
+    spoken = all(scores[s.name] >= JOINT_LANGUAGE for s in task.scorers if s.speech)
+    return scores | {JOINT: float(right and spoken)}
+
+
+def _of_item(item: Item, rows: Sequence[SampleScore], task: Task) -> ItemScore:
+    """The item's scores: means over its answers; a sub-score over those that have it."""
+    first = rows[0]
+    if len(rows) == 1:
+        return ItemScore(item.id, first.scores, first.text, first.tokens, first.finish_reason)
+    means = {}
+    for key in task.measures:
+        values = [row.scores[key] for row in rows if key in row.scores]
+        if values:
+            means[key] = math.fsum(values) / len(values)
+    tokens = sum(row.tokens for row in rows)
+    return ItemScore(item.id, means, first.text, tokens, first.finish_reason, tuple(rows))
 
 
 def aggregate(
-    scores: Sequence[float],
-    binary: bool,
+    items: Sequence[ItemScore],
+    key: str,
+    measure: Measure,
     level: float = 0.95,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    side: Side = "both",
 ) -> Estimate:
-    """Mean and interval of one measure's per-item scores.
+    """Estimate of one measure over the items that have it; `side` as `statistics.estimate`.
 
     Raises:
-        ValueError: no scores, or scores outside `bounds`.
+        ValueError: no item has it, or a score lies outside the measure's range.
     """
-    return estimate(scores, binary, level, bounds)
+    having = [item.scores for item in items if key in item.scores]
+    weights = None if measure.weights is None else [scores[measure.weights] for scores in having]
+    return estimate(
+        [scores[key] for scores in having],
+        measure.binary,
+        level,
+        measure.range,
+        side=side,
+        weights=weights,
+        geometric=measure.aggregation == "geometric",
+    )
 
 
 def summarize(
     task: Task, item_scores: Sequence[ItemScore], level: float = 0.95
 ) -> dict[str, Estimate]:
     """An estimate for every measure of the task that at least one item has."""
-    summary: dict[str, Estimate] = {}
-    for key, measure in task.measures.items():
-        values = [item.scores[key] for item in item_scores if key in item.scores]
-        if values:
-            summary[key] = aggregate(values, measure.binary, level, measure.range)
-    return summary
+    return {
+        key: aggregate(item_scores, key, measure, level)
+        for key, measure in task.measures.items()
+        if any(key in item.scores for item in item_scores)
+    }

@@ -8,6 +8,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Literal
+
+Side = Literal["both", "lower", "upper"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,10 @@ def estimate(
     binary: bool,
     level: float = 0.95,
     bounds: tuple[float, float] = (0.0, 1.0),
+    *,
+    side: Side = "both",
+    weights: Sequence[float] | None = None,
+    geometric: bool = False,
 ) -> Estimate:
     """Mean of `scores` (one per item, each within `bounds`) with its interval at `level`.
 
@@ -82,9 +89,28 @@ def estimate(
         raise ValueError(f"bounds must be finite and ascending, got [{low}, {high}]")
     value = math.fsum(scores) / n
     unit = min(1.0, max(0.0, (value - low) / width))
+    if weights is not None or geometric:
+        raise ValueError("weighted and geometric means are not supported yet")
     below, above = wilson(unit, n, level)
+    if side != "both":
+        below = one_sided_lower(unit, n, level) if side == "lower" else 0.0
+        above = 1.0 - one_sided_lower(1.0 - unit, n, level) if side == "upper" else 1.0
     # The mean lies inside by construction; rounding in the rescaling must not push it out.
     return Estimate(value, min(value, low + width * below), max(value, low + width * above), n)
+
+
+def mean_of(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean of independent estimates with equal weights; its interval by MOVER.
+
+    Zou & Donner 2008: the distances of the parts' bounds from their values add in squares.
+    """
+    if len(estimates) == 1:
+        return estimates[0]
+    count = len(estimates)
+    value = math.fsum(part.value for part in estimates) / count
+    below = math.hypot(*(part.value - part.low for part in estimates)) / count
+    above = math.hypot(*(part.high - part.value for part in estimates)) / count
+    return Estimate(value, value - below, value + above, sum(part.n for part in estimates))
 
 
 def _wilson(mean: float, n: int, z: float) -> tuple[float, float]:

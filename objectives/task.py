@@ -2,18 +2,19 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from objectives.engines.base import GenerationSettings
+from objectives.engines.base import ChatSettings, GenerationSettings
 from objectives.errors import ScorerError, TaskError
 from objectives.item import Item, content_digest
 from objectives.item_file import Line, read_lines
 from objectives.scorers import make_scorer
-from objectives.scorers.base import Measure, Scorer
+from objectives.scorers.base import Combination, Measure, Scorer
+from objectives.tables import did_you_mean
 
 __all__ = ["JOINT", "SPLITS", "Item", "Split", "SplitConfig", "Task", "TaskConfig"]
 
@@ -48,7 +49,9 @@ class TaskConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     items: str = Field(min_length=1, description="path of a JSONL file, relative to the file")
+    chat: ChatSettings = ChatSettings()
     generate: GenerationSettings = GenerationSettings()
+    samples: int = Field(1, ge=1, le=256, description="answers per item; scores are their means")
     scorers: tuple[ScorerRef, ...] = Field(min_length=1)
     splits: SplitConfig | None = None
     role: Literal["search", "report"] = "search"
@@ -59,13 +62,19 @@ class TaskConfig(BaseModel):
     def _scorers_exist(cls, refs: tuple[ScorerRef, ...]) -> tuple[ScorerRef, ...]:
         # pydantic turns ValueError into an error that knows its place in the file.
         try:
-            names = [make_scorer(ref).name for ref in refs]
+            measures_of([make_scorer(ref) for ref in refs], samples=1)
         except ScorerError as error:
             raise ValueError(str(error)) from None
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise ValueError(f"scorer {twice!r} is listed twice; list it once")
         return refs
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> Self:
+        if self.samples > 1 and self.generate.temperature == 0.0:
+            raise ValueError(
+                f"{self.samples} samples at temperature 0 are all the same;"
+                " set generate.temperature"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,12 @@ class Task:
         splits = {
             split: tuple(_item(line, config.system) for line in divided[split]) for split in SPLITS
         }
-        return cls(name, config, scorers, measures_of(scorers), splits)
+        return cls(name, config, scorers, measures_of(scorers, config.samples), splits)
+
+    @property
+    def generates(self) -> bool:
+        """Whether any scorer reads a generated answer."""
+        return any(scorer.reads == "generation" for scorer in self.scorers)
 
     def items(self, split: Split) -> tuple[Item, ...]:
         """The items of one split, in their fixed order."""
@@ -120,12 +134,48 @@ class Task:
         return hashlib.sha256(joined.encode("ascii")).hexdigest()[:32]
 
 
-def measures_of(scorers: Sequence[Scorer]) -> dict[str, Measure]:
-    """Every score that these scorers give together, the joint one included."""
-    measures = {key: value for scorer in scorers for key, value in scorer.measures().items()}
-    if "language" in measures and any(scorer.correctness for scorer in scorers):
-        measures[JOINT] = Measure(binary=True)
-    return measures
+def measures_of(scorers: Sequence[Scorer], samples: int) -> dict[str, Measure]:
+    """Every score that these scorers give together, the joint one included.
+
+    Raises:
+        ScorerError: two scorers have one name, a combination names what is not there before it or
+            cannot be combined, or a scorer that must stand alone does not.
+    """
+    found: dict[str, Measure] = {}
+    for scorer in scorers:
+        if scorer.name in found:
+            raise ScorerError(
+                f"scorer {scorer.name!r} is listed twice; list it once, or give one a `name`"
+            )
+        if scorer.reads == "engine" and len(scorers) > 1:
+            raise ScorerError(f"scorer {scorer.name!r} must be the only one of its task")
+        if isinstance(scorer, Combination):
+            _check_parts(scorer, found)
+        # A mean over several answers is graded, whatever each of them is.
+        graded = samples > 1 and scorer.reads in ("generation", "scores")
+        for key, measure in scorer.measures().items():
+            found[key] = replace(measure, binary=False) if graded else measure
+    told = [scorer for scorer in scorers if scorer.correctness]
+    spoken = [scorer for scorer in scorers if scorer.speech]
+    # With two languages expected nobody can say which of them is meant: `all` can.
+    if told and len(spoken) == 1 and JOINT not in found:
+        found[JOINT] = Measure(binary=samples == 1)
+    return found
+
+
+def _check_parts(scorer: Combination, found: Mapping[str, Measure]) -> None:
+    for key in scorer.params.of:
+        if key not in found:
+            hint = did_you_mean(key, found) if found else "list it first"
+            raise ScorerError(
+                f"scorer {scorer.name}: no score {key!r} of a scorer before it; {hint}"
+            )
+        measure = found[key]
+        if measure.range != (0.0, 1.0) or measure.direction != "maximize" or not measure.always:
+            raise ScorerError(
+                f"scorer {scorer.name}: {key!r} cannot be combined: it must run from 0 to 1, be"
+                " better when larger, and be known for every item"
+            )
 
 
 def _unique(lines: Iterable[Line]) -> list[tuple[str, Line]]:

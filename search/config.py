@@ -47,16 +47,14 @@ class Objective:
         parts: (task, measure) pairs.
         direction: "maximize" or "minimize".
         reference: worst value of interest, the corner of the hypervolume.
-        bounds: smallest and largest possible value.
-        binary: every part is 0 or 1 per item.
+        measures: what is known of each part.
     """
 
     name: str
     parts: tuple[tuple[str, str], ...]
     direction: Literal["maximize", "minimize"]
     reference: float
-    bounds: tuple[float, float]
-    binary: bool
+    measures: tuple[Measure, ...]
 
     @property
     def sign(self) -> float:
@@ -74,8 +72,7 @@ class Constraint:
         at_least: whether the bound is a lower one.
         bound: its value.
         worst: the worst possible score, told for merges that cannot be scored.
-        binary: every part is 0 or 1 per item.
-        bounds: smallest and largest possible score.
+        measures: what is known of each part.
     """
 
     key: str
@@ -83,8 +80,7 @@ class Constraint:
     at_least: bool
     bound: float
     worst: float
-    binary: bool
-    bounds: tuple[float, float]
+    measures: tuple[Measure, ...]
 
     def violation(self, value: float) -> float:
         """At most 0 where `value` holds the constraint, as Optuna wants it."""
@@ -192,7 +188,8 @@ def _parse(source: Source) -> Search:
 
 def measures_of(task: TaskConfig) -> dict[str, Measure]:
     """Every score that a task gives, known without reading its items."""
-    return task_measures([make_scorer(reference) for reference in task.scorers])
+    scorers = [make_scorer(reference) for reference in task.scorers]
+    return task_measures(scorers, task.samples)
 
 
 def _resolved(engine: EngineConfig, root: Path) -> EngineConfig:
@@ -251,8 +248,7 @@ def _objectives(file: SearchFile, source: Source) -> tuple[Objective, ...]:
                 parts=parts,
                 direction=long.direction,
                 reference=reference,
-                bounds=(low, high),
-                binary=all(m.binary for m in measures),
+                measures=tuple(measures),
             )
         )
     return tuple(objectives)
@@ -283,8 +279,7 @@ def _constraints(file: SearchFile, source: Source) -> tuple[Constraint, ...]:
                 at_least=at_least,
                 bound=value,
                 worst=low if at_least else high,
-                binary=all(m.binary for m in measures),
-                bounds=(low, high),
+                measures=tuple(measures),
             )
         )
     return tuple(constraints)

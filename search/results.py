@@ -6,16 +6,16 @@ Scores are stored per item: paired comparisons, confirmation and audits need the
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from merge_core.yaml_io import write_atomic
-from objectives import Estimate, ItemScore, aggregate
-from objectives.statistics import one_sided_lower
-from objectives.task import Split
+from objectives import Estimate, ItemScore, SampleScore, aggregate
+from objectives.scorers.base import Measure
+from objectives.statistics import Side, mean_of
+from objectives.task import JOINT, Split
 from search.config import Constraint, Objective, Search
 
 
@@ -59,7 +59,7 @@ class Result:
     def load(cls, path: Path) -> Result:
         """Read what `save` wrote."""
         data = json.loads(path.read_text(encoding="utf-8"))
-        items = {task: [ItemScore(**item) for item in rows] for task, rows in data["items"].items()}
+        items = {task: [_item(row) for row in rows] for task, rows in data["items"].items()}
         return cls(**{**data, "items": items, "notes": tuple(data.get("notes", ()))})
 
     def estimate(self, target: Objective | Constraint, level: float = 0.95) -> Estimate:
@@ -71,16 +71,7 @@ class Result:
         if self.fault is not None:
             worst = target.reference if isinstance(target, Objective) else target.worst
             return Estimate(worst, worst, worst, 0)
-        parts = [
-            aggregate(self._values(task, measure), target.binary, level, target.bounds)
-            for task, measure in target.parts
-        ]
-        if len(parts) == 1:
-            return parts[0]
-        value = math.fsum(part.value for part in parts) / len(parts)
-        below = math.sqrt(math.fsum((p.value - p.low) ** 2 for p in parts)) / len(parts)
-        above = math.sqrt(math.fsum((p.high - p.value) ** 2 for p in parts)) / len(parts)
-        return Estimate(value, value - below, value + above, sum(part.n for part in parts))
+        return mean_of(self._parts(target, level, "both"))
 
     def holds(self, constraint: Constraint, *, confirmed: bool) -> bool:
         """Whether the constraint holds: by its point estimate, or by a one-sided 95% bound."""
@@ -88,20 +79,15 @@ class Result:
             return False
         if not confirmed:
             return constraint.violation(self.estimate(constraint).value) <= 0
-        # One-sided MOVER: each task's own lower bound, combined as `estimate` combines intervals.
-        low, high = constraint.bounds
-        gaps = []
-        for task, measure in constraint.parts:
-            values = self._values(task, measure)
-            unit = (math.fsum(values) / len(values) - low) / (high - low)
-            unit = unit if constraint.at_least else 1.0 - unit
-            gaps.append((high - low) * (unit - one_sided_lower(unit, len(values))))
-        gap = math.hypot(*gaps) / len(gaps)
-        mean = self.estimate(constraint).value
-        return constraint.violation(mean - gap if constraint.at_least else mean + gap) <= 0
+        side: Side = "lower" if constraint.at_least else "upper"
+        bounded = mean_of(self._parts(constraint, 0.95, side))
+        return constraint.violation(bounded.low if constraint.at_least else bounded.high) <= 0
 
-    def _values(self, task: str, measure: str) -> list[float]:
-        return [i.scores[measure] for i in self.items[task] if measure in i.scores]
+    def _parts(self, target: Objective | Constraint, level: float, side: Side) -> list[Estimate]:
+        return [
+            aggregate(self.items[task], key, measure, level, side)
+            for (task, key), measure in zip(target.parts, target.measures, strict=True)
+        ]
 
 
 def values_of(result: Result, search: Search) -> list[float]:
@@ -111,10 +97,11 @@ def values_of(result: Result, search: Search) -> list[float]:
 
 def joint(result: Result, level: float = 0.95) -> Estimate | None:
     """Right *and* in the language, over all items that tell both; None if none do."""
-    values = [
-        item.scores["joint"]
-        for items in result.items.values()
-        for item in items
-        if "joint" in item.scores
-    ]
-    return aggregate(values, binary=True, level=level) if values else None
+    told = [i for items in result.items.values() for i in items if JOINT in i.scores]
+    graded = any(item.samples for item in told)
+    return aggregate(told, JOINT, Measure(binary=not graded), level) if told else None
+
+
+def _item(row: dict[str, Any]) -> ItemScore:
+    samples = tuple(SampleScore(**sample) for sample in row.get("samples", ()))
+    return ItemScore(**{**row, "samples": samples})

@@ -4,14 +4,38 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from objectives.errors import EngineError
 from objectives.weights import WeightSource
 
 Message = dict[str, str]
 """One chat turn: `{"role": "system" | "user" | "assistant", "content": text}`."""
+
+
+FinishReason = Literal["stop", "length", "loop"]
+"""Why an answer ended: by itself, at its limit of tokens, or because it only repeated itself."""
+
+
+class ChatSettings(BaseModel):
+    """How messages become the text that a model reads; part of a run's frozen identity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    template: bool = Field(
+        True, description="the model's chat template; false: texts joined by newlines (base models)"
+    )
+    template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="given to the template, such as {enable_thinking: true}"
+    )
+    prefill: str = Field(
+        "", description="start of every answer, such as '<think>\\n'; not part of what is scored"
+    )
+
+
+PLAIN_CHAT = ChatSettings()
 
 
 class GenerationSettings(BaseModel):
@@ -23,6 +47,7 @@ class GenerationSettings(BaseModel):
     temperature: float = Field(0.0, ge=0, allow_inf_nan=False, description="0 is greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus of sampling; unused when greedy")
     seed: int = Field(0, description="of sampling; each prompt draws its own stream from its id")
+    stop_loops: bool = Field(True, description="end an answer that only repeats itself")
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (), description="strings that end an answer and are cut from it"
     )
@@ -30,10 +55,43 @@ class GenerationSettings(BaseModel):
 
 @dataclass(frozen=True)
 class Prompt:
-    """One chat to be answered; `id` names it in errors and seeds its sampling."""
+    """One chat to be answered; `id` names it in errors and, with `sample`, seeds its sampling.
+
+    `sample` counts the answers to one item: 0 is the first.
+    """
 
     id: str
     messages: tuple[Message, ...]
+    sample: int = 0
+    chat: ChatSettings = PLAIN_CHAT
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A text whose probability after a chat is asked for.
+
+    Without messages `text` is scored from the start of a document. With a chat template it stands
+    where the answer would; without one it follows the last message's text as it is written, so
+    that a separating space or newline belongs to one of them.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    text: str
+    chat: ChatSettings = PLAIN_CHAT
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How likely a model finds a continuation.
+
+    `logprob` is the sum of its tokens' natural log probabilities; `tokens` how many there are;
+    `greedy` whether each of them was the likeliest.
+    """
+
+    logprob: float
+    tokens: int
+    greedy: bool
 
 
 @dataclass(frozen=True)
@@ -41,13 +99,14 @@ class Generation:
     """One answer.
 
     `tokens` counts what was generated, end token included. `finish_reason` is "length" when the
-    answer was cut short. `thinking_open` says that the chat template's generation prompt itself
-    ended in an open think tag (R1 templates), so that `text` starts inside the thinking.
+    answer was cut short, "loop" when it was ended for repeating itself. `thinking_open` says that
+    the chat template's generation prompt, or the prefill behind it, itself ended in an open think
+    tag (R1 templates), so that `text` starts inside the thinking.
     """
 
     text: str
     tokens: int
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
     thinking_open: bool = False
 
 
@@ -79,6 +138,17 @@ class Engine(ABC):
             EngineError: no complete weights are loaded, the engine is closed, or a prompt does not
                 fit the model.
         """
+
+    def loglikelihood(self, requests: Sequence[Continuation]) -> list[Likelihood]:
+        """How likely each continuation is, in the order of `requests`.
+
+        Raises:
+            EngineError: no complete weights are loaded, the engine is closed, a continuation has no
+                tokens or does not fit the model, or the engine cannot tell likelihoods.
+        """
+        raise EngineError(
+            f"the {self.kind} engine cannot tell likelihoods; use `engine: {{kind: transformers}}`"
+        )
 
     @abstractmethod
     def close(self) -> None:

@@ -8,9 +8,13 @@ from objectives.scorers.base import Scorer
 from objectives.tables import did_you_mean, resolve
 
 SCORERS: dict[str, str] = {
+    "all": "objectives.scorers.combine:All",
     "exact": "objectives.scorers.exact:Exact",
     "language": "objectives.scorers.language:Language",
+    "length_penalty": "objectives.scorers.combine:LengthPenalty",
     "math": "objectives.scorers.math:Math",
+    "mean": "objectives.scorers.combine:Mean",
+    "min": "objectives.scorers.combine:Min",
     "think": "objectives.scorers.think:Think",
 }
 

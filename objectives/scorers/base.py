@@ -1,15 +1,15 @@
-"""What a scorer is: one generated answer in, one number with a declared range out."""
+"""What a scorer is: one answered item in, one number with a declared range out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from objectives.engines.base import Generation
+from objectives.engines.base import ChatSettings, Continuation, Engine, Generation, Likelihood
 from objectives.errors import ScorerError
-from objectives.item import Item
+from objectives.item import Item, ItemScore
 from objectives.tables import did_you_mean
 from objectives.thinking import Thinking, split_text
 
@@ -20,10 +20,15 @@ Direction = Literal["maximize", "minimize"]
 
 @dataclass(frozen=True)
 class Sample:
-    """An item and what the model generated for it."""
+    """An item and what the model made of it.
+
+    `generation` is empty for a task that generates nothing; `likelihoods` answers the
+    continuations that the scorer asked for, in their order.
+    """
 
     item: Item
     generation: Generation
+    likelihoods: tuple[Likelihood, ...] = ()
 
 
 def split_thinking(generation: Generation) -> Thinking:
@@ -36,13 +41,16 @@ class Measure:
     """What can be known of a score before any model runs.
 
     `always` is False for a sub-score that some items lack (there is no thinking to score where
-    nothing was thought).
+    nothing was thought). `aggregation` "geometric" is the geometric mean over items, each with the
+    weight that the measure named by `weights` has (perplexity: the number of tokens).
     """
 
     range: tuple[float, float] = (0.0, 1.0)
     direction: Direction = "maximize"
     binary: bool = False
     always: bool = True
+    aggregation: Literal["mean", "geometric"] = "mean"
+    weights: str | None = None
 
 
 class Params(BaseModel):
@@ -50,19 +58,31 @@ class Params(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    name: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z][A-Za-z0-9_-]*$",
+        description="under which its scores are kept, where a task has two of one kind",
+    )
+
 
 class Scorer(ABC):
     """Scores one sample at a time; deterministic, picklable, without state of its own.
+
+    What it reads: "generation" is the generated answer; "likelihoods" are those of its
+    `continuations`; "scores" are the values of scorers before it (`Combination`); "engine" is the
+    live model itself (`EngineScorer`).
 
     A new scorer is one file with one subclass and one line in `objectives.scorers.SCORERS`; the
     conformance suite of the tests picks it up from there.
     """
 
-    name: ClassVar[str]
+    name: str  # of the table of scorers; a task may give its own
+    reads: ClassVar[Literal["generation", "likelihoods", "scores", "engine"]] = "generation"
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     direction: ClassVar[Direction] = "maximize"
     binary: ClassVar[bool] = False  # 0/1 scores, so that Wilson's interval is the textbook one
     correctness: ClassVar[bool] = False  # tells right from wrong: one half of the joint score
+    speech: ClassVar[bool] = False  # tells whether the language is right: the other half
     extra_measures: ClassVar[Mapping[str, Measure]] = {}  # what `extras` may give, by sub-name
     params: Params
 
@@ -74,6 +94,12 @@ class Scorer(ABC):
             self.params = self.Params(**params)
         except ValidationError as error:
             raise ScorerError(self._parameter_error(error)) from None
+        self.name = self.params.name or type(self).name
+
+    @property
+    def parallel(self) -> int:
+        """How many samples may be scored at once, each in a thread: for scorers that wait."""
+        return 1
 
     @abstractmethod
     def score(self, sample: Sample) -> float:
@@ -82,6 +108,24 @@ class Scorer(ABC):
     def extras(self, sample: Sample) -> dict[str, float]:
         """Sub-scores by sub-name; `{"thinking": x}` is shown as "language.thinking"."""
         return {}
+
+    def continuations(self, item: Item, chat: ChatSettings) -> tuple[Continuation, ...]:
+        """What a scorer of likelihoods asks the engine for each item; the same number or not."""
+        return ()
+
+    def check(self) -> None:  # noqa: B027 (most scorers have nothing to check)
+        """Whether it can run here at all; called when a search is checked and a worker starts.
+
+        Raises:
+            ScorerError: it cannot (no sandbox, no key, no package); one line says what to do.
+        """
+
+    def check_item(self, item: Item) -> None:  # noqa: B027 (as above)
+        """Whether an item has what it needs; called for every item when a task is read.
+
+        Raises:
+            ScorerError: it has not; the caller puts the item's file and line before the message.
+        """
 
     def measures(self) -> dict[str, Measure]:
         """Everything this scorer may give, by the key under which it is stored."""
@@ -99,3 +143,49 @@ class Scorer(ABC):
             return f"scorer {self.name}: parameter {field!r} is missing; give it a value"
         what = first["msg"].removeprefix("Value error, ")
         return f"scorer {self.name}: {field}: {what}"
+
+
+class CombinationParams(Params):
+    """`of`: the measures to combine, such as [math, language]."""
+
+    of: tuple[str, ...] = Field(min_length=1)
+
+
+class Combination(Scorer):
+    """One number from what other scorers of the task, listed before it, say of the same answer.
+
+    What it combines has the range [0, 1], is to be maximized and known for every item.
+    """
+
+    reads = "scores"
+    params: CombinationParams
+
+    class Params(CombinationParams):
+        """`of` alone, unless a combination says otherwise."""
+
+    @abstractmethod
+    def combine(self, sample: Sample, scores: Mapping[str, float]) -> float:
+        """The score, from all scores that the sample has so far."""
+
+    def score(self, sample: Sample) -> float:
+        """The least: without other scores there is nothing to combine."""
+        return 0.0
+
+
+class EngineScorer(Scorer):
+    """Asks and scores in its own way; stands alone in its task."""
+
+    reads = "engine"
+
+    @abstractmethod
+    def run(self, engine: Engine, items: Sequence[Item]) -> list[ItemScore]:
+        """Score the live model on these items, in their order.
+
+        Raises:
+            EngineError: the model failed.
+            ScorerError: what this scorer depends on failed.
+        """
+
+    def score(self, sample: Sample) -> float:
+        """The least: one answer's text is not what it reads."""
+        return self.range[0]

@@ -13,7 +13,7 @@ class Exact(Scorer):
     combining marks is one word.
     """
 
-    name: ClassVar[str] = "exact"
+    name = "exact"
     binary: ClassVar[bool] = True
     correctness: ClassVar[bool] = True
 

@@ -49,7 +49,8 @@ class Language(Scorer):
     `language.switch`, 1 when the answer mixes letters of the expected script with others.
     """
 
-    name: ClassVar[str] = "language"
+    name = "language"
+    speech: ClassVar[bool] = True
     extra_measures: ClassVar[Mapping[str, Measure]] = {
         "thinking": Measure(always=False),
         "switch": Measure(direction="minimize", binary=True),

@@ -22,7 +22,7 @@ class Math(Scorer):
     everything else is asked of math-verify, in a process that is killed at the time limit.
     """
 
-    name: ClassVar[str] = "math"
+    name = "math"
     binary: ClassVar[bool] = True
     correctness: ClassVar[bool] = True
     params: "Params"

@@ -11,7 +11,7 @@ class Think(Scorer):
     The block counts as opened when the text opens it or the chat template already did.
     """
 
-    name: ClassVar[str] = "think"
+    name = "think"
     binary: ClassVar[bool] = True
 
     def score(self, sample: Sample) -> float:

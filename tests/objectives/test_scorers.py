@@ -7,8 +7,16 @@ from objectives.tables import resolve
 from tests.objectives.samples import sample
 from tests.objectives.scorer_suite import ScorerSuite
 
-REFS = {"exact": "exact", "language": {"language": {"expect": "th"}}, "math": "math"}
-REFS["think"] = {"think": None}
+REFS = {
+    "all": {"all": {"of": ["math"]}},
+    "exact": "exact",
+    "language": {"language": {"expect": "th"}},
+    "length_penalty": {"length_penalty": {"of": ["math"], "free": 10, "limit": 20}},
+    "math": "math",
+    "mean": {"mean": {"of": ["math", "language"]}},
+    "min": {"min": {"of": ["math", "language"]}},
+    "think": {"think": None},
+}
 
 
 class TestEveryScorer(ScorerSuite):

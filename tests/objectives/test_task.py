@@ -7,10 +7,11 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from objectives import aggregate, score_task, summarize
+from objectives import score_task, summarize
 from objectives.engines import ScriptedConfig, make_engine
 from objectives.engines.scripted import ScriptedEngine
 from objectives.errors import TaskError
+from objectives.statistics import estimate
 from objectives.task import SPLITS, SplitConfig, Task, TaskConfig
 
 SMALL = SplitConfig(dev=4, confirm=3, test=2)
@@ -231,7 +232,7 @@ def test_scores_every_item_with_every_scorer(thai, tmp_path):
     assert summary["math"].value == 0.5
     assert summary["joint"].value == 0.25
     assert summary["language.thinking"].n == 3
-    assert summary["math"] == aggregate([1.0, 1.0, 0.0, 0.0], binary=True)
+    assert summary["math"] == estimate([1.0, 1.0, 0.0, 0.0], binary=True)
 
 
 def test_measures_are_known_before_any_model_runs(thai, write):
