@@ -5,13 +5,21 @@ function may look at the weights that were loaded.
 """
 
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from objectives.engines.base import Engine, Generation, GenerationSettings, Prompt
+from objectives.engines.base import (
+    Continuation,
+    Engine,
+    Generation,
+    GenerationSettings,
+    Likelihood,
+    Prompt,
+)
 from objectives.engines.config import ScriptedConfig
 from objectives.errors import EngineError
 from objectives.weights import WeightSource
@@ -21,6 +29,12 @@ if TYPE_CHECKING:
 
 Respond = Callable[[Prompt, "Mapping[str, torch.Tensor]"], str]
 """Prompt and loaded weights (empty unless `read_weights`) to answer."""
+
+Judge = Callable[[Continuation, "Mapping[str, torch.Tensor]"], Likelihood]
+"""Continuation and loaded weights (empty unless `read_weights`) to its likelihood."""
+
+_EXPECTED, _OTHER = 0.9, 0.1
+"""Probability of a word that the answer has at its place, and of any other word there."""
 
 _WORD = re.compile(r"\S+")
 
@@ -32,6 +46,10 @@ class ScriptedEngine(Engine):
     answers: the n-th load is answered by the n-th of them, cyclically (before any load: the first).
     As JSON it is one object; as JSONL each line is `{"id" or "prompt": ..., "response": ...}`.
     Tokens are words between white space.
+
+    A continuation is as likely as it agrees with that answer, unless `judge`, a function given in
+    code, says otherwise: each of its words has probability 0.9 where the answer has the same word
+    at the same place, and 0.1 elsewhere. It is greedy where all of them agree.
     """
 
     kind: ClassVar[str] = "scripted"
@@ -41,12 +59,14 @@ class ScriptedEngine(Engine):
         config: ScriptedConfig,
         model: str | Path = "",
         respond: Respond | None = None,
+        judge: Judge | None = None,
     ) -> None:
         del model  # any will do: nothing is read from it
         self._config = config
         self._respond = respond
+        self._judge = judge
         self._table = {} if config.responses is None else _read_table(config.responses)
-        if respond is None and not self._table and config.default is None:
+        if not (respond or judge or self._table) and config.default is None:
             raise EngineError("scripted engine: nothing to answer; give `responses` or `default`")
         self._loads = 0
         self._weights: dict[str, torch.Tensor] = {}
@@ -68,13 +88,19 @@ class ScriptedEngine(Engine):
 
     def generate(self, prompts: Sequence[Prompt], settings: GenerationSettings) -> list[Generation]:
         """Look every answer up, cut at `stop` strings and after `max_tokens` words."""
-        self._check_open()
-        if not self._complete:
-            raise EngineError("no complete weights loaded; load again before generating")
+        self._check_ready()
         answers = [self._cut(self._answer(prompt), settings) for prompt in prompts]
         if self._config.delay:
             time.sleep(self._config.delay)
         return answers
+
+    def loglikelihood(self, requests: Sequence[Continuation]) -> list[Likelihood]:
+        """Compare each continuation with the answer to its chat, word by word."""
+        self._check_ready()
+        found = [self._likelihood(request) for request in requests]
+        if self._config.delay:
+            time.sleep(self._config.delay)
+        return found
 
     def close(self) -> None:
         """Forget the weights."""
@@ -84,6 +110,25 @@ class ScriptedEngine(Engine):
     def _check_open(self) -> None:
         if self._closed:
             raise EngineError("the scripted engine is closed; make a new one")
+
+    def _check_ready(self) -> None:
+        self._check_open()
+        if not self._complete:
+            raise EngineError("no complete weights loaded; load again before asking anything")
+
+    def _likelihood(self, request: Continuation) -> Likelihood:
+        words = request.text.split()
+        if not words:
+            raise EngineError(
+                f"prompt {request.id!r}: the continuation {request.text[:40]!r} has no tokens of"
+                " its own; give it text"
+            )
+        if self._judge is not None:
+            return self._judge(request, self._weights)
+        answer = self._answer(Prompt(request.id, request.messages)).split()[: len(words)]
+        agree = sum(a == b for a, b in zip(words, answer, strict=False))
+        logprob = agree * math.log(_EXPECTED) + (len(words) - agree) * math.log(_OTHER)
+        return Likelihood(logprob, len(words), agree == len(words))
 
     def _answer(self, prompt: Prompt) -> str:
         if self._respond is not None:

@@ -2,22 +2,35 @@
 
 import contextlib
 import inspect
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
-from objectives.engines.base import Engine, Generation, GenerationSettings, Prompt
+from objectives.engines.base import (
+    Continuation,
+    Engine,
+    Generation,
+    GenerationSettings,
+    Likelihood,
+    Prompt,
+)
 from objectives.engines.config import TransformersConfig
 from objectives.engines.decoding import Row, decode
+from objectives.engines.encoding import Encoder, Span
+from objectives.engines.likelihood import score_spans
 from objectives.engines.live_weights import LiveWeights
 from objectives.errors import EngineError
-from objectives.thinking import TAG_NAMES, ends_open
+from objectives.thinking import TAG_NAMES
 from objectives.weights import WeightSource
 
 _WEIGHTS = ("*.safetensors*", "*.bin*", "*.pt", "*.pth", "*.h5", "*.msgpack")
 """Names of files that hold weights, those that are refused included."""
+
+_LOGIT_CELLS = 1 << 26
+"""Logits that scoring makes at a time: 0.25 GiB in float32, and as much again or twice beside."""
 
 
 class TransformersEngine(Engine):
@@ -38,6 +51,7 @@ class TransformersEngine(Engine):
         self._hidden_ids = _hidden_ids(self._tokenizer)
         limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         self._limit: int | None = limit
+        self._encoder = Encoder(self._tokenizer, self._path, limit)
 
     def load(self, source: WeightSource) -> None:
         """Check all specs, then copy tensor by tensor into the live parameters."""
@@ -50,12 +64,10 @@ class TransformersEngine(Engine):
 
     def generate(self, prompts: Sequence[Prompt], settings: GenerationSettings) -> list[Generation]:
         """Answer in batches of similar length, longest first, so that memory fails early."""
-        self._opened()
-        if not self._complete:
-            raise EngineError("no complete weights loaded; load before generating")
+        self._check_ready()
         rows, opens = [], []
         for prompt in prompts:
-            tokens, thinking_open = self._tokens(prompt)
+            tokens, thinking_open = self._encoder.prompt(prompt)
             rows.append(Row(prompt.id, tokens, self._budget(prompt.id, len(tokens), settings)))
             opens.append(thinking_open)
         stopped = self._stop_check(settings)
@@ -72,6 +84,32 @@ class TransformersEngine(Engine):
             new.update(zip(batch, answers, strict=True))
         return [self._generation(new[i], opens[i], settings) for i in range(len(rows))]
 
+    def loglikelihood(self, requests: Sequence[Continuation]) -> list[Likelihood]:
+        """Score in batches, longest first; requests with one context share its reading.
+
+        Tokens are paired as in lm-evaluation-harness: see `objectives.engines.encoding`. Texts
+        longer than the model's limit are scored in windows, each token once. Where the model's
+        output is not a number the log probability is minus infinity.
+        """
+        self._check_ready()
+        spans = self._encoder.spans(requests)
+        found: list[list[Likelihood]] = [[] for _ in requests]
+        for batch in self._span_batches(spans):
+            chosen = [spans[i] for i in batch]
+            scored = score_spans(
+                self._model, chosen, self._pad_id, _LOGIT_CELLS, self._vocabulary_size()
+            )
+            for span, likelihood in zip(chosen, scored, strict=True):
+                found[span.owner].append(likelihood)
+        return [
+            Likelihood(
+                math.fsum(part.logprob for part in parts),
+                sum(part.tokens for part in parts),
+                all(part.greedy for part in parts),
+            )
+            for parts in found
+        ]
+
     def close(self) -> None:
         """Drop the model; on an accelerator its memory goes back to the device."""
         if self._live is None:
@@ -86,29 +124,13 @@ class TransformersEngine(Engine):
             raise EngineError("the transformers engine is closed; make a new one")
         return self._live
 
-    def _tokens(self, prompt: Prompt) -> tuple[list[int], bool]:
-        """Token ids of the rendered chat, and whether it ends in an open think tag."""
-        if self._tokenizer.chat_template is None:
-            text = "\n".join(message["content"] for message in prompt.messages)
-            return self._encode(prompt.id, text, add_special_tokens=True), False
-        from jinja2 import TemplateError
+    def _check_ready(self) -> None:
+        self._opened()
+        if not self._complete:
+            raise EngineError("no complete weights loaded; load before asking anything")
 
-        try:
-            text = self._tokenizer.apply_chat_template(
-                list(prompt.messages), tokenize=False, add_generation_prompt=True
-            )
-        except TemplateError as error:
-            raise EngineError(
-                f"prompt {prompt.id!r}: the chat template of {self._path} refuses it: {error}"
-            ) from None
-        # The template writes the special tokens itself; adding them again would double them.
-        return self._encode(prompt.id, text, add_special_tokens=False), ends_open(text)
-
-    def _encode(self, name: str, text: str, add_special_tokens: bool) -> list[int]:
-        tokens = self._tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
-        if not tokens:
-            raise EngineError(f"prompt {name!r} has no tokens; give it text")
-        return [int(token) for token in tokens]
+    def _vocabulary_size(self) -> int:
+        return int(self._model.config.get_text_config().vocab_size)
 
     def _budget(self, name: str, length: int, settings: GenerationSettings) -> int:
         """New tokens this prompt may get: the settings', less what the model's positions forbid."""
@@ -136,6 +158,27 @@ class TransformersEngine(Engine):
                 batch, reach_with = [], len(rows[i].tokens) + rows[i].budget
             batch.append(i)
             reach = reach_with
+        if batch:
+            yield batch
+
+    def _span_batches(self, spans: Sequence[Span]) -> Iterator[list[int]]:
+        """Indices of `spans`, longest first, those of one context side by side."""
+
+        def rank(i: int) -> Any:
+            return -len(spans[i].context), spans[i].context, -len(spans[i].tokens), i
+
+        batch: list[int] = []
+        context = tokens = 0
+        for i in sorted(range(len(spans)), key=rank):
+            wider = max(context, len(spans[i].context)), max(tokens, len(spans[i].tokens))
+            if batch and (
+                len(batch) == self._config.batch_size
+                or sum(wider) * (len(batch) + 1) > self._config.max_batch_tokens
+            ):
+                yield batch
+                batch, wider = [], (len(spans[i].context), len(spans[i].tokens))
+            batch.append(i)
+            context, tokens = wider
         if batch:
             yield batch
 

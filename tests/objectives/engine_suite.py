@@ -6,7 +6,14 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from objectives.engines.base import Engine, Generation, GenerationSettings, Prompt
+from objectives.engines.base import (
+    Continuation,
+    Engine,
+    Generation,
+    GenerationSettings,
+    Likelihood,
+    Prompt,
+)
 from objectives.errors import EngineError
 
 SHORT = GenerationSettings(max_tokens=8)
@@ -54,6 +61,29 @@ PROMPTS = [
     user("d", "w1 w2 w3 w4 w5 w6 w7 w8 w9"),
     user("e", "the answer"),
 ]
+
+
+ASKED = [
+    Continuation(prompt.id, prompt.messages, text)
+    for prompt, texts in zip(
+        PROMPTS,
+        [
+            ("มี 7", "has 7", "w1"),
+            ("3",),
+            (" ลูก 9 .", "11 . มี"),
+            ("w10 w11 w12", "w10", "w12 w10 w11 w13 w14"),
+            ("is =",),
+        ],
+        strict=True,
+    )
+    for text in texts
+]
+
+
+def same(found: list[Likelihood], expected: list[Likelihood]) -> None:
+    """Equal but for the rounding that a batch's shape brings."""
+    assert [one.logprob for one in found] == pytest.approx([one.logprob for one in expected], 1e-4)
+    assert [(o.tokens, o.greedy) for o in found] == [(o.tokens, o.greedy) for o in expected]
 
 
 class EngineSuite:
@@ -114,11 +144,43 @@ class EngineSuite:
             engine.load(DictSource(weights))
         assert len(engine.generate(PROMPTS, SHORT)) == len(PROMPTS)
 
+    def test_says_nothing_of_nothing(self, engine):
+        assert engine.loglikelihood([]) == []
+
+    def test_likelihoods_are_of_the_continuation_s_tokens(self, engine):
+        found = engine.loglikelihood(ASKED)
+        assert len(found) == len(ASKED)
+        for request, one in zip(ASKED, found, strict=True):
+            assert one.tokens == len(request.text.split())
+            assert one.logprob < 0
+
+    def test_order_and_company_of_requests_change_no_likelihood(self, engine):
+        found = engine.loglikelihood(ASKED)
+        same(engine.loglikelihood(ASKED[::-1])[::-1], found)
+        same([engine.loglikelihood([request])[0] for request in ASKED], found)
+        assert engine.loglikelihood(ASKED) == found
+        assert len({one.logprob for one in found}) > 1
+
+    def test_what_it_would_answer_is_likely(self, engine):
+        (answer,) = engine.generate(PROMPTS[:1], GenerationSettings(max_tokens=3))
+        own = Continuation(PROMPTS[0].id, PROMPTS[0].messages, answer.text)
+        other = Continuation(PROMPTS[0].id, PROMPTS[0].messages, "w99 w98 w97")
+        likely, unlikely = engine.loglikelihood([own, other])
+        assert likely.greedy and not unlikely.greedy
+        assert likely.logprob > unlikely.logprob
+
+    @pytest.mark.parametrize("text", ["", " "])
+    def test_a_continuation_without_tokens_is_named(self, engine, text):
+        with pytest.raises(EngineError, match=r"'b'.*no tokens"):
+            engine.loglikelihood([Continuation("b", PROMPTS[1].messages, text)])
+
     def test_close_is_final_and_harmless_twice(self, engine, weights):
         engine.close()
         engine.close()
         with pytest.raises(EngineError, match="closed"):
             engine.generate(PROMPTS, SHORT)
+        with pytest.raises(EngineError, match="closed"):
+            engine.loglikelihood(ASKED)
         with pytest.raises(EngineError, match="closed"):
             engine.load(DictSource(weights))
 
@@ -137,6 +199,8 @@ class ReadingEngineSuite(EngineSuite):
             engine.load(DictSource(weights, fail_after=2))
         with pytest.raises(EngineError, match="no complete weights loaded"):
             engine.generate(PROMPTS, SHORT)
+        with pytest.raises(EngineError, match="no complete weights loaded"):
+            engine.loglikelihood(ASKED)
         engine.load(DictSource(weights))
         assert len(engine.generate(PROMPTS, SHORT)) == len(PROMPTS)
 

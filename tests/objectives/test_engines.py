@@ -62,7 +62,7 @@ class TestTransformers(ReadingEngineSuite):
 
     def test_answers_as_generate_does(self, engine):
         for prompt in PROMPTS:
-            tokens, _ = engine._tokens(prompt)
+            tokens, _ = engine._encoder.prompt(prompt)
             out = engine._model.generate(torch.tensor([tokens]), max_new_tokens=8, do_sample=False)[
                 0, len(tokens) :
             ]
@@ -87,7 +87,7 @@ class TestTransformers(ReadingEngineSuite):
         with make_engine(CPU.model_copy(update={"max_batch_tokens": 60}), tiny) as small:
             rows = []
             for prompt in PROMPTS:
-                tokens, _ = small._tokens(prompt)
+                tokens, _ = small._encoder.prompt(prompt)
                 rows.append(Row(prompt.id, tokens, 8))
             batches = list(small._batches(rows))
             assert sorted(i for batch in batches for i in batch) == list(range(len(PROMPTS)))

@@ -20,10 +20,15 @@ TEMPLATE = (
 
 
 def save_model(
-    path: Path, *, tied: bool = True, seed: int = 0, template: str | None = TEMPLATE
+    path: Path,
+    *,
+    tied: bool = True,
+    seed: int = 0,
+    template: str | None = TEMPLATE,
+    adds_bos: bool = False,
 ) -> Path:
     """A Llama of hidden 96, 4 layers and 171 words, in Hugging Face layout."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     torch.manual_seed(seed)
@@ -45,6 +50,10 @@ def save_model(
     ids = {word: i for i, word in enumerate(WORDS)}
     words = Tokenizer(models.WordLevel(ids, unk_token="<pad>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if adds_bos:
+        words.post_processor = processors.TemplateProcessing(
+            single="<bos> $A", special_tokens=[("<bos>", 1)]
+        )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
     )
