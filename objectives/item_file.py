@@ -1,9 +1,7 @@
-"""Reading item files: JSONL, one question per line, every complaint with path and line."""
+"""What may stand in a line of an item file: every complaint with path and line."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from objectives.engines.base import Message
@@ -11,11 +9,13 @@ from objectives.errors import TaskError
 from objectives.tables import did_you_mean
 
 ROLES = ("system", "user", "assistant", "tool")
+PURPOSES = ("dev", "confirm", "test", "fewshot")
+_READ = ("id", "prompt", "messages", "text", "answer", "split", "tags")
 
 
 @dataclass(frozen=True)
 class Line:
-    """One validated line; `where` is "path:line"."""
+    """One validated line; `where` is "path:line", `fields` what it holds besides."""
 
     where: str
     id: str
@@ -23,59 +23,53 @@ class Line:
     answer: str
     split: str | None
     tags: dict[str, Any]
+    fields: dict[str, Any]
+
+    @property
+    def choices(self) -> list[str] | None:
+        """The options of a multiple-choice item."""
+        return self.fields.get("choices")
 
 
-def read_lines(path: Path) -> Iterator[Line]:
-    """Stream the items of a JSONL file; blank lines are skipped, unknown keys are let be.
+def parse(data: Mapping[str, Any], where: str) -> Line:
+    """A line from its data.
+
+    It has an `id`; `prompt` or `messages`, or `text` to be scored as a whole (its `answer`);
+    `answer` where a scorer needs it; `choices`, `split` and `tags` if it likes.
 
     Raises:
-        TaskError: the file cannot be read, or a line is not an item.
+        TaskError: it is no item.
     """
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, text in enumerate(file, 1):
-                if text.strip():
-                    yield _parse(text, f"{path}:{number}")
-    except FileNotFoundError:
-        raise TaskError(
-            f"{path}: no such item file; give a JSONL path (hub data sets are not supported yet)"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise TaskError(f"{path}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
-    except OSError as error:
-        raise TaskError(f"{path}: cannot be read: {error.strerror or error}") from None
-
-
-def _parse(text: str, where: str) -> Line:
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise TaskError(
-            f"{where}: not JSON ({error.msg} at column {error.colno}); write one object per line"
-        ) from None
-    except RecursionError:
-        raise TaskError(f"{where}: nested too deeply to be an item; flatten it") from None
-    if not isinstance(data, dict):
-        raise TaskError(f"{where}: {_type(data)} instead of an object; write {{'id': ...}}")
+    messages, answer = _said(data, where)
     return Line(
         where=where,
         id=_text(data, "id", where, numbers=True),
-        messages=_messages(data, where),
-        answer=_text(data, "answer", where, numbers=True),
+        messages=messages,
+        answer=answer,
         split=_split(data, where),
         tags=_tags(data, where),
+        fields=_fields(data, where),
     )
 
 
-def _messages(data: dict[str, Any], where: str) -> tuple[Message, ...]:
-    if ("prompt" in data) == ("messages" in data):
-        found = "both" if "prompt" in data else "neither"
-        raise TaskError(f'{where}: needs "prompt" or "messages", has {found}; give exactly one')
-    if "prompt" in data:
-        return ({"role": "user", "content": _text(data, "prompt", where)},)
-    messages = data["messages"]
+def _said(data: Mapping[str, Any], where: str) -> tuple[tuple[Message, ...], str]:
+    ways = [key for key in ("prompt", "messages", "text") if key in data]
+    if ways == ["text"]:
+        if "answer" in data:
+            raise TaskError(f'{where}: "text" is scored as a whole; drop it or "answer"')
+        return (), _text(data, "text", where)
+    if ways not in (["prompt"], ["messages"]):
+        found = "none" if not ways else " and ".join(ways)
+        raise TaskError(f'{where}: needs one of "prompt", "messages", "text", has {found}')
+    answer = _text(data, "answer", where, numbers=True) if "answer" in data else ""
+    if ways == ["prompt"]:
+        return ({"role": "user", "content": _text(data, "prompt", where)},), answer
+    return _messages(data["messages"], where), answer
+
+
+def _messages(messages: Any, where: str) -> tuple[Message, ...]:
     if not isinstance(messages, list) or not messages:
-        raise TaskError(f'{where}: "messages" must be a non-empty list, is {_type(messages)}')
+        raise TaskError(f'{where}: "messages" must be a non-empty list, is {kind_of(messages)}')
     for message in messages:
         if not (
             isinstance(message, dict)
@@ -91,40 +85,57 @@ def _messages(data: dict[str, Any], where: str) -> tuple[Message, ...]:
     return tuple({"role": m["role"], "content": m["content"]} for m in messages)
 
 
-def _text(data: dict[str, Any], key: str, where: str, numbers: bool = False) -> str:
+def _text(data: Mapping[str, Any], key: str, where: str, numbers: bool = False) -> str:
     """A required text; ids and answers may be written as JSON numbers, and keep that spelling."""
     if key not in data:
-        near = did_you_mean(key, data) if data else "the object is empty"
-        hint = f"; {near}" if near.startswith("did") else ""
-        raise TaskError(f'{where}: "{key}" is missing; add it{hint}')
+        raise TaskError(f'{where}: "{key}" is missing; add it{near(key, data)}')
     value = data[key]
     if numbers and isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
-        raise TaskError(f'{where}: "{key}" must be text, is {_type(value)}; put it in quotes')
+        raise TaskError(f'{where}: "{key}" must be text, is {kind_of(value)}; put it in quotes')
     if not value.strip():
         raise TaskError(f'{where}: "{key}" is empty; fill it in')
     return value
 
 
-def _split(data: dict[str, Any], where: str) -> str | None:
+def near(key: str, data: Mapping[str, Any]) -> str:
+    """A hint that ends a complaint about a missing key, if a key like it is there."""
+    hint = did_you_mean(key, data) if data else ""
+    return f"; {hint}" if hint.startswith("did") else ""
+
+
+def _split(data: Mapping[str, Any], where: str) -> str | None:
     split = data.get("split")
     if split is None:
         return None
-    names = ("dev", "confirm", "test")
-    if split not in names:
-        hint = did_you_mean(str(split), names)
+    if split not in PURPOSES:
+        hint = did_you_mean(str(split), PURPOSES)
         raise TaskError(f"{where}: unknown split {split!r}; {hint}")
     return str(split)
 
 
-def _tags(data: dict[str, Any], where: str) -> dict[str, Any]:
+def _tags(data: Mapping[str, Any], where: str) -> dict[str, Any]:
     tags = data.get("tags", {})
     if not isinstance(tags, dict):
-        raise TaskError(f'{where}: "tags" must be an object, is {_type(tags)}; write {{...}}')
+        raise TaskError(f'{where}: "tags" must be an object, is {kind_of(tags)}; write {{...}}')
     return tags
 
 
-def _type(value: Any) -> str:
+def _fields(data: Mapping[str, Any], where: str) -> dict[str, Any]:
+    fields = {key: value for key, value in data.items() if key not in _READ}
+    choices = fields.get("choices", ["a", "b"])
+    if not (
+        isinstance(choices, list)
+        and len(choices) > 1
+        and all(isinstance(choice, str) and choice.strip() for choice in choices)
+        and len(set(choices)) == len(choices)
+    ):
+        raise TaskError(f'{where}: "choices" must be a list of two or more different texts')
+    return fields
+
+
+def kind_of(value: Any) -> str:
+    """What a JSON value is, in words."""
     names = {dict: "an object", list: "a list", str: "text", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")

@@ -1,46 +1,46 @@
-"""Tasks: an item file, how to ask it, how to score it, and which items serve which purpose."""
+"""Tasks: where items come from, how to ask them, how to score them, and which serve what."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from objectives.engines.base import ChatSettings, GenerationSettings
+from objectives.benchmarks import published_test_set
+from objectives.engines.base import ChatSettings, GenerationSettings, Message
 from objectives.errors import ScorerError, TaskError
 from objectives.item import Item, content_digest
-from objectives.item_file import Line, read_lines
+from objectives.item_fields import FieldMap, check_fields, mapped
+from objectives.item_file import Line, parse
+from objectives.item_source import DatasetItems, ItemsConfig, LmEvalItems, read_rows
 from objectives.scorers import make_scorer
 from objectives.scorers.base import Combination, Measure, Scorer
+from objectives.splits import SPLITS, Split, SplitConfig, divide, shuffled
 from objectives.tables import did_you_mean
 
-__all__ = ["JOINT", "SPLITS", "Item", "Split", "SplitConfig", "Task", "TaskConfig"]
-
-Split = Literal["dev", "confirm", "test"]
-SPLITS: tuple[Split, ...] = ("dev", "confirm", "test")
+__all__ = ["JOINT", "SPLITS", "FewShot", "Item", "Split", "SplitConfig", "Task", "TaskConfig"]
 
 JOINT = "joint"
 """Right *and* in the language: added to every task that can tell both."""
 
-Count = Annotated[int, Field(ge=0, strict=True)]
-Fraction = Annotated[float, Field(gt=0, le=1, strict=True)]
+
 ScorerRef = str | dict[str, dict[str, Any] | None]
 
 
-class SplitConfig(BaseModel):
-    """How many items each purpose gets: numbers, or fractions (1.0 is all).
-
-    A fraction is of the whole file, or of the file's own split where its lines name one.
-    """
+class FewShot(BaseModel):
+    """Solved examples that stand before every item, as turns of the chat."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dev: Count | Fraction = Field(128, description="searched on")
-    confirm: Count | Fraction = Field(512, description="re-scores the front")
-    test: Count | Fraction = Field(512, description="scores the exported recipe, once")
-    seed: int = Field(0, description="of the shuffle of files without a split column")
+    count: int = Field(gt=0, le=64, description="how many")
+    items: ItemsConfig | None = Field(
+        None,
+        description="where from; default: the task's own items, of split fewshot or any that then"
+        " serves nothing else",
+    )
+    seed: int = Field(0, description="of the choice among items without a split column")
 
 
 class TaskConfig(BaseModel):
@@ -48,14 +48,26 @@ class TaskConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    items: str = Field(min_length=1, description="path of a JSONL file, relative to the file")
+    items: ItemsConfig = Field(
+        description="path of a JSONL file, relative to the file; {dataset, subset, split} of the"
+        " hub; {lm_eval, include}"
+    )
+    fields: FieldMap = Field(
+        default_factory=dict,
+        description="item keys from other columns: names, or templates such as '{{question}}'",
+    )
+    fewshot: FewShot | None = None
     chat: ChatSettings = ChatSettings()
     generate: GenerationSettings = GenerationSettings()
     samples: int = Field(1, ge=1, le=256, description="answers per item; scores are their means")
     scorers: tuple[ScorerRef, ...] = Field(min_length=1)
     splits: SplitConfig | None = None
     role: Literal["search", "report"] = "search"
+    allow_test_split: bool = Field(False, description="search on a published test set all the same")
     system: str | None = Field(None, description="a system message put before every item")
+    system_role: Literal["system", "user"] = Field(
+        "system", description="user: for models without one, it begins the first user message"
+    )
 
     @field_validator("scorers")
     @classmethod
@@ -66,6 +78,22 @@ class TaskConfig(BaseModel):
         except ScorerError as error:
             raise ValueError(str(error)) from None
         return refs
+
+    @field_validator("fields")
+    @classmethod
+    def _fields_readable(cls, fields: FieldMap) -> FieldMap:
+        check_fields(fields)
+        return fields
+
+    @model_validator(mode="after")
+    def _honest(self) -> Self:
+        published = published_test_set(self.items)
+        if published is not None and self.role == "search" and not self.allow_test_split:
+            raise ValueError(
+                f"{published} is a published test set: searching on it makes its scores worthless;"
+                " give `role: report`, other items, or `allow_test_split: true`"
+            )
+        return self
 
     @model_validator(mode="after")
     def _samples_differ(self) -> Self:
@@ -95,27 +123,37 @@ class Task:
         root: str | Path,
         default_splits: SplitConfig | None = None,
     ) -> Self:
-        """Read the item file (relative to `root`) and divide it.
+        """Read the items (paths are relative to `root`) and divide them.
 
         The task's own `splits` win over `default_splits`. A task with `role: report` and no
         splits of its own is scored whole: all its items are "test".
 
         Raises:
-            TaskError: the file is missing or malformed, or has too few items.
+            TaskError: the items cannot be read, one is malformed, or there are too few.
             ScorerError: a scorer is unknown or has wrong parameters.
         """
-        path = Path(root) / Path(config.items).expanduser()
-        scorers = tuple(make_scorer(ref) for ref in config.scorers)
+        folder = Path(root)
+        scorers = tuple(make_scorer(ref).bound(config.items, folder) for ref in config.scorers)
         sizes = config.splits or default_splits or SplitConfig()
-        whole = config.role == "report" and config.splits is None
         if config.role == "search" and sizes.dev == 0:
             raise TaskError(f"task {name}: splits.dev is 0; a searched task needs dev items")
-        lines = _unique(read_lines(path))
+        source = _told(config.items, folder)
+        lines = _unique(_read(config.items, config.fields, folder))
         if not lines:
-            raise TaskError(f"task {name}: {path} has no items; add one object per line")
-        divided = _divide(name, path, lines, sizes, whole=whole)
+            raise TaskError(f"task {name}: {source} has no items; give it some")
+        shots, lines = _exemplars(name, config.fewshot, config, lines, folder)
+        if config.role == "report" and config.splits is None:
+            divided: dict[Split, list[Line]] = {
+                "dev": [],
+                "confirm": [],
+                "test": [line for _, line in lines],
+            }
+        else:
+            divided = divide(name, source, lines, sizes)
+        turns = tuple(turn for shot in shots for turn in _solved(shot))
         splits = {
-            split: tuple(_item(line, config.system) for line in divided[split]) for split in SPLITS
+            split: tuple(_item(line, config, turns, scorers) for line in divided[split])
+            for split in SPLITS
         }
         return cls(name, config, scorers, measures_of(scorers, config.samples), splits)
 
@@ -129,9 +167,12 @@ class Task:
         return self.splits[split]
 
     def digest(self, split: Split) -> str:
-        """32 hex digits that change with any item of the split or with their order."""
-        joined = "\n".join(item.digest for item in self.splits[split])
-        return hashlib.sha256(joined.encode("ascii")).hexdigest()[:32]
+        """32 hex digits that change with any item of the split, as it is asked, or their order."""
+        asked = (
+            content_digest(item.messages, item.answer, item.fields.get("choices"))
+            for item in self.splits[split]
+        )
+        return hashlib.sha256("\n".join(asked).encode("ascii")).hexdigest()[:32]
 
 
 def measures_of(scorers: Sequence[Scorer], samples: int) -> dict[str, Measure]:
@@ -178,6 +219,19 @@ def _check_parts(scorer: Combination, found: Mapping[str, Measure]) -> None:
             )
 
 
+def _read(source: ItemsConfig, fields: FieldMap, root: Path) -> Iterable[Line]:
+    for where, row in read_rows(source, root):
+        yield parse(mapped(row, fields, where) if fields else row, where)
+
+
+def _told(source: ItemsConfig, root: Path) -> str:
+    if isinstance(source, DatasetItems):
+        return f"data set {source.dataset}"
+    if isinstance(source, LmEvalItems):
+        return f"lm_eval task {source.lm_eval}"
+    return str(root / Path(source).expanduser())
+
+
 def _unique(lines: Iterable[Line]) -> list[tuple[str, Line]]:
     """Lines with their content digests; the same id or content twice is an error.
 
@@ -192,7 +246,7 @@ def _unique(lines: Iterable[Line]) -> list[tuple[str, Line]]:
             raise TaskError(
                 f"{line.where}: id {line.id!r} was used in {by_id[line.id]}; make ids unique"
             )
-        digest = content_digest(line.messages, line.answer)
+        digest = content_digest(line.messages, line.answer, line.choices)
         if digest in by_digest:
             raise TaskError(
                 f"{line.where}: same content as {by_digest[digest]}, which would leak between"
@@ -203,58 +257,78 @@ def _unique(lines: Iterable[Line]) -> list[tuple[str, Line]]:
     return unique
 
 
-def _divide(
-    name: str, path: Path, lines: list[tuple[str, Line]], sizes: SplitConfig, whole: bool
-) -> dict[Split, list[Line]]:
-    """The lines of each split: as the file says, or by a seeded shuffle of content digests."""
-    without = next((line for _, line in lines if line.split is None), None)
-    if without is None and not whole:
-        pools = {s: [line for _, line in lines if line.split == s] for s in SPLITS}
-        return {s: pools[s][: _count(name, path, s, sizes, len(pools[s]))] for s in SPLITS}
-    with_split = next((line for _, line in lines if line.split is not None), None)
-    if without is not None and with_split is not None:
+Lines = list[tuple[str, Line]]
+
+
+def _exemplars(
+    name: str, fewshot: FewShot | None, config: TaskConfig, lines: Lines, root: Path
+) -> tuple[list[Line], Lines]:
+    """The solved examples, and the lines that are left to be asked."""
+    kept = [pair for pair in lines if pair[1].split != "fewshot"]
+    if fewshot is None:
+        return [], kept
+    if fewshot.items is not None:
+        pool = _unique(_read(fewshot.items, config.fields, root))
+        asked = dict(kept)
+        leaked = next((digest for digest, _ in pool if digest in asked), None)
+        if leaked is not None:
+            raise TaskError(
+                f"{asked[leaked].where}: is among the few-shot examples too; remove it from one"
+            )
+        chosen = shuffled(pool, fewshot.seed, "fewshot")[: fewshot.count]
+    elif len(kept) < len(lines):
+        meant = [pair for pair in lines if pair[1].split == "fewshot"]
+        chosen = shuffled(meant, fewshot.seed, "fewshot")[: fewshot.count]
+    else:
+        free = [pair for pair in kept if pair[1].split is None]
+        chosen = shuffled(free, fewshot.seed, "fewshot")[: fewshot.count]
+        taken = {line.id for line in chosen}
+        kept = [pair for pair in kept if pair[1].id not in taken]
+    if len(chosen) < fewshot.count:
         raise TaskError(
-            f'{without.where}: no "split", but {with_split.where} has one; give every line a split,'
-            " or none"
+            f"task {name}: fewshot asks for {fewshot.count} examples, there are {len(chosen)};"
+            " lower count, or add items (of split fewshot where lines name splits)"
         )
-    if whole:
-        return {"dev": [], "confirm": [], "test": [line for _, line in lines]}
-    # The order depends on content and seed alone: neither on the file's order nor on ids.
-    key = f"{sizes.seed}:".encode("ascii")
-    shuffled = sorted(
-        lines, key=lambda pair: hashlib.sha256(key + pair[0].encode("ascii")).digest()
-    )
-    divided: dict[Split, list[Line]] = {}
-    start = 0
-    for split in SPLITS:
-        count = _count(name, path, split, sizes, len(lines), taken=start)
-        divided[split] = [line for _, line in shuffled[start : start + count]]
-        start += count
-    return divided
+    return chosen, kept
 
 
-def _count(
-    name: str, path: Path, split: Split, sizes: SplitConfig, total: int, taken: int = 0
-) -> int:
-    """How many items the split gets of `total`, of which other splits have `taken`."""
-    asked = getattr(sizes, split)
-    # 1e-9: 0.29 * 100 is 28.999999999999996 in binary, and means 29.
-    count = asked if isinstance(asked, int) else int(asked * total + 1e-9)
-    left = total - taken
-    if count > left or (count == 0 and asked != 0):
-        raise TaskError(
-            f"task {name}: split {split} asks for {asked} items, {path} has {left} left of {total}"
-            "; add items or lower splits"
-        )
-    return int(count)
+def _solved(line: Line) -> tuple[Message, ...]:
+    """An example with its worked solution, if it has one, else its answer."""
+    solution = line.fields.get("solution", line.answer)
+    if not isinstance(solution, str) or not solution.strip():
+        raise TaskError(f'{line.where}: a few-shot example needs "solution" or "answer"; add it')
+    return (*line.messages, {"role": "assistant", "content": solution})
 
 
-def _item(line: Line, system: str | None) -> Item:
+def _item(
+    line: Line, config: TaskConfig, shots: tuple[Message, ...], scorers: Sequence[Scorer]
+) -> Item:
     messages = line.messages
-    if system is not None:
-        if messages[0]["role"] == "system":
+    own = messages[:1] if messages and messages[0]["role"] == "system" else ()
+    if config.system is not None:
+        if own:
             raise TaskError(
                 f"{line.where}: has its own system message, and the task sets `system`; drop one"
             )
-        messages = ({"role": "system", "content": system}, *messages)
-    return Item(line.id, messages, line.answer, line.tags, content_digest(messages, line.answer))
+        messages = ({"role": "system", "content": config.system}, *shots, *messages)
+        if config.system_role == "user":
+            messages = _begun(messages)
+    elif shots:
+        messages = (*own, *shots, *messages[len(own) :])
+    digest = content_digest(line.messages, line.answer, line.choices)
+    item = Item(line.id, messages, line.answer, line.tags, digest, line.fields)
+    for scorer in scorers:
+        if scorer.reads == "generation" and not messages:
+            raise TaskError(f'{line.where}: scorer {scorer.name} needs a "prompt" or "messages"')
+        try:
+            scorer.check_item(item)
+        except ScorerError as error:
+            raise TaskError(f"{line.where}: {error}") from None
+    return item
+
+
+def _begun(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The system message put before the text of the first message after it."""
+    system, first, *rest = messages
+    content = f"{system['content']}\n\n{first['content']}"
+    return ({"role": first["role"], "content": content}, *rest)

@@ -34,6 +34,7 @@ from merge_core import Checkpoint, Recipe
 from merge_core.sources import digest_of
 from merge_core.tokenizers import TOKENIZER_FILE
 from merge_core.yaml_io import load_yaml, one_line, write_atomic
+from objectives.item_source import digest
 from search.config import FROZEN, Search, parse
 from search.errors import ConfigError, RunError
 
@@ -263,16 +264,20 @@ def freeze(search: Search) -> dict[str, Any]:
         model.pop("model")
     for task in frozen["tasks"].values():
         task.pop("items")
+        if task["fewshot"] is not None:
+            task["fewshot"].pop("items")
     frozen["storage"] = redacted(frozen["storage"] or "")
     return frozen
 
 
 def item_digests(search: Search) -> dict[str, str]:
-    """sha256 of each task's item file."""
-    return {
-        name: _sha256(search.root / Path(task.items).expanduser())
-        for name, task in search.file.tasks.items()
-    }
+    """sha256 of each task's items, and of its few-shot examples where those are kept apart."""
+    digests = {}
+    for name, task in search.file.tasks.items():
+        digests[name] = digest(task.items, search.root)
+        if task.fewshot is not None and task.fewshot.items is not None:
+            digests[f"{name}.fewshot"] = digest(task.fewshot.items, search.root)
+    return digests
 
 
 def redacted(url: str) -> str:
@@ -375,11 +380,6 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _write_json(path: Path, data: Any) -> None:
     write_atomic(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _file_name(label: str) -> str:

@@ -13,7 +13,8 @@ import optuna
 
 from merge_core import MergePlan, Recipe, Sources
 from objectives import Task
-from objectives.task import Split
+from objectives.errors import ScorerError
+from objectives.splits import SPLITS, Split, check_disjoint
 from search import confirm as confirming
 from search import study as studies
 from search.baselines import baselines
@@ -120,6 +121,13 @@ def prepare(search: Search) -> Prepared:
         name: Task.load(name, config, search.root, search.file.splits)
         for name, config in search.file.tasks.items()
     }
+    check_disjoint({name: _contents(task) for name, task in tasks.items()})
+    for name, task in tasks.items():
+        for index, scorer in enumerate(task.scorers):
+            try:
+                scorer.check()
+            except ScorerError as error:
+                raise search.fault(("tasks", name, "scorers", index), error) from None
     recipe = search.example()
     plan = MergePlan(recipe, Sources.open(recipe))
     others = baselines(search)
@@ -138,6 +146,10 @@ def prepare(search: Search) -> Prepared:
                 "base_model and tokenizer_source, or leave it out",
             )
     return Prepared(search, tasks, plan, others)
+
+
+def _contents(task: Task) -> dict[Split, list[str]]:
+    return {split: [item.digest for item in task.items(split)] for split in SPLITS}
 
 
 def run(prepared: Prepared, folder: Path, listener: Listener) -> Found:

@@ -67,6 +67,9 @@ class Evaluator:
         self.name = name
         self._sources: dict[tuple[str | None, ...], Sources] = {}
         self._told: set[str] = set()
+        for task in setup.tasks.values():
+            for scorer in task.scorers:
+                scorer.check()  # what the driver's machine has, this one may lack
         self._engine = self._start()
 
     def evaluate(self, job: Job) -> Result:

@@ -3,13 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from objectives.engines.base import ChatSettings, Continuation, Engine, Generation, Likelihood
 from objectives.errors import ScorerError
 from objectives.item import Item, ItemScore
+from objectives.item_file import near
+from objectives.item_source import ItemsConfig
 from objectives.tables import did_you_mean
 from objectives.thinking import Thinking, split_text
 
@@ -113,6 +116,10 @@ class Scorer(ABC):
         """What a scorer of likelihoods asks the engine for each item; the same number or not."""
         return ()
 
+    def bound(self, items: ItemsConfig, root: Path) -> Self:
+        """The scorer as a task has it: told where its items come from, and the file's folder."""
+        return self
+
     def check(self) -> None:  # noqa: B027 (most scorers have nothing to check)
         """Whether it can run here at all; called when a search is checked and a worker starts.
 
@@ -120,12 +127,16 @@ class Scorer(ABC):
             ScorerError: it cannot (no sandbox, no key, no package); one line says what to do.
         """
 
-    def check_item(self, item: Item) -> None:  # noqa: B027 (as above)
+    def check_item(self, item: Item) -> None:
         """Whether an item has what it needs; called for every item when a task is read.
+
+        One that tells right from wrong needs the item's answer, unless it says otherwise here.
 
         Raises:
             ScorerError: it has not; the caller puts the item's file and line before the message.
         """
+        if self.correctness and not item.answer:
+            raise ScorerError(f'"answer" is missing; add it{near("answer", item.fields)}')
 
     def measures(self) -> dict[str, Measure]:
         """Everything this scorer may give, by the key under which it is stored."""

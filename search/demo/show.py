@@ -117,7 +117,7 @@ def _show_question(console: Console, found: Found) -> None:
     rows = {label: result.items["math_th"] for label, result in results.items()}
     task = run.search.file.tasks["math_th"]
     prompts = {}
-    for line in (run.search.root / task.items).read_text(encoding="utf-8").splitlines():
+    for line in (run.search.root / str(task.items)).read_text(encoding="utf-8").splitlines():
         item = json.loads(line)
         prompts[item["id"]] = item
     mine = rows[found.chosen.label]

@@ -129,8 +129,8 @@ GOOD = line(1)
         (["[" * 100_000], "nested too deeply|not JSON"),
         (["[1]"], ":1: a list instead of an object"),
         ([{"id": "a", "prompt": "x", "anwser": "y"}], ":1: \"answer\" is missing.*'anwser'"),
-        ([{"id": "a", "answer": "y"}], 'needs "prompt" or "messages", has neither'),
-        ([GOOD | {"messages": []}], "has both"),
+        ([{"id": "a", "answer": "y"}], 'needs one of "prompt", "messages", "text", has none'),
+        ([GOOD | {"messages": []}], "has prompt and messages"),
         ([{"id": "a", "messages": [], "answer": "y"}], "non-empty list"),
         ([{"id": "a", "messages": [{"role": "user"}], "answer": "y"}], "a message must be"),
         (

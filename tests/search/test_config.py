@@ -6,6 +6,7 @@ import pytest
 
 from merge_core.yaml_io import parse_yaml
 from objectives.engines import ScriptedConfig
+from objectives.scorers.base import Measure
 from search.config import Constraint, SearchFile, load, parse, seconds
 from search.errors import ConfigError
 from tests.search.small import GOOD, make_workplace
@@ -52,10 +53,13 @@ def test_a_name_far_from_all_lists_what_is_known():
         (("kind: scripted,", "kind: scripted, zzz: 1,"), "default, delay, kind, read_weights"),
         (('{kind: scripted, default: "The answer is 7."}', "{zzz: 1}"), "batch_size, device"),
         ((OBJECTIVE, "right: {zzz: 1}"), "direction, reference, score"),
-        (("{max_tokens: 16}", "{zzz: 1}"), "max_tokens, seed, stop, temperature, top_p"),
-        (("    items: ", "    zzz: 1\n    items: "), "generate, items, role, scorers"),
+        (
+            ("{max_tokens: 16}", "{zzz: 1}"),
+            "max_tokens, seed, stop, stop_loops, temperature, top_p",
+        ),
+        (("    items: ", "    zzz: 1\n    items: "), "allow_test_split, chat, fewshot, fields"),
         (("    name: language", "    zzz: language"), "model, name, parameters"),
-        (("{dev: 4", "{zzz: 4"), "confirm, dev, seed, test"),
+        (("{dev: 4", "{zzz: 4"), "confirm, dev, seed, stratify, test"),
         (("merge_method: ties_sv", "merge_method: {zzz: 1}"), "choices"),
     ],
 )
@@ -166,10 +170,10 @@ def test_short_and_long_objectives():
     )
     right, mixed, english = changed((OBJECTIVE, long)).objectives
     assert right.parts == (("sums", "math"), ("sums", "language"))
-    assert (right.direction, right.reference, right.bounds) == ("maximize", 0.2, (0.0, 1.0))
+    assert (right.direction, right.reference) == ("maximize", 0.2)
     assert (mixed.direction, mixed.reference, mixed.sign) == ("minimize", 0.9, -1.0)
     assert (english.name, english.reference, english.sign) == ("english", 0.0, 1.0)
-    assert (english.binary, changed().objectives[0].binary) == (False, True)
+    assert [measure.binary for measure in right.measures] == [True, False]
 
 
 def test_a_list_is_a_mean():
@@ -209,8 +213,7 @@ def test_constraints_name_objectives_or_scores():
         at_least=False,
         bound=0.3,
         worst=1.0,
-        binary=constraints[1].binary,
-        bounds=(0.0, 1.0),
+        measures=(Measure(direction="minimize", binary=True),),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from objectives import Estimate, ItemScore
+from objectives.scorers.base import Measure
 from search.config import Constraint, Search, load
 from search.confirm import Member, choose
 from search.errors import ConfigError, ExportError
@@ -72,8 +73,7 @@ def test_a_confirmed_constraint_over_tasks_errs_at_its_level(sizes: tuple[int, i
         at_least=True,
         bound=0.8,
         worst=0.0,
-        binary=True,
-        bounds=(0.0, 1.0),
+        measures=(Measure(binary=True),) * 2,
     )
     rng = random.Random(0)
     passed = 0
