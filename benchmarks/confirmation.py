@@ -91,7 +91,8 @@ def _score_further(place: Path, seed: int) -> None:
     # As a report task without splits, so that all lines are items of one split: test.
     config = config.model_copy(update={"items": "further.jsonl", "role": "report", "splits": None})
     tasks = {TASK: Task.load(TASK, config, place)}
-    evaluator = Evaluator(replace(prepared.setup(cpus=2.0), tasks=tasks))
+    # One thread: on a busy machine two would mostly wait for each other.
+    evaluator = Evaluator(replace(prepared.setup(cpus=1.0), tasks=tasks))
     for member in members:
         path = _further(place, member)
         if not path.is_file():
