@@ -9,12 +9,16 @@ from objectives.tables import did_you_mean, resolve
 
 SCORERS: dict[str, str] = {
     "all": "objectives.scorers.combine:All",
+    "choice": "objectives.scorers.choice:Choice",
     "exact": "objectives.scorers.exact:Exact",
     "language": "objectives.scorers.language:Language",
     "length_penalty": "objectives.scorers.combine:LengthPenalty",
+    "lm_eval": "objectives.scorers.lm_eval:LmEval",
     "math": "objectives.scorers.math:Math",
     "mean": "objectives.scorers.combine:Mean",
     "min": "objectives.scorers.combine:Min",
+    "perplexity": "objectives.scorers.perplexity:Perplexity",
+    "python": "objectives.scorers.python:Python",
     "think": "objectives.scorers.think:Think",
 }
 
@@ -22,11 +26,16 @@ SCORERS: dict[str, str] = {
 def make_scorer(ref: str | Mapping[str, Mapping[str, Any] | None]) -> Scorer:
     """The scorer that a task file names: `math`, or `{language: {expect: th}}`.
 
+    `python:package.module:function` is short for `{python: {function: package.module:function}}`.
+
     Raises:
         ScorerError: an unknown name (with the nearest known one), or wrong parameters.
     """
+    params: Any
     if isinstance(ref, str):
-        name, params = ref, None
+        name, colon, path = ref.partition(":")
+        params = {"function": path} if colon and name == "python" else None
+        name = name if params else ref
     elif len(ref) == 1:
         ((name, params),) = ref.items()
     else:

@@ -1,0 +1,191 @@
+"""Tasks of lm-evaluation-harness: found, opened and read. Imports the harness: import this at use.
+
+Its tasks run code of their authors (metrics, templates): name only tasks that you trust.
+"""
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import datasets
+from lm_eval.api.instance import Instance
+from lm_eval.api.registry import AGGREGATION_REGISTRY
+from lm_eval.api.task import Task
+from lm_eval.defaults import DEFAULT_OTHER_SEED
+from lm_eval.tasks import TaskManager
+
+from objectives.engines.base import ChatSettings
+from objectives.errors import ScorerError
+from objectives.scorers.lm_eval_model import PLAIN, as_context
+from objectives.tables import did_you_mean
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A task with its documents, ready to be asked."""
+
+    name: str
+    task: Task
+    chat: ChatSettings
+
+    @cached_property
+    def requests(self) -> dict[int, list[Instance]]:
+        """The requests of each document, by its number.
+
+        All are made at once, as the harness does in a whole run: its random few-shot examples
+        depend on the documents before, and a document is to be asked the same whichever others are
+        asked with it.
+        """
+        template = self.chat.template
+        with quiet():
+            self.task.build_all_requests(
+                apply_chat_template=template,
+                fewshot_as_multiturn=template,
+                chat_template=as_context if template else None,
+                tokenizer_name="engine" if template else "",
+            )
+        found: dict[int, list[Instance]] = {}
+        for request in self.task.instances:
+            found.setdefault(request.doc_id, []).append(request)
+        return found
+
+    @property
+    def aggregations(self) -> dict[str, str]:
+        """The harness's name for how each metric becomes one number; "" where it has none."""
+        names = {function: name for name, function in AGGREGATION_REGISTRY.items()}
+        return {key: names.get(one, "") for key, one in self.task.aggregation().items()}
+
+    @property
+    def filters(self) -> list[str]:
+        """Names of the ways in which answers are read."""
+        return [one.name for one in self.task._filters]
+
+
+@lru_cache(maxsize=8)
+def opened(
+    name: str, include: Path | None, fewshot: int | None, chat_json: str | None = None
+) -> Opened:
+    """A task by name: of the folder `include` if that has it, else of the harness itself.
+
+    `chat_json` is a `ChatSettings` as JSON, which can be hashed; None is the harness's own way.
+
+    Raises:
+        ScorerError: there is no such task, its data cannot be loaded, or it cannot be run here.
+    """
+    chat = PLAIN if chat_json is None else ChatSettings.model_validate_json(chat_json)
+    manager = _manager(include)
+    if include is not None and name not in manager.all_tasks:
+        own, manager = manager, _manager(None)
+        if name not in manager.all_tasks:
+            known = own.all_subtasks or manager.all_subtasks
+            raise ScorerError(f"no lm_eval task {name!r} in {include}; {did_you_mean(name, known)}")
+    if name not in manager.all_subtasks:
+        kind = "is a group of tasks" if name in manager.all_tasks else "is unknown"
+        near = did_you_mean(name, manager.all_subtasks).split(";")[0]
+        hint = near if near.startswith("did") else "`lm-eval ls tasks` shows them"
+        what = "name one of them" if name in manager.all_tasks else hint
+        raise ScorerError(f"lm_eval task {name!r} {kind}; {what}")
+    try:
+        with quiet():
+            task = manager.load([name])["tasks"][name]
+            documents = len(task.eval_docs)
+    except Exception as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ScorerError(
+            f"lm_eval task {name}: its data cannot be loaded: {what}; download the data set where"
+            " there is a network"
+        ) from error
+    if not documents:
+        raise ScorerError(f"lm_eval task {name}: it has no documents")
+    if getattr(task, "UNSAFE_CODE", False):
+        raise ScorerError(
+            f"lm_eval task {name}: it runs what models write; use scorer `code` and its sandbox"
+        )
+    if getattr(task, "MULTIMODAL", False):
+        raise ScorerError(f"lm_eval task {name}: it has images or sounds; engines read text")
+    _set_fewshot(name, task, fewshot)
+    return Opened(name, task, chat)
+
+
+def documents(name: str, include: Path | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The documents as rows of an item file; their ids are their numbers.
+
+    A copy of an earlier one is left out: it could stand in two splits.
+
+    Raises:
+        ScorerError: as `opened`.
+    """
+    task = opened(name, include, None).task
+    seen = set()
+    for number, doc in enumerate(task.eval_docs):
+        row = _row(task, doc)
+        content = repr(row)
+        if content not in seen:
+            seen.add(content)
+            yield f"lm_eval task {name}:{number}", {"id": str(number), **row}
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No loading bars or notes: the search's own display owns the terminal."""
+    bars = datasets.utils.logging.is_progress_bar_enabled()
+    datasets.utils.logging.disable_progress_bar()
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+        if bars:
+            datasets.utils.logging.enable_progress_bar()
+
+
+@lru_cache
+def _manager(include: Path | None) -> TaskManager:
+    """An index of tasks; that of the harness's own takes ten seconds."""
+    if include is not None and not include.is_dir():
+        raise ScorerError(f"{include}: no such folder of lm_eval tasks; mend `include`")
+    with quiet():
+        return TaskManager(
+            include_path=None if include is None else str(include),
+            include_defaults=include is None,
+        )
+
+
+def _set_fewshot(name: str, task: Task, count: int | None) -> None:
+    """As `lm_eval.simple_evaluate` does, but for a refusal where that keeps quiet."""
+    own = task.get_config("num_fewshot")
+    if count is not None and own == 0 and count > 0:
+        raise ScorerError(f"lm_eval task {name}: it says num_fewshot: 0; drop `fewshot`")
+    if count is not None or own is None:
+        task.set_config(key="num_fewshot", value=count or 0)
+    task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
+
+
+def _row(task: Task, doc: Any) -> dict[str, Any]:
+    text: Any = task.doc_to_text(doc)
+    target: Any = task.doc_to_target(doc)
+    choices: list[str] | None = None
+    if getattr(task.config, "doc_to_choice", None) is not None:
+        choices = [str(choice) for choice in task.doc_to_choice(doc)]
+        if isinstance(target, int) and not isinstance(target, bool) and target < len(choices):
+            target = choices[target]
+        if isinstance(text, int):  # one choice after each of several contexts
+            text, target, choices = "\n".join(choices), choices[text], None
+    answer = target if isinstance(target, str) else str(target)
+    if not str(text).strip():
+        whole = answer if answer.strip() else repr(doc)
+        return {"text": whole}
+    row: dict[str, Any] = {"prompt": str(text)}
+    if answer.strip():
+        row["answer"] = answer
+    if choices and len(set(choices)) == len(choices) > 1 and all(map(str.strip, choices)):
+        row["choices"] = choices
+    return row
