@@ -33,9 +33,14 @@ class TransformersConfig(BaseModel):
     dtype: Literal["bfloat16", "float16", "float32"] | None = Field(
         None, description="the checkpoint's if unset"
     )
-    batch_size: int | None = Field(None, gt=0, description="prompts at a time; unset: by tokens")
-    max_batch_tokens: int = Field(
-        16384, gt=0, description="rows times (longest prompt + max_tokens) of a batch at most"
+    batch_size: int | None = Field(
+        None, gt=0, description="prompts at a time at most; unset: by memory"
+    )
+    max_batch_tokens: int | None = Field(
+        None,
+        gt=0,
+        description="rows times (longest prompt + max_tokens) of a batch at most; unset: by free"
+        " memory, and on a CPU 16384",
     )
 
 

@@ -22,11 +22,12 @@ _DROP_SHARE = 0.125
 
 @dataclass(frozen=True)
 class Row:
-    """One prompt of a batch: its tokens, how many new ones it may get, its sampling seed."""
+    """One prompt of a batch: its tokens, how many new ones it may get, what seeds its sampling."""
 
     id: str
     tokens: Sequence[int]
     budget: int
+    sample: int = 0
 
 
 @torch.inference_mode()
@@ -40,9 +41,9 @@ def decode(
 ) -> list[list[int]]:
     """New token ids of each row, its end token included, in the order of `rows`.
 
-    `stopped` says whether a row's new tokens hold a stop string already. Rows never see each other:
-    padding is masked, positions count real tokens, and sampling draws from a stream of its own per
-    row, so a row's answer depends on its batch by float rounding only.
+    `stopped` says whether a row's new tokens are enough, though no end token came. Rows never see
+    each other: padding is masked, positions count real tokens, and sampling draws from a stream of
+    its own per row, so a row's answer depends on its batch by float rounding only.
     """
     from transformers import DynamicCache
 
@@ -108,7 +109,10 @@ def _draws(
     draws = []
     for row in rows:
         name = f"{settings.seed}\n{row.id}".encode()
-        seed = int.from_bytes(hashlib.blake2s(name, digest_size=8).digest(), "little") >> 1
+        # The first sample's salt is the default one: its stream is that of the item alone.
+        salt = row.sample.to_bytes(8, "little")
+        digest = hashlib.blake2s(name, digest_size=8, salt=salt).digest()
+        seed = int.from_bytes(digest, "little") >> 1
         draws.append(torch.rand(steps, generator=torch.Generator().manual_seed(seed)))
     return torch.stack(draws).to(device)
 

@@ -16,9 +16,7 @@ from objectives.engines.encoding import Span
 
 
 @torch.inference_mode()
-def score_spans(
-    model: Any, spans: Sequence[Span], pad_id: int, cells: int, vocabulary: int
-) -> list[Likelihood]:
+def score_spans(model: Any, spans: Sequence[Span], pad_id: int, cells: int) -> list[Likelihood]:
     """The likelihood of each span's tokens, in the order of `spans`.
 
     Log probabilities are float32 log-softmaxes of the model's logits, summed in float64. A span's
@@ -54,7 +52,7 @@ def score_spans(
         seen = mask.sum(1)[of[longer]]  # [N']
         mask = mask[of[longer]]
         cache.batch_select_indices(of[longer])
-        step = max(1, cells // (len(longer) * vocabulary))
+        step = max(1, cells // (len(longer) * logits.shape[-1]))
         rows = tokens[longer]
         last = (seen + lengths[longer] - 2)[:, None]  # position of the last token that is read
         for start in range(0, rows.shape[1] - 1, step):

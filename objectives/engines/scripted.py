@@ -10,17 +10,19 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from objectives.engines.base import (
     Continuation,
     Engine,
+    FinishReason,
     Generation,
     GenerationSettings,
     Likelihood,
     Prompt,
 )
 from objectives.engines.config import ScriptedConfig
+from objectives.engines.loops import CHECK_EVERY, is_loop
 from objectives.errors import EngineError
 from objectives.weights import WeightSource
 
@@ -149,10 +151,15 @@ class ScriptedEngine(Engine):
         ends = [at for at in (text.find(stop) for stop in settings.stop if stop) if at >= 0]
         text = text[: min(ends, default=len(text))]
         words = list(_WORD.finditer(text))
-        reason: Literal["stop", "length"] = "stop"
-        if len(words) > settings.max_tokens:
-            reason = "length"
-            words = words[: settings.max_tokens]
+        said = [word.group() for word in words]
+        limit = settings.max_tokens
+        if settings.stop_loops:
+            checks = range(CHECK_EVERY, min(len(said), limit), CHECK_EVERY)
+            limit = next((at for at in checks if is_loop(said[:at])), limit)
+        reason: FinishReason = "stop"
+        if len(words) > limit:
+            reason = "loop" if settings.stop_loops and is_loop(said[:limit]) else "length"
+            words = words[:limit]
             text = text[: words[-1].end()]
         return Generation(text, len(words), reason, self._config.thinking_open)
 

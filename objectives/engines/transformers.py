@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,16 +12,19 @@ import torch
 from objectives.engines.base import (
     Continuation,
     Engine,
+    FinishReason,
     Generation,
     GenerationSettings,
     Likelihood,
     Prompt,
 )
+from objectives.engines.batching import Batcher, Footprint, Size, free_bytes
 from objectives.engines.config import TransformersConfig
 from objectives.engines.decoding import Row, decode
-from objectives.engines.encoding import Encoder, Span
+from objectives.engines.encoding import Encoder
 from objectives.engines.likelihood import score_spans
 from objectives.engines.live_weights import LiveWeights
+from objectives.engines.loops import CHECK_EVERY, is_loop
 from objectives.errors import EngineError
 from objectives.thinking import TAG_NAMES
 from objectives.weights import WeightSource
@@ -29,8 +32,8 @@ from objectives.weights import WeightSource
 _WEIGHTS = ("*.safetensors*", "*.bin*", "*.pt", "*.pth", "*.h5", "*.msgpack")
 """Names of files that hold weights, those that are refused included."""
 
-_LOGIT_CELLS = 1 << 26
-"""Logits that scoring makes at a time: 0.25 GiB in float32, and as much again or twice beside."""
+_LOGIT_CELLS = 1 << 27
+"""Logits that scoring makes at a time at most: 0.5 GiB in float32, and less than twice beside."""
 
 
 class TransformersEngine(Engine):
@@ -38,13 +41,19 @@ class TransformersEngine(Engine):
 
     kind: ClassVar[str] = "transformers"
 
-    def __init__(self, config: TransformersConfig, model: str | Path) -> None:
-        self._config = config
+    def __init__(
+        self,
+        config: TransformersConfig,
+        model: str | Path,
+        free: Callable[[torch.device], int] = free_bytes,
+    ) -> None:
+        """`free` tells the free bytes of a device, by which batches are sized."""
         self._path = Path(model)
         device = _device(config.device)
         self._model, self._tokenizer, self._complete = _open(self._path, _dtype(config.dtype))
         # Moving and freezing keep the parameters' identity where it matters: before LiveWeights.
         self._model.to(device).eval().requires_grad_(False)
+        self._batcher = Batcher(config, device, Footprint.of(self._model), free)
         self._live: LiveWeights | None = LiveWeights(self._model)
         self._end_ids = _end_ids(self._model, self._tokenizer)
         self._pad_id = int(self._tokenizer.pad_token_id or 0)  # masked: any id will do
@@ -68,20 +77,23 @@ class TransformersEngine(Engine):
         rows, opens = [], []
         for prompt in prompts:
             tokens, thinking_open = self._encoder.prompt(prompt)
-            rows.append(Row(prompt.id, tokens, self._budget(prompt.id, len(tokens), settings)))
+            budget = self._budget(prompt.id, len(tokens), settings)
+            rows.append(Row(prompt.id, tokens, budget, prompt.sample))
             opens.append(thinking_open)
         stopped = self._stop_check(settings)
         new: dict[int, list[int]] = {}
-        for batch in self._batches(rows):
-            answers = decode(
-                self._model,
-                [rows[i] for i in batch],
-                settings,
-                self._end_ids,
-                self._pad_id,
-                stopped,
-            )
-            new.update(zip(batch, answers, strict=True))
+
+        def answer(batch: list[int]) -> None:
+            chosen = [rows[i] for i in batch]
+            found = decode(self._model, chosen, settings, self._end_ids, self._pad_id, stopped)
+            new.update(zip(batch, found, strict=True))
+
+        self._batcher.run(
+            sorted(range(len(rows)), key=lambda i: (-len(rows[i].tokens), i)),
+            [Size(len(row.tokens), row.budget) for row in rows],
+            [row.id for row in rows],
+            answer,
+        )
         return [self._generation(new[i], opens[i], settings) for i in range(len(rows))]
 
     def loglikelihood(self, requests: Sequence[Continuation]) -> list[Likelihood]:
@@ -93,21 +105,32 @@ class TransformersEngine(Engine):
         """
         self._check_ready()
         spans = self._encoder.spans(requests)
-        found: list[list[Likelihood]] = [[] for _ in requests]
-        for batch in self._span_batches(spans):
+        parts: list[list[Likelihood]] = [[] for _ in requests]
+
+        def score(batch: list[int]) -> None:
             chosen = [spans[i] for i in batch]
-            scored = score_spans(
-                self._model, chosen, self._pad_id, _LOGIT_CELLS, self._vocabulary_size()
-            )
+            cells = self._batcher.logit_cells(_LOGIT_CELLS)
+            scored = score_spans(self._model, chosen, self._pad_id, cells)
             for span, likelihood in zip(chosen, scored, strict=True):
-                found[span.owner].append(likelihood)
+                parts[span.owner].append(likelihood)
+
+        def rank(i: int) -> tuple[int, tuple[int, ...], int, int]:
+            return -len(spans[i].context), spans[i].context, -len(spans[i].tokens), i
+
+        self._batcher.run(
+            sorted(range(len(spans)), key=rank),
+            # A slice of the continuation is read at once: all of it is the safe side.
+            [Size(len(span.context) + len(span.tokens), 0) for span in spans],
+            [requests[span.owner].id for span in spans],
+            score,
+        )
         return [
             Likelihood(
-                math.fsum(part.logprob for part in parts),
-                sum(part.tokens for part in parts),
-                all(part.greedy for part in parts),
+                math.fsum(part.logprob for part in mine),
+                sum(part.tokens for part in mine),
+                all(part.greedy for part in mine),
             )
-            for parts in found
+            for mine in parts
         ]
 
     def close(self) -> None:
@@ -129,9 +152,6 @@ class TransformersEngine(Engine):
         if not self._complete:
             raise EngineError("no complete weights loaded; load before asking anything")
 
-    def _vocabulary_size(self) -> int:
-        return int(self._model.config.get_text_config().vocab_size)
-
     def _budget(self, name: str, length: int, settings: GenerationSettings) -> int:
         """New tokens this prompt may get: the settings', less what the model's positions forbid."""
         if self._limit is None:
@@ -142,53 +162,16 @@ class TransformersEngine(Engine):
             )
         return min(settings.max_tokens, self._limit - length)
 
-    def _batches(self, rows: Sequence[Row]) -> Iterator[list[int]]:
-        """Indices of `rows`, longest first, each batch within tokens and rows allowed."""
-        order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].tokens), i))
-        batch: list[int] = []
-        reach = 0  # columns of the batch's cache at the end: prompt and new tokens
-        for i in order:
-            reach_with = max(reach, len(rows[i].tokens) + rows[i].budget)
-            full = batch and (
-                len(batch) == self._config.batch_size
-                or reach_with * (len(batch) + 1) > self._config.max_batch_tokens
-            )
-            if full:
-                yield batch
-                batch, reach_with = [], len(rows[i].tokens) + rows[i].budget
-            batch.append(i)
-            reach = reach_with
-        if batch:
-            yield batch
-
-    def _span_batches(self, spans: Sequence[Span]) -> Iterator[list[int]]:
-        """Indices of `spans`, longest first, those of one context side by side."""
-
-        def rank(i: int) -> Any:
-            return -len(spans[i].context), spans[i].context, -len(spans[i].tokens), i
-
-        batch: list[int] = []
-        context = tokens = 0
-        for i in sorted(range(len(spans)), key=rank):
-            wider = max(context, len(spans[i].context)), max(tokens, len(spans[i].tokens))
-            if batch and (
-                len(batch) == self._config.batch_size
-                or sum(wider) * (len(batch) + 1) > self._config.max_batch_tokens
-            ):
-                yield batch
-                batch, wider = [], (len(spans[i].context), len(spans[i].tokens))
-            batch.append(i)
-            context, tokens = wider
-        if batch:
-            yield batch
-
-    def _stop_check(self, settings: GenerationSettings) -> Any:
-        if not settings.stop:
-            return None
+    def _stop_check(self, settings: GenerationSettings) -> Callable[[list[int]], bool]:
+        """Whether an answer is over though no end token ended it."""
         # Only the newest token can complete a stop string; each of the others has a byte at least.
-        reach = max(len(stop.encode()) for stop in settings.stop) + 8
+        reach = max((len(stop.encode()) for stop in settings.stop), default=0) + 8
 
         def stopped(new: list[int]) -> bool:
+            if settings.stop_loops and len(new) % CHECK_EVERY == 0 and is_loop(new):
+                return True
+            if not settings.stop:
+                return False
             tail = self._text(new[-reach:])
             return any(stop in tail for stop in settings.stop)
 
@@ -203,9 +186,13 @@ class TransformersEngine(Engine):
     ) -> Generation:
         text = self._text(tokens)
         cuts = [at for at in (text.find(stop) for stop in settings.stop) if at >= 0]
-        ended = bool(cuts) or tokens[-1] in self._end_ids
         text = text[: min(cuts, default=len(text))]
-        return Generation(text, len(tokens), "stop" if ended else "length", thinking_open)
+        reason: FinishReason = "length"
+        if cuts or tokens[-1] in self._end_ids:
+            reason = "stop"
+        elif settings.stop_loops and is_loop(tokens):
+            reason = "loop"
+        return Generation(text, len(tokens), reason, thinking_open)
 
 
 def _open(path: Path, dtype: torch.dtype | str) -> tuple[Any, Any, bool]:

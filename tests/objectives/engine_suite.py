@@ -166,7 +166,8 @@ class EngineSuite:
         own = Continuation(PROMPTS[0].id, PROMPTS[0].messages, answer.text)
         other = Continuation(PROMPTS[0].id, PROMPTS[0].messages, "w99 w98 w97")
         likely, unlikely = engine.loglikelihood([own, other])
-        assert likely.greedy and not unlikely.greedy
+        assert likely.greedy
+        assert not unlikely.greedy
         assert likely.logprob > unlikely.logprob
 
     @pytest.mark.parametrize("text", ["", " "])

@@ -14,7 +14,7 @@ from objectives.engines import (
     make_engine,
 )
 from objectives.engines.base import Engine, GenerationSettings, Prompt
-from objectives.engines.decoding import Row
+from objectives.engines.batching import Size
 from objectives.engines.scripted import ScriptedEngine
 from objectives.errors import EngineError
 from objectives.tables import resolve
@@ -36,6 +36,14 @@ def state(path):
     from safetensors.torch import load_file
 
     return load_file(path / "model.safetensors")
+
+
+def batches_of(engine, sizes):
+    """The batches that the engine makes of rows of these sizes."""
+    batches = []
+    engine._batcher.run(range(len(sizes)), sizes, [""] * len(sizes), batches.append)
+    assert [i for batch in batches for i in batch] == list(range(len(sizes)))
+    return batches
 
 
 class TestTransformers(ReadingEngineSuite):
@@ -85,14 +93,11 @@ class TestTransformers(ReadingEngineSuite):
 
     def test_batches_keep_to_the_token_limit(self, engine, tiny):
         with make_engine(CPU.model_copy(update={"max_batch_tokens": 60}), tiny) as small:
-            rows = []
-            for prompt in PROMPTS:
-                tokens, _ = small._encoder.prompt(prompt)
-                rows.append(Row(prompt.id, tokens, 8))
-            batches = list(small._batches(rows))
-            assert sorted(i for batch in batches for i in batch) == list(range(len(PROMPTS)))
+            lengths = [len(small._encoder.prompt(prompt)[0]) for prompt in PROMPTS]
+            batches = batches_of(small, [Size(length, 8) for length in lengths])
+            assert 1 < len(batches) < len(PROMPTS)
             for batch in batches:
-                reach = max(len(rows[i].tokens) + 8 for i in batch)
+                reach = max(lengths[i] + 8 for i in batch)
                 assert len(batch) == 1 or reach * len(batch) <= 60
             assert small.generate(PROMPTS, SHORT) == engine.generate(PROMPTS, SHORT)
 

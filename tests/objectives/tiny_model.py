@@ -26,8 +26,10 @@ def save_model(
     seed: int = 0,
     template: str | None = TEMPLATE,
     adds_bos: bool = False,
+    positions: int = 128,
+    layers: int = 4,
 ) -> Path:
-    """A Llama of hidden 96, 4 layers and 171 words, in Hugging Face layout."""
+    """A Llama of hidden 96, 171 words and 386k parameters in 4 layers, in Hugging Face layout."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -35,12 +37,12 @@ def save_model(
     config = LlamaConfig(
         vocab_size=len(WORDS),
         hidden_size=96,
-        num_hidden_layers=4,
+        num_hidden_layers=layers,
         intermediate_size=192,
         num_attention_heads=4,
         num_key_value_heads=4,
         tie_word_embeddings=tied,
-        max_position_embeddings=128,
+        max_position_embeddings=positions,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
