@@ -1,36 +1,64 @@
 """Whether the final answer of a text is mathematically the expected one."""
 
+import os
 import re
-from fractions import Fraction
 from typing import ClassVar
 
 from pydantic import Field
 
+from objectives.errors import ScorerError
+from objectives.item import Item
 from objectives.scorers import base
+from objectives.scorers.answer_text import MAX_LENGTH, clean
 from objectives.scorers.base import Sample, Scorer, split_thinking
-from objectives.scorers.final_answer import clean, final_answer, plain_number
+from objectives.scorers.final_answer import alternatives, final_answer
+from objectives.scorers.latex import askable, echoed, left_undone, same_form
+from objectives.scorers.plain_number import PlainNumber, plain_number
 from objectives.scorers.verifier import shared_verifier
 
-_CHOICE = re.compile(r"\(?([A-Ja-j])(?:[).:]+(?:\s.*)?)?", re.DOTALL)  # A, (A), A) five apples
-_HAS_VALUE = re.compile(r"\d|\\[a-zA-Z]|[π∞√]")
+_OTHER_CHOICE = re.compile(r"(?<!\w)\(?[A-J][).](?:\s|$)|\bor\b")
+_EQUALS = re.compile(r"(?<![<>!\\:=])=(?!=)")
+_COMMA_DECIMAL = re.compile(r"(?<![\d,])(\d+),(\d{1,2}|\d{4,})(?![\d,])")
+_HAS_VALUE = re.compile(r"\d|\\[a-zA-Z]")
+_APPROX = re.compile(r"\\approx\b")
 
 
 class Math(Scorer):
     """1 when the final answer equals the item's; an unclosed think is wrong.
 
     Plain numbers are compared exactly and here (1,000 = 1000.0, 1/2 = 0.5, ๗ = 7, units aside);
-    everything else is asked of math-verify, in a process that is killed at the time limit.
+    everything else is asked of math-verify, in processes that are killed at the time limit.
+    Ambiguous forms are read by what the expected answer is, so that no answer has two readings:
+
+    * `1,5` is 1.5 where the expected number is no integer, and a list otherwise; `1,500` is always
+      1500, `1.500` always 1.5, and `1.000.000` a million. `0{,}5` is 0.5.
+    * 50% is 50 and 0.5.
+    * Of "a ≈ b", b counts where the expected number has decimals, otherwise a.
+    * "7 or 8", two boxes side by side and `#### 7 #### 8` are one list; a list is right for a
+      number only where each member is ("1/2 or 0.5").
+    * Arithmetic left undone (5 + 2, 14/2) is not a number, and an expression copied from the
+      question is no answer, whatever it equals.
+    * Number words are not read, nor numerals without a decimal value, East Asian ones aside.
     """
 
-    name = "math"
+    name: ClassVar[str] = "math"
     binary: ClassVar[bool] = True
     correctness: ClassVar[bool] = True
     params: "Params"
 
     class Params(base.Params):
-        """`time_limit`: seconds that one answer may cost the verifier; over it is wrong."""
+        """`time_limit`: seconds that one answer may cost the verifier; over it is wrong.
+
+        `processes`: how many verify side by side, each with up to a gigabyte of memory.
+        """
 
         time_limit: float = Field(5.0, gt=0, le=600)
+        processes: int = Field(2, ge=1, le=64)
+
+    @property
+    def parallel(self) -> int:
+        """How many answers may be scored side by side: the verifier's processes."""
+        return max(1, min(self.params.processes, len(os.sched_getaffinity(0))))
 
     def score(self, sample: Sample) -> float:
         """0 or 1."""
@@ -38,22 +66,79 @@ class Math(Scorer):
         answer = final_answer(parts.answer)
         if answer is None:
             return 0.0
-        gold = _gold(sample.item.answer)
-        return float(self._equal(gold, answer))
+        question = "\n".join(str(message["content"]) for message in sample.item.messages)
+        return float(self._equal(_gold(sample.item.answer), answer, question))
 
-    def _equal(self, gold: str, answer: str) -> bool:
-        if answer.casefold() == gold.casefold():
+    def check_item(self, item: Item) -> None:
+        """Raises ScorerError where the item's own answer could never be matched."""
+        gold = _gold(item.answer)
+        shown = item.answer if len(item.answer) <= 60 else item.answer[:57] + "..."
+        if not any(char.isalnum() for char in gold):
+            what = "holds no value"
+        elif len(gold) > MAX_LENGTH:
+            what = f"is longer than {MAX_LENGTH} characters"
+        elif "\n" in item.answer.strip() and gold == clean(item.answer) and "\\begin" not in gold:
+            what = "has several lines and marks no final answer (#### or \\boxed{})"
+        elif not _balanced(gold):
+            what = "has braces that do not match"
+        else:
+            return
+        raise ScorerError(
+            f"scorer {self.name}: item {item.id!r}: its answer {shown!r} {what}; "
+            "give the value alone, such as 7 or \\frac{1}{2}"
+        )
+
+    def _equal(self, gold: str, answer: str, question: str) -> bool:
+        if _squeezed(answer) == _squeezed(gold):
             return True
-        expected, given = plain_number(gold), plain_number(answer)
-        if expected is not None and given is not None:
-            return _same(expected, given)
-        letter = _CHOICE.fullmatch(gold)
-        if letter is not None:
-            choice = _CHOICE.fullmatch(answer)
-            return choice is not None and choice[1].casefold() == letter[1].casefold()
-        if expected is not None and not _HAS_VALUE.search(answer):
-            return False  # words only: what broken merges write, and not worth asking
-        return shared_verifier().equal(gold, answer, self.params.time_limit)
+        expected = plain_number(gold)
+        if expected is None and _is_letter(gold):
+            return _chooses(answer, gold)
+        decimals = expected is not None and expected.value.denominator != 1
+        if _APPROX.search(answer) and not _APPROX.search(gold):
+            exact, about = _APPROX.split(answer, maxsplit=1)
+            answer = clean(about if (decimals and "." in gold) or not exact.strip() else exact)
+        if expected is not None:
+            if decimals and "/" not in gold:
+                answer = _COMMA_DECIMAL.sub(r"\1.\2", answer)
+            return all(
+                self._is_number(gold, expected, member, question)
+                for member in alternatives(answer) or [answer]
+            )
+        members = [_unlabelled(member, gold) for member in alternatives(answer)]
+        if len(members) == 1 and _squeezed(members[0]) == _squeezed(gold):
+            return True
+        if gold[:1] not in "([{\\":
+            wanted = alternatives(gold)
+            if len(wanted) > 1 and (numbers := _numbers(wanted)) and (given := _numbers(members)):
+                return _same_members(numbers, given)
+        labelled = _EQUALS.split(gold)
+        if len(labelled) == 2 and (expected := plain_number(clean(labelled[1]))):
+            given_number = plain_number(members[0]) if len(members) == 1 else None
+            if given_number is not None:
+                return expected.same(given_number)
+        return self._asked(", ".join(alternatives(gold)), ", ".join(members), question)
+
+    def _is_number(self, gold: str, expected: PlainNumber, answer: str, question: str) -> bool:
+        """Whether one member of an answer is the expected number."""
+        answer = _unlabelled(answer, gold)
+        given = plain_number(answer)
+        if given is not None:
+            return expected.same(given) and (expected.undone or not given.undone)
+        if _HAS_VALUE.search(answer) is None:
+            return False  # words only: what broken merges write
+        if _EQUALS.search(answer) or left_undone(answer, gold):
+            return False  # 1 = 2 = 7, or a computation not carried out
+        return self._asked(gold, answer, question)
+
+    def _asked(self, gold: str, answer: str, question: str) -> bool:
+        """The verifier's verdict, where it may be asked."""
+        if not (askable(answer, gold) and askable(gold, gold) and same_form(answer, gold)):
+            return False
+        if echoed(answer, question):
+            return False
+        verifier = shared_verifier(self.parallel)
+        return verifier.equal(gold, answer, self.params.time_limit)
 
 
 def _gold(answer: str) -> str:
@@ -62,10 +147,61 @@ def _gold(answer: str) -> str:
     return stated if stated is not None else clean(answer)
 
 
-def _same(expected: tuple[Fraction, bool], given: tuple[Fraction, bool]) -> bool:
-    """Exact equality; where just one is a percentage, 50% is both 50 and 0.5."""
-    (gold, gold_percent), (value, value_percent) = expected, given
-    if gold_percent == value_percent:
-        return gold == value
-    percent, bare = (gold, value) if gold_percent else (value, gold)
-    return bare in (percent, percent / 100)
+def _squeezed(text: str) -> str:
+    return "".join(text.split()).casefold()
+
+
+def _balanced(text: str) -> bool:
+    depth = 0
+    for brace in re.findall(r"\\.|[{}]", text):
+        depth += {"{": 1, "}": -1}.get(brace, 0)
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def _is_letter(gold: str) -> bool:
+    """Whether the expected answer names a choice: A to J, (a) to (j), or a letter as ก is one."""
+    letter = gold.strip("() .")
+    if len(letter) != 1 or not letter.isalpha():
+        return False
+    return not letter.isascii() or letter in "ABCDEFGHIJ" or gold[0] == "("
+
+
+def _chooses(answer: str, gold: str) -> bool:
+    """Whether the answer names the choice and no other: A, (A), A) five apples."""
+    letter = re.escape(gold.strip("() ."))
+    match = re.fullmatch(rf"\(?{letter}(?:[).:]+(?P<rest>\s.*)?)?", answer, re.I | re.DOTALL)
+    return match is not None and _OTHER_CHOICE.search(match["rest"] or "") is None
+
+
+def _unlabelled(answer: str, gold: str) -> str:
+    """`x = 7` and `5 + 2 = 7` without what stands before; as it was where sides disagree."""
+    sides = [clean(side) for side in _EQUALS.split(answer)]
+    if len(sides) == 1 or not sides[-1]:
+        return answer
+    known = [number for number in map(plain_number, sides) if number is not None]
+    if any(not number.same(known[-1]) for number in known):
+        return answer  # 1 = 2 = 7
+    label = _EQUALS.split(gold)
+    if len(label) > 1 and _squeezed(label[0]) != _squeezed(sides[0]):
+        return answer  # y = 7 is not x = 7
+    if len(label) > 1 and len(sides) == 2 and plain_number(sides[-1]) is None:
+        return answer  # y = 2x and its like are the verifier's
+    return sides[-1]
+
+
+def _numbers(members: list[str]) -> list[PlainNumber] | None:
+    numbers = [number for number in map(plain_number, members) if number is not None]
+    return numbers if len(numbers) == len(members) else None
+
+
+def _same_members(expected: list[PlainNumber], given: list[PlainNumber]) -> bool:
+    """Whether two lists have the same members, in any order."""
+    left = list(given)
+    for number in expected:
+        match = next((other for other in left if number.same(other)), None)
+        if match is None:
+            return False
+        left.remove(match)
+    return not left

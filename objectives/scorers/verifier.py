@@ -1,116 +1,198 @@
-"""math-verify in a process of its own, with a time limit that holds whatever it does."""
+"""math-verify in a few processes of its own, with a time limit that holds whatever it does."""
 
 import atexit
 import json
 import os
+import queue
 import select
 import subprocess
 import sys
 import threading
 import time
-from functools import cache
+import weakref
 from pathlib import Path
 
 from objectives.errors import ScorerError
 
 START_LIMIT = 120.0  # seconds; importing sympy on a busy machine is slow, and happens once
+MEMORY = 1 << 30  # bytes that one process may grow by: a symbolic blow-up must not fill the node
 
 
 class Verifier:
-    """One child process, started at the first question and again after it had to be killed."""
+    """A pool of `size` child processes; each starts when it is first needed, and again when killed.
 
-    def __init__(self) -> None:
-        self._child: subprocess.Popen[bytes] | None = None
-        self._owner = 0  # the process that started the child: a fork must not share its pipes
-        self._lock = threading.Lock()
-        self._pending = b""
+    Any thread may ask. A process that forks shares no child with its fork, which starts its own.
+    A child ends with its process, also when that is killed: its pipe closes, and a hung one has an
+    alarm of the kernel's a second after its limit.
+    """
+
+    def __init__(self, size: int = 1, memory: int = MEMORY) -> None:
+        self.size = size
+        self._memory = memory
+        self._refill()
+        _LIVE.add(self)
 
     def equal(self, gold: str, answer: str, limit: float) -> bool:
         """Whether math-verify holds `answer` equal to `gold`; False when it takes over `limit` s.
 
-        A child that hangs or dies over a question is replaced, and the question counts as False.
+        Both are LaTeX. Waiting for a free child, and for one to start, is not counted. A child
+        that hangs is replaced; a question over which two children die counts as False.
 
         Raises:
-            ScorerError: the child cannot be started at all.
+            ScorerError: a child cannot be started at all.
         """
-        job = json.dumps({"gold": gold, "answer": answer, "limit": limit}) + "\n"
-        with self._lock:
-            try:
-                child = self._asked(job)
-            except BrokenPipeError:
-                # It died between questions, which is not this question's fault.
-                self._stop()
-                child = self._asked(job)
-            reply = self._reply(child, limit)
-            if reply is None:
-                self._stop()
-            return reply == "true"
+        job = json.dumps({"gold": gold, "answer": answer, "limit": limit}).encode() + b"\n"
+        idle = self._idle
+        child = idle.get()
+        try:
+            return child.verdict(job, limit)
+        finally:
+            idle.put(child)
 
     def close(self) -> None:
-        """Kill the child, if this process started it; the next question starts another."""
-        with self._lock:
-            self._stop()
+        """End the children, once they are idle; the next question starts another."""
+        idle = self._idle
+        children = [idle.get() for _ in range(self.size)]
+        for child in children:
+            child.stop()
+            idle.put(child)
 
-    def _asked(self, job: str) -> "subprocess.Popen[bytes]":
-        child = self._started()
-        assert child.stdin is not None
-        child.stdin.write(job.encode())
-        child.stdin.flush()
-        return child
+    def pids(self) -> list[int]:
+        """Process ids of the children alive, for those who watch processes."""
+        return [child.process.pid for child in self._children if child.process is not None]
+
+    def _refill(self) -> None:
+        self._children = [_Child(self._memory) for _ in range(self.size)]
+        # Last in, first out: what has started is used before another starts.
+        self._idle: queue.LifoQueue[_Child] = queue.LifoQueue()
+        for child in self._children:
+            self._idle.put(child)
+
+    def _leave_to_parent(self) -> None:
+        """In a fork: another process's children are neither ours to ask nor to end."""
+        for child in self._children:
+            child.drop()
+        self._refill()
+
+
+class _Child:
+    """One process; whoever has taken it from the pool is its only user."""
+
+    def __init__(self, memory: int) -> None:
+        self._memory = memory
+        self.process: subprocess.Popen[bytes] | None = None
+        self._ready = False
+        self._pending = b""
+
+    def verdict(self, job: bytes, limit: float) -> bool:
+        for _ in range(2):
+            process = self._started()
+            reply = self._ask(process, job, limit)
+            if reply in ("true", "false"):
+                return reply == "true"
+            # The next one starts while the caller goes on; its start is not waited for.
+            self.stop()
+            self._spawn()
+            if reply is not None:
+                return reply == "true last"
+            if time.monotonic() >= self._deadline:
+                return False
+        return False
+
+    def _ask(self, process: "subprocess.Popen[bytes]", job: bytes, limit: float) -> str | None:
+        assert process.stdin is not None
+        self._deadline = time.monotonic() + limit
+        try:
+            process.stdin.write(job)
+        except BrokenPipeError:
+            return None  # it died between questions
+        return self._line(process, self._deadline)
 
     def _started(self) -> "subprocess.Popen[bytes]":
-        if self._owner != os.getpid():
-            self._child = None  # of another process: neither ours to use nor to kill
-        if self._child is not None and self._child.poll() is None:
-            return self._child
-        self._stop()
+        if self.process is None:
+            self._spawn()
+        for _ in range(2):
+            assert self.process is not None
+            if self._ready or self._line(self.process, time.monotonic() + START_LIMIT) == "ready":
+                self._ready = True
+                return self.process
+            self.stop()
+            self._spawn()
+        self.stop()
+        raise ScorerError(
+            "scorer math: math-verify does not start; run `python -c 'import math_verify'`"
+        )
+
+    def _spawn(self) -> None:
         # A script, not multiprocessing: that would import the caller's main module again. -P keeps
         # this folder, whose math.py is not Python's, off the path.
-        self._child = subprocess.Popen(
-            [sys.executable, "-P", str(Path(__file__).with_name("verify_child.py"))],
+        script = str(Path(__file__).with_name("verify_child.py"))
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", script, str(os.getpid()), str(self._memory)],
+            bufsize=0,  # no lock that a fork could inherit taken
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
-        self._owner = os.getpid()
+        self._ready = False
         self._pending = b""
-        if self._reply(self._child, START_LIMIT) != '"ready"':
-            self._stop()
-            raise ScorerError(
-                "scorer math: math-verify does not start; run `python -c 'import math_verify'`"
-            )
-        return self._child
 
-    def _reply(self, child: "subprocess.Popen[bytes]", limit: float) -> str | None:
-        """The child's next line, or None when it is dead or silent for `limit` seconds."""
-        assert child.stdout is not None
-        deadline = time.monotonic() + limit
+    def _line(self, process: "subprocess.Popen[bytes]", deadline: float) -> str | None:
+        """The child's next line, or None when it is dead or silent until `deadline`."""
+        assert process.stdout is not None
+        poll = select.poll()  # not select(), which fails on descriptors over 1023
+        poll.register(process.stdout, select.POLLIN)
         while b"\n" not in self._pending:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([child.stdout], [], [], left)[0]:
+            if left <= 0 or not poll.poll(left * 1000):
                 return None
-            chunk = os.read(child.stdout.fileno(), 4096)
+            chunk = os.read(process.stdout.fileno(), 4096)
             if not chunk:
                 return None
             self._pending += chunk
         line, _, self._pending = self._pending.partition(b"\n")
         return line.decode()
 
-    def _stop(self) -> None:
-        child, self._child = self._child, None
-        if child is None or self._owner != os.getpid():
-            return
-        child.kill()
-        child.wait()
-        for pipe in (child.stdin, child.stdout):
-            if pipe is not None:
-                pipe.close()
+    def stop(self) -> None:
+        process, self.process = self.process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            _close_pipes(process)
+
+    def drop(self) -> None:
+        process, self.process = self.process, None
+        if process is not None:
+            _close_pipes(process)
+            process.returncode = 0  # not ours to wait for
 
 
-@cache
-def shared_verifier() -> Verifier:
-    """This process's verifier, killed with it."""
-    verifier = Verifier()
-    atexit.register(verifier.close)
-    return verifier
+def _close_pipes(process: "subprocess.Popen[bytes]") -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+
+
+_LIVE: "weakref.WeakSet[Verifier]" = weakref.WeakSet()
+_SHARED: dict[int, Verifier] = {}
+_SHARED_LOCK = threading.Lock()
+
+
+def shared_verifier(size: int = 1) -> Verifier:
+    """This process's verifier of `size` children, which end with it; the same for every thread."""
+    with _SHARED_LOCK:
+        if size not in _SHARED:
+            _SHARED[size] = Verifier(size)
+            atexit.register(_SHARED[size].close)
+        return _SHARED[size]
+
+
+def _after_fork() -> None:
+    global _SHARED_LOCK
+    _SHARED_LOCK = threading.Lock()
+    for verifier in list(_LIVE):
+        verifier._leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork)

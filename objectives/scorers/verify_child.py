@@ -1,53 +1,106 @@
 """The verifier's own process: reads a pair per line, writes a verdict per line. Run as a script.
 
-math-verify bounds its work by SIGALRM, which only works in a main thread; and some of sympy's work
+math-verify bounds its work by SIGALRM, which only works in a main thread, and some of sympy's work
 cannot be interrupted at all. So it lives in a process that can be killed. Imports nothing of this
 project: a start costs what math-verify costs.
 
-In: `{"gold": str, "answer": str, "limit": seconds}`; out: `true`, `false`; first of all `"ready"`.
+Arguments: the parent's process id, and how many bytes its memory may grow by.
+In: `{"gold": str, "answer": str, "limit": seconds}`; out: `true`, `false`, or either with `last`
+behind it, after which it ends for having grown; first of all `ready`.
 """
 
 import json
 import logging
+import os
 import resource
+import select
 import signal
 import sys
+from collections.abc import Iterator
+
+ORPHAN_CHECK = 2.0  # seconds; a fork of the parent may hold its end of the pipe open
+GRACE = 1.0  # seconds over the limit, when nobody is there to kill it
 
 
-def main() -> None:
-    """Serve until standard input closes."""
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-
+def main(parent: int, memory: int) -> None:
+    """Serve until standard input closes or the parent is gone."""
     # Ctrl-C reaches the whole terminal group; the caller may still want its last answers scored.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.disable(logging.CRITICAL)  # its timeouts are logged as if they were the caller's
+    from math_verify import LatexExtractionConfig, parse, verify
+
+    logging.disable(logging.CRITICAL)  # it warns that its own time limits are off
     # Libraries may print; the protocol's channel is kept apart from their standard output.
     out = sys.stdout
     sys.stdout = sys.stderr
-    configs = (LatexExtractionConfig(), ExprExtractionConfig())
+    configs = (LatexExtractionConfig(),)
 
-    def expressions(text: str, limit: int) -> list[object]:
-        found: list[object] = parse(f"${text}$", extraction_config=configs, parsing_timeout=limit)
+    def expressions(text: str) -> list[object]:
+        # The whole text or nothing: no search for parts that could be read.
+        found: list[object] = parse(
+            f"${text}$",
+            extraction_config=configs,
+            fallback_mode="no_fallback",
+            extraction_mode="first_match",
+            parsing_timeout=None,
+        )
         return found
 
-    def reply(value: object) -> None:
-        out.write(json.dumps(value) + "\n")
+    def reply(text: str) -> None:
+        out.write(text + "\n")
         out.flush()
 
+    verify(expressions("2x+1"), expressions("1+2x"), timeout_seconds=None)  # what is made once
+    _limit_memory(memory)
+    before = _peak_memory()
     reply("ready")
-    for line in sys.stdin:
+    for line in _lines(parent):
         job = json.loads(line)
-        limit = max(1, round(job["limit"]))
-        # If the parent is gone, nobody kills a hung job: let the kernel do it.
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        soft = int(used.ru_utime + used.ru_stime) + 2 * limit + 2
-        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-        soft = soft if hard == resource.RLIM_INFINITY else min(soft, hard)
-        resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
-        gold = expressions(job["gold"], limit)
-        answer = expressions(job["answer"], limit) if gold else []
-        reply(bool(gold and answer and verify(gold, answer, timeout_seconds=limit)))
+        # The kernel's own end for an orphan that hangs: no handler of Python's could run.
+        signal.setitimer(signal.ITIMER_REAL, job["limit"] + GRACE)
+        try:
+            gold = expressions(job["gold"])
+            answer = expressions(job["answer"]) if gold else []
+            equal = bool(gold and answer and verify(gold, answer, timeout_seconds=None))
+        except (MemoryError, RecursionError):
+            equal = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        grown = _peak_memory() - before > memory // 4
+        reply(("true" if equal else "false") + (" last" if grown else ""))
+        if grown:
+            return
+
+
+def _lines(parent: int) -> Iterator[bytes]:
+    """Lines of standard input until it closes or the process `parent` is no longer ours."""
+    stdin = sys.stdin.fileno()
+    pending = b""
+    while os.getppid() == parent:
+        if not select.select([stdin], [], [], ORPHAN_CHECK)[0]:
+            continue
+        chunk = os.read(stdin, 65536)
+        if not chunk:
+            return
+        *lines, pending = (pending + chunk).split(b"\n")
+        yield from lines
+
+
+def _limit_memory(growth: int) -> None:
+    """Let this process's memory grow by `growth` bytes; Linux holds to it, macOS does not."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - a start is quicker
+            now = int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = now + growth if hard == resource.RLIM_INFINITY else min(now + growth, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+def _peak_memory() -> int:
+    """Bytes; where the system counts them in kilobytes they are turned into bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]), int(sys.argv[2]))

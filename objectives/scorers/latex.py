@@ -1,0 +1,106 @@
+r"""What may be asked of the verifier: one expression of known parts, and nothing it could misread.
+
+math-verify is made to find answers in texts: given anything it cannot parse, it looks for a part
+that it can (`8 \foo{{ 7` is 7 to it). Here the answer is already found, so whatever is not plainly
+an expression is wrong instead.
+"""
+
+import re
+
+from objectives.scorers.answer_text import fold
+
+_COMMANDS = frozenset(
+    """frac dfrac tfrac cfrac sqrt pi infty cdot times div pm mp le leq ge geq ne neq lt gt in notin
+    cup cap setminus emptyset mathbb log ln lg exp sin cos tan cot sec csc arcsin arccos arctan
+    sinh cosh tanh alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa
+    lambda mu nu xi rho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi
+    Sigma Phi Psi Omega circ overline bar mid vert lvert rvert lfloor rfloor lceil rceil begin end
+    leqslant geqslant""".split()
+)
+# Left to do: allowed only where the expected answer has them too, as in 2^{10} - 10!.
+_UNDONE_COMMANDS = frozenset(
+    "int sum prod lim min max gcd lcm bmod pmod mod binom dbinom tbinom det sup inf".split()
+)
+_COMMAND = re.compile(r"\\([a-zA-Z]+|.)", re.DOTALL)
+_ALLOWED = re.compile(r"[0-9a-zA-Z\s+\-*/^_=<>()\[\]{}|,.:'!&%]*")
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[pbvBV]?matrix\}")
+_WORD = re.compile(r"[a-zA-Z]{4,}")
+_BINARY = re.compile(
+    r"(?<=[\d)}\]!])\s*(?:[+\-*/]|\\(?:times|cdot|div)\b)\s*(?=[\d(\\{.])|"
+    r"(?<=[\d)}])\s*(?=\()|(?<=\))\s*(?=[\d\\])"
+)
+_SUBSCRIPT = re.compile(r"_\s*\{?\s*(\d+)")
+_DEEPEST = 20  # brackets in brackets: parsing takes exponential time
+# Rows of numbers, which it adds up or runs together; and powers that only cost memory.
+_NO_VALUE = re.compile(r"\d\s+\d|\d[eE][-+]?\d|\^\s*\{?[-+]?\d{7}|\d{100}")
+_GUARDED = ("!", ":", "'", "&", "|")
+
+
+def askable(text: str, gold: str) -> bool:
+    """Whether `text` is an expression that the verifier would read as a whole.
+
+    Operations that compute (sums, limits, factorials) pass only where `gold` has them.
+    """
+    rest = _ENVIRONMENT.sub(" ", text)
+    for command in _COMMAND.findall(rest):
+        if command in _COMMANDS or command in ("{", "}", "%", "\\", " ", "|"):
+            continue
+        if command not in _UNDONE_COMMANDS or "\\" + command not in gold:
+            return False
+    if "%" in rest.replace("\\%", ""):
+        return False  # a comment, to LaTeX
+    if _NO_VALUE.search(rest) or _depth(rest) > _DEEPEST:
+        return False
+    rest = _COMMAND.sub(" ", rest)
+    if _ALLOWED.fullmatch(rest) is None or rest.count("{") != rest.count("}"):
+        return False
+    if any(sign in text and sign not in gold for sign in _GUARDED):
+        return False
+    return all(word in gold for word in _WORD.findall(rest))
+
+
+def _depth(text: str) -> int:
+    deepest = depth = 0
+    for char in text:
+        if char in "([{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif char in ")]}":
+            depth -= 1
+    return deepest
+
+
+def left_undone(answer: str, gold: str) -> bool:
+    """Whether `answer`, expected to be the number `gold`, is a computation not carried out.
+
+    5 + 2 is a question; roots, powers and the like are ways to write a number.
+    """
+    return _BINARY.search(answer) is not None and _BINARY.search(gold) is None
+
+
+def same_form(answer: str, gold: str) -> bool:
+    r"""Whether two expressions are of kinds that can be equal at all.
+
+    The verifier takes the pair (1, 2) for the set \{1, 2\}, and forgets the base of 101_2.
+    """
+    if _SUBSCRIPT.findall(answer) and _SUBSCRIPT.findall(answer) != _SUBSCRIPT.findall(gold):
+        return False
+    is_set, wants_set = ("\\{" in text for text in (answer, gold))
+    is_pair, wants_pair = (text[:1] in "([" and "," in text for text in (answer, gold))
+    return not (is_set and wants_pair and not wants_set) and not (
+        is_pair and wants_set and not is_set
+    )
+
+
+def echoed(answer: str, question: str) -> bool:
+    """Whether `answer` stands in the question as a whole expression: copying is not solving."""
+    signs = [re.escape(char) for char in answer if not char.isspace()]
+    if len(signs) < 2:
+        return False
+    pattern = (
+        r"(?<![\w^+\-*/\\({\[.])(?<![+\-*/^]\s)"
+        + r"\s*".join(signs)
+        + r"(?!\s*[+\-*/^]|[\w}\])]|\.\d)"
+    )
+    question = fold(question).replace("×", "\\times").replace("÷", "\\div")
+    return re.search(pattern, question.replace("\\left", "").replace("\\right", "")) is not None

@@ -1,0 +1,237 @@
+"""The pool of math-verify processes, with answers that really hang it."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from objectives.scorers import verifier as module
+from objectives.scorers.verifier import Verifier, shared_verifier
+
+HANGS = "9^{9^{9^9}}"  # in C, over one long number: no signal handler of Python's would run
+EXPANDS = "(x+y+z+a+b+c)^{60}"  # in Python, into ever more terms
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def pool():
+    verifier = Verifier(2)
+    yield verifier
+    pids = verifier.pids()
+    verifier.close()
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert verifier.pids() == []
+
+
+def start(pool):
+    """All of its children."""
+    with ThreadPoolExecutor(pool.size) as threads:
+        list(threads.map(lambda _: pool.equal("\\sqrt{2}", HANGS, 0.01), range(pool.size)))
+        # Each was killed and starts again; an answer apiece shows that it has.
+        slow = "\\sqrt{x+\\sqrt{x+\\sqrt{x+\\sqrt{x+1}}}}"
+        list(threads.map(lambda _: pool.equal("\\sqrt{2}", slow, 5), range(pool.size)))
+    assert len(pool.pids()) == pool.size
+
+
+def gone(pids, within):
+    deadline = time.monotonic() + within
+    while any(map(alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(map(alive, pids))
+
+
+def alive(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_nothing_starts_before_the_first_question_and_then_one():
+    verifier = Verifier(3)
+    assert verifier.pids() == []
+    for _ in range(3):
+        assert verifier.equal("7", "\\sqrt{49}", 5.0)
+    assert len(verifier.pids()) == 1  # one after the other needs one
+    verifier.close()
+
+
+@pytest.mark.parametrize("answer", [HANGS, EXPANDS])
+def test_a_hang_costs_its_limit_and_delays_no_other(pool, answer):
+    start(pool)
+    before = pool.pids()
+    with ThreadPoolExecutor(1) as threads:
+        begin = time.monotonic()
+        hung = threads.submit(lambda: (pool.equal("\\sqrt{2}", answer, 1.0), time.monotonic()))
+        served = 0
+        while not hung.done():
+            assert pool.equal("\\sqrt{2}", f"2^{{1/2}}+{served}-{served}", 5.0)
+            served += 1
+        verdict, end = hung.result()
+    assert not verdict
+    assert 1.0 <= end - begin < 1.5
+    assert served > 3  # the other child answered meanwhile
+    assert pool.equal("7", "\\sqrt{49}", 5.0)
+    assert len(set(before) - set(pool.pids())) == 1  # the one that hung was replaced
+    assert len(pool.pids()) == 2
+
+
+def test_every_child_may_hang(pool):
+    with ThreadPoolExecutor(4) as threads:
+        verdicts = list(threads.map(lambda _: pool.equal("\\sqrt{2}", HANGS, 0.2), range(4)))
+    assert verdicts == [False] * 4
+    assert pool.equal("7", "\\sqrt{49}", 5.0)
+
+
+def test_a_child_that_dies_is_replaced(pool):
+    start(pool)
+    before = pool.pids()
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    assert gone(before, 5)
+    with ThreadPoolExecutor(2) as threads:
+        assert all(threads.map(lambda _: pool.equal("7", "\\sqrt{49}", 5.0), range(4)))
+    assert not set(before) & set(pool.pids())
+
+
+def test_a_child_that_dies_over_a_question_gets_it_asked_again(pool):
+    start(pool)
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(pool.equal, "\\sqrt{2}", HANGS, 3.0)
+        time.sleep(0.3)
+        for pid in pool.pids():
+            os.kill(pid, signal.SIGKILL)
+        assert slow.result() is False
+    assert pool.equal("7", "\\sqrt{49}", 5.0)
+
+
+def test_many_threads_get_their_own_answers(pool):
+    questions = [(n, m) for n in range(12) for m in (n, n + 1)]
+    with ThreadPoolExecutor(16) as threads:
+        verdicts = list(
+            threads.map(lambda q: pool.equal(f"{q[0]}x+1", f"1+{q[1]}x", 10.0), questions)
+        )
+    assert verdicts == [n == m for n, m in questions]
+
+
+def test_memory_is_bounded():
+    verifier = Verifier(1, memory=48 << 20)
+    try:
+        assert verifier.equal("7", "\\sqrt{49}", 5.0)
+        size = psutil.Process(verifier.pids()[0]).memory_info().rss
+        peak = 0
+        with ThreadPoolExecutor(1) as threads:
+            blown = threads.submit(verifier.equal, "x^2+1", EXPANDS, 3.0)
+            while not blown.done():
+                for pid in verifier.pids():
+                    if alive(pid):
+                        peak = max(peak, psutil.Process(pid).memory_info().rss)
+                time.sleep(0.01)
+        assert blown.result() is False
+        assert peak < size + (64 << 20)
+        assert verifier.equal("7", "\\sqrt{49}", 5.0)
+    finally:
+        verifier.close()
+
+
+def test_a_child_that_has_grown_is_replaced_and_its_answer_counts():
+    verifier = Verifier(1, memory=16 << 20)
+    try:
+        seen = set()
+        for n in range(6):
+            assert verifier.equal(f"x^2+{n}", f"{n}+x\\cdot x", 5.0)
+            assert verifier.equal(f"(x+y)^{{{n + 9}}}", f"(y+x)^{{{n + 9}}}", 5.0)
+            seen.update(verifier.pids())
+    finally:
+        verifier.close()
+
+
+def test_a_fork_has_children_of_its_own(pool):
+    assert pool.equal("7", "\\sqrt{49}", 5.0)
+    before = pool.pids()
+    pid = os.fork()
+    if pid == 0:
+        right = pool.equal("7", "\\sqrt{49}", 5.0) and not set(pool.pids()) & set(before)
+        pool.close()
+        os._exit(0 if right else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert pool.pids() == before
+    assert pool.equal("7", "\\sqrt{49}", 5.0)
+
+
+def test_a_fork_while_threads_ask_does_not_lock(pool):
+    stop = threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            assert pool.equal("7", "\\sqrt{49}", 5.0)
+
+    with ThreadPoolExecutor(3) as threads:
+        asking = [threads.submit(ask) for _ in range(3)]
+        for _ in range(3):
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0 if pool.pids() == [] and shared_verifier(2).size == 2 else 1)
+            assert os.waitpid(pid, 0)[1] == 0
+        stop.set()
+        for done in asking:
+            done.result()
+
+
+PARENT = """
+import os, sys, threading, time
+from objectives.scorers.verifier import Verifier
+pool = Verifier(2)
+assert pool.equal("7", "\\\\sqrt{49}", 5.0)
+threading.Thread(target=pool.equal, args=("\\\\sqrt{2}", sys.argv[1], 2.0), daemon=True).start()
+pool.equal("\\\\sqrt{2}", "2^{1/2}", 5.0)
+if sys.argv[2] == "fork" and os.fork() == 0:
+    time.sleep(30)
+    os._exit(0)
+print(*pool.pids(), flush=True)
+if sys.argv[2] == "exit":
+    sys.exit()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("how", ["kill", "fork", "exit"])
+def test_children_end_with_their_parent(how):
+    """Also a hung one, when the parent is killed, and when a fork holds the pipe open."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PARENT, HANGS, how],
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    try:
+        pids = [int(pid) for pid in process.stdout.readline().split()]
+        assert len(pids) == 2
+        if how != "exit":
+            assert all(map(alive, pids))
+            process.kill()
+        process.wait(20)
+        assert gone(pids, within=6)
+    finally:
+        for child in (os.killpg,):
+            try:
+                child(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        process.stdout.close()
+
+
+def test_one_verifier_a_process_and_size():
+    with ThreadPoolExecutor(8) as threads:
+        assert len(set(threads.map(lambda _: shared_verifier(2), range(32)))) == 1
+    assert shared_verifier(2) is not shared_verifier(1)
+    assert module._SHARED[2] is shared_verifier(2)
