@@ -17,8 +17,8 @@ class SandboxError(ScorerError):
 class Limits:
     """What a program may use.
 
-    `seconds` is of processor time; of wall time it may take twice that and a second, so that
-    a busy machine does not decide. `memory` is the address space and `output` what may be printed,
+    `seconds` is of processor time (the kernel counts whole ones); of wall time it may take twice
+    that from when it is locked in, so that a busy machine does not decide. `memory` is the address space and `output` what may be printed,
     in bytes.
     """
 
@@ -29,7 +29,7 @@ class Limits:
     @property
     def wall(self) -> float:
         """Seconds of wall time."""
-        return 2 * self.seconds + 1
+        return 2 * self.seconds
 
 
 @dataclass(frozen=True)

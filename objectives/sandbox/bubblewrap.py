@@ -1,12 +1,13 @@
 """bubblewrap, the sandbox of Flatpak: the namespaces are made by a program that many have read."""
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from objectives.sandbox.base import SandboxError
-from objectives.sandbox.local import LocalSandbox
+from objectives.sandbox.local import LocalSandbox, threads_in_use
 
 
 class Bubblewrap(LocalSandbox):
@@ -25,13 +26,22 @@ class Bubblewrap(LocalSandbox):
                 "sandbox bubblewrap: `bwrap` is not installed; `apt install bubblewrap`, or use"
                 " unshare or landlock"
             )
-        arguments = [bwrap, "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc"]
-        arguments += ["--unshare-uts", "--unshare-cgroup-try", "--die-with-parent", "--new-session"]
-        arguments += ["--uid", "1000", "--gid", "1000", "--cap-drop", "ALL"]
+        arguments = [bwrap, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
+        arguments += ["--unshare-cgroup-try", "--die-with-parent", "--new-session"]
+        arguments += ["--cap-drop", "ALL"]
+        threads = 0
+        if os.geteuid() == 0:
+            # In a namespace of users, root would stay root outside, who may start any number of
+            # threads. It becomes nobody inside instead, and needs to be allowed to until then.
+            for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
+                arguments += ["--cap-add", capability]
+            threads = threads_in_use()
+        else:
+            arguments += ["--unshare-user", "--uid", "1000", "--gid", "1000"]
         for path in job["readable"]:
             arguments += ["--ro-bind", path, path]
         for path in job["devices"]:
             arguments += ["--dev-bind", path, path]
         # bwrap itself dies with its parent, and what it starts has another one.
-        inner = json.dumps({**job, "parent": None})
+        inner = json.dumps({**job, "parent": None, "threads": threads})
         return [*arguments, "--remount-ro", "/", "--chdir", "/", "--", *start, inner]

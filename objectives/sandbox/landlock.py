@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from objectives.sandbox.local import LocalSandbox
+from objectives.sandbox.local import LocalSandbox, threads_in_use
 
 
 class Landlock(LocalSandbox):
@@ -21,4 +21,4 @@ class Landlock(LocalSandbox):
         return "it needs Linux 5.13 with Landlock on: use unshare, bubblewrap or http"
 
     def command(self, start: Sequence[str], job: dict[str, Any]) -> list[str]:
-        return [*start, json.dumps(job)]
+        return [*start, json.dumps({**job, "threads": threads_in_use()})]

@@ -23,6 +23,7 @@ START_LIMIT = (
 )
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8"}  # sets are ordered alike in every run
+NOBODY = 65534
 _STDERR = 1 << 16
 _ALL_SEALS = 0xF  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE
 _INSIDE = Path(__file__).with_name("inside")
@@ -116,7 +117,9 @@ def readable() -> tuple[str, ...]:
     """
     base = Path(sys.base_prefix)
     wanted = [Path(path) for path in _SYSTEM]
-    wanted += [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")]
+    # Of the interpreter itself: its virtual environment's packages are nobody's business.
+    origin = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}
+    wanted += [Path(sysconfig.get_path(name, vars=origin)) for name in ("stdlib", "platstdlib")]
     if base not in (Path("/"), Path("/usr")):
         wanted.append(base / "lib")  # libraries that come with the interpreter
     wanted += [interpreter(), _INSIDE]
@@ -131,6 +134,26 @@ def readable() -> tuple[str, ...]:
 def interpreter() -> Path:
     """The Python that this one is, without its virtual environment."""
     return Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+
+
+def threads_in_use() -> int:
+    """Threads of the user that programs run as: of this one, or of nobody where this one is root.
+
+    The kernel's limit is for all of a user's threads together, outside user namespaces.
+    """
+    uid = str(os.getuid() or NOBODY)
+    total = 0
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            lines = (entry / "status").read_text().splitlines()
+        except OSError:
+            continue  # it ended
+        fields = dict(line.split(":", 1) for line in lines if ":" in line)
+        if fields["Uid"].split()[0] == uid:
+            total += int(fields["Threads"])
+    return total
 
 
 class _Child:
@@ -162,6 +185,7 @@ class _Child:
                 "readable": readable(),
                 "devices": DEVICES,
                 "scratch": tempfile.gettempdir(),
+                "threads": 0,
                 "parent": os.getpid(),
                 "program": text,
                 "status": status_write,

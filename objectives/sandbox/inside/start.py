@@ -1,7 +1,7 @@
 """The first code of a sandbox: lock in, say so, run the program's text in this very process.
 
-`argv[1]` is JSON: `backend`, `limits`, `readable`, `devices`, `scratch`, `parent`, `program` and
-`status` (descriptors). On `status` goes "ready" when nothing is left to lock, else one line of what
+`argv[1]` is JSON: `backend`, `limits`, `readable`, `devices`, `scratch`, `threads` (that the user
+has already), `parent`, `program` and `status` (descriptors). On `status` goes "ready" when nothing is left to lock, else one line of what
 failed; the program never holds that descriptor, so it cannot claim either.
 """
 
@@ -31,21 +31,19 @@ def main() -> None:
             die_with(job["parent"])
         text = _read(job["program"])
         _raise_oom_score()
-        threads = THREADS
         if job["backend"] == "unshare":
             namespaces.enter(job["readable"], job["devices"], job["scratch"])
         elif job["backend"] == "landlock":
-            root = os.geteuid() == 0
-            # Counted for the whole user where there are no namespaces.
-            threads += _threads_of(NOBODY if root else os.getuid())
-            if root:
+            if os.geteuid() == 0:
                 become_nobody(NOBODY)
                 die_with(job["parent"])  # a change of user forgets it
             landlock.restrict([*job["readable"], *job["devices"]])
             os.chdir("/")
-        else:  # bubblewrap has made the namespaces
+        elif os.geteuid() == 0:  # bubblewrap has made the namespaces
+            become_nobody(NOBODY)
+        else:
             drop_capabilities()
-        _limit(job["limits"], threads)
+        _limit(job["limits"], THREADS + job["threads"])
         seccomp.install()
     except BaseException as error:  # noqa: BLE001 - whatever it is, the program must not run
         _fail(status, error)
@@ -70,21 +68,6 @@ def _raise_oom_score() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
     except OSError:
         return  # no such file in bubblewrap's view; memory is limited anyway
-
-
-def _threads_of(uid: int) -> int:
-    total = 0
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            lines = (entry / "status").read_text().splitlines()
-        except OSError:
-            continue  # it ended
-        fields = dict(line.split(":", 1) for line in lines if ":" in line)
-        if fields["Uid"].split()[0] == str(uid):
-            total += int(fields["Threads"])
-    return total
 
 
 def _limit(limits: dict[str, Any], threads: int) -> None:
