@@ -18,8 +18,8 @@ class Limits:
     """What a program may use.
 
     `seconds` is of processor time (the kernel counts whole ones); of wall time it may take twice
-    that from when it is locked in, so that a busy machine does not decide. `memory` is the address space and `output` what may be printed,
-    in bytes.
+    that from when it is locked in, so that a busy machine does not decide. `memory` is the address
+    space and `output` what may be printed, in bytes.
     """
 
     seconds: float = 6.0

@@ -82,6 +82,8 @@ class _Server:
         if op == "set":
             setattr(target, question["name"], self._decode(question["args"][0]))
             return {"value": None}
+        if op == "truth":
+            return {"value": bool(target)}
         if op == "length":
             return {"value": len(target)}
         if op == "item":
@@ -104,8 +106,8 @@ class _Server:
         return encode(value, self._keep)
 
     def _decode(self, data: Any) -> Any:
-        return decode(data, lambda handle: self._kept[handle["handle"][0]])
+        return decode(data, lambda handle: self._kept[handle["handle"]])
 
     def _keep(self, value: Any) -> dict[str, Any]:
         self._kept.append(value)
-        return {"handle": [len(self._kept) - 1, bool(value)]}
+        return {"handle": len(self._kept) - 1}

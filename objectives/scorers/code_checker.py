@@ -236,14 +236,14 @@ class _Link:
 
     def _decode(self, data: Any) -> Any:
         try:
-            return decode(data, lambda kept: Proxy(self, *kept["handle"]))
+            return decode(data, lambda kept: Proxy(self, int(kept["handle"])))
         except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
             raise Lost from None
 
 
 def _handle_of(value: Any) -> dict[str, Any]:
     if isinstance(value, Proxy):
-        return {"handle": [object.__getattribute__(value, "_proxy")[1], True]}
+        return {"handle": object.__getattribute__(value, "_proxy")[1]}
     raise TypeError(f"a test cannot pass a {type(value).__name__} to an answer")
 
 
@@ -267,11 +267,11 @@ class Proxy:
 
     __slots__ = ("_proxy",)
 
-    def __init__(self, link: _Link, handle: int, truth: bool) -> None:
-        object.__setattr__(self, "_proxy", (link, handle, truth))
+    def __init__(self, link: _Link, handle: int) -> None:
+        object.__setattr__(self, "_proxy", (link, handle))
 
     def _ask(self, op: str, *args: Any, **more: Any) -> Any:
-        link, handle, _ = object.__getattribute__(self, "_proxy")
+        link, handle = object.__getattribute__(self, "_proxy")
         return link.ask(op, handle, args, **more)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -298,4 +298,4 @@ class Proxy:
         return iter(list(self._ask("items")))
 
     def __bool__(self) -> bool:
-        return bool(object.__getattribute__(self, "_proxy")[2])
+        return self._ask("truth") is True

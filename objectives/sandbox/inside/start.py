@@ -1,8 +1,9 @@
 """The first code of a sandbox: lock in, say so, run the program's text in this very process.
 
 `argv[1]` is JSON: `backend`, `limits`, `readable`, `devices`, `scratch`, `threads` (that the user
-has already), `parent`, `program` and `status` (descriptors). On `status` goes "ready" when nothing is left to lock, else one line of what
-failed; the program never holds that descriptor, so it cannot claim either.
+has already), `parent`, `program` and `status` (descriptors). On `status` goes "ready" when nothing
+is left to lock, else one line of what failed; the program never holds that descriptor, so it cannot
+claim either.
 """
 
 import builtins
