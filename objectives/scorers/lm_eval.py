@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+import numpy as np
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from objectives.engines.base import ChatSettings, Engine, Generation
@@ -14,8 +15,10 @@ from objectives.item import Item, ItemScore
 from objectives.item_source import ItemsConfig, LmEvalItems
 from objectives.scorers import base
 from objectives.scorers.base import Direction, EngineScorer, Measure, Sample
-from objectives.scorers.perplexity import CEILING
 from objectives.tables import did_you_mean
+
+CEILING = 1e300
+"""The most that a perplexity can be; some are of whole continuations, and large for good models."""
 
 _PERPLEXITY = (1.0, math.inf)
 
@@ -159,10 +162,11 @@ class LmEval(EngineScorer):
         task.task._instances = chosen
         task.task.apply_filters()
         way = self.params.filter or task.filters[0]
-        return [
-            self._item_score(task.task, item, requests, answers, way)
-            for item, requests in zip(items, asked, strict=True)
-        ]
+        with np.errstate(all="ignore"):  # a broken model's numbers are seen to below
+            return [
+                self._item_score(task.task, item, requests, answers, way)
+                for item, requests in zip(items, asked, strict=True)
+            ]
 
     def _answered(self, lm: Any, requests: Sequence[Any]) -> dict[int, Generation]:
         """Put the engine's responses into the requests; the first generation of each, by id."""
@@ -323,9 +327,9 @@ def _value(metric: str, said: Any, measure: Measure, broken: bool) -> tuple[floa
         logprob, count = said
         nats = _nats(-logprob / count)
         value = nats / math.log(2) if how == "bits_per_byte" else math.exp(nats)
-        return min(CEILING, value), float(count)
+        return value, float(count)
     if how == "perplexity":
-        return min(CEILING, math.exp(_nats(-said))), 1.0
+        return math.exp(_nats(-said)), 1.0
     if broken:
         return _worst(measure), 1.0
     if how == "brier_score":

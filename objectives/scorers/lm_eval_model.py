@@ -139,8 +139,9 @@ def _name(request: Instance) -> str:
 def _settings(task: str | None, arguments: Mapping[str, Any]) -> GenerationSettings:
     given = dict(normalize_gen_kwargs(dict(arguments), DEFAULT_MAX_TOKENS))
     stop = tuple(dict.fromkeys(text for text in given.pop("until") if text))
-    temperature = float(given.pop("temperature", 0.0)) if given.pop("do_sample") else 0.0
-    if temperature == 0.0:
+    temperature = float(given.pop("temperature", 0.0))
+    if not given.pop("do_sample") or temperature == 0.0:
+        temperature = 0.0
         given = {key: value for key, value in given.items() if key not in _OF_SAMPLING}
     settings = GenerationSettings(
         max_tokens=given.pop("max_gen_toks"),

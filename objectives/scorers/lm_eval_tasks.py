@@ -78,18 +78,18 @@ def opened(
         ScorerError: there is no such task, its data cannot be loaded, or it cannot be run here.
     """
     chat = PLAIN if chat_json is None else ChatSettings.model_validate_json(chat_json)
-    manager = _manager(include)
+    manager = _of_harness() if include is None else _of_folder(include)
     if include is not None and name not in manager.all_tasks:
-        own, manager = manager, _manager(None)
+        own, manager = manager.all_subtasks, _of_harness()
         if name not in manager.all_tasks:
-            known = own.all_subtasks or manager.all_subtasks
-            raise ScorerError(f"no lm_eval task {name!r} in {include}; {did_you_mean(name, known)}")
-    if name not in manager.all_subtasks:
-        kind = "is a group of tasks" if name in manager.all_tasks else "is unknown"
-        near = did_you_mean(name, manager.all_subtasks).split(";")[0]
+            hint = did_you_mean(name, own) if own else "it has none"
+            raise ScorerError(f"no lm_eval task {name!r} in {include}; {hint}")
+    if name not in manager.all_tasks:
+        near = did_you_mean(name, manager.all_subtasks)
         hint = near if near.startswith("did") else "`lm-eval ls tasks` shows them"
-        what = "name one of them" if name in manager.all_tasks else hint
-        raise ScorerError(f"lm_eval task {name!r} {kind}; {what}")
+        raise ScorerError(f"unknown lm_eval task {name!r}; {hint}")
+    if name not in manager.all_subtasks:
+        raise ScorerError(f"lm_eval task {name!r} is a group of tasks; name one of them")
     try:
         with quiet():
             task = manager.load([name])["tasks"][name]
@@ -147,16 +147,18 @@ def quiet() -> Iterator[None]:
             datasets.utils.logging.enable_progress_bar()
 
 
-@lru_cache
-def _manager(include: Path | None) -> TaskManager:
-    """An index of tasks; that of the harness's own takes ten seconds."""
-    if include is not None and not include.is_dir():
+def _of_folder(include: Path) -> TaskManager:
+    if not include.is_dir():
         raise ScorerError(f"{include}: no such folder of lm_eval tasks; mend `include`")
     with quiet():
-        return TaskManager(
-            include_path=None if include is None else str(include),
-            include_defaults=include is None,
-        )
+        return TaskManager(include_path=str(include), include_defaults=False)
+
+
+@lru_cache
+def _of_harness() -> TaskManager:
+    """Its own tasks, whose index takes ten seconds."""
+    with quiet():
+        return TaskManager()
 
 
 def _set_fewshot(name: str, task: Task, count: int | None) -> None:

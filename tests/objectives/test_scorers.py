@@ -9,23 +9,45 @@ from tests.objectives.scorer_suite import ScorerSuite
 
 REFS = {
     "all": {"all": {"of": ["math"]}},
+    "choice": "choice",
     "exact": "exact",
     "language": {"language": {"expect": "th"}},
     "length_penalty": {"length_penalty": {"of": ["math"], "free": 10, "limit": 20}},
+    "lm_eval": {"lm_eval": {"metrics": ["acc", "word_perplexity"]}},
     "math": "math",
     "mean": {"mean": {"of": ["math", "language"]}},
     "min": {"min": {"of": ["math", "language"]}},
+    "perplexity": "perplexity",
+    "python": "python:tests.objectives.samples:wordiness",
     "think": {"think": None},
 }
+"""A working reference to every scorer that needs nothing but itself."""
+
+ELSEWHERE = {
+    "code": "tests.objectives.test_code:TestSuite",  # needs a sandbox
+    "judge": "tests.objectives.test_judge:TestSuite",  # needs a server
+    "lm_eval": "tests.objectives.test_lm_eval:TestLmEval",  # tasks with data, as well as here
+}
+"""Where the suite runs over scorers that need more."""
 
 
 class TestEveryScorer(ScorerSuite):
-    @pytest.fixture(params=sorted(SCORERS))
+    @pytest.fixture(params=sorted(SCORERS.keys() - (ELSEWHERE.keys() - REFS.keys())))
     def scorer(self, request):
+        assert request.param in REFS, f"add a reference to {request.param!r} to REFS of this file"
         return make_scorer(REFS[request.param])
 
 
+def test_every_scorer_has_been_through_the_suite():
+    assert REFS.keys() <= SCORERS.keys()
+    for name in SCORERS.keys() & ELSEWHERE.keys():
+        suite = resolve(ELSEWHERE, name)
+        assert issubclass(suite, ScorerSuite)
+        assert suite.__name__.startswith("Test")
+
+
 def test_every_table_entry_resolves():
+    assert list(SCORERS) == sorted(SCORERS)
     for name in SCORERS:
         scorer = resolve(SCORERS, name)
         assert issubclass(scorer, Scorer)
@@ -40,7 +62,7 @@ def test_every_table_entry_resolves():
         ({"language": {"expects": "th"}}, "unknown parameter 'expects'|'expect' is missing"),
         ("language", "scorer language: parameter 'expect' is missing"),
         ({"math": {"time_limit": 0}}, "scorer math: time_limit: .*greater than 0"),
-        ({"think": {"x": 1}}, "unknown parameter 'x'; it takes none"),
+        ({"think": {"x": 1}}, "unknown parameter 'x'; choose one of name"),
         ({"math": [1]}, "parameters are a mapping"),
         ({"math": {}, "think": {}}, "got math, think; list each apart"),
         ({}, "got nothing"),
