@@ -21,6 +21,9 @@ _log = logging.getLogger(__name__)
 CPU_TOKENS = 16384
 """Tokens of a batch at most on a CPU, where larger batches are no faster."""
 
+LOGIT_CELLS = {"cuda": 1 << 27, "mps": 1 << 25, "cpu": 1 << 24}
+"""Logits that scoring makes at a time at most: more are no faster."""
+
 _SHARE = {"cuda": 0.8, "mps": 0.5, "cpu": 0.5}
 """Share of the free memory that a batch may take: main memory has other users."""
 
@@ -143,13 +146,13 @@ class Batcher:
             batch.append(i)
         return batch
 
-    def logit_cells(self, largest: int) -> int:
-        """How many logits may exist at a time, `largest` at most: a tenth of what batches take.
+    def logit_cells(self) -> int:
+        """How many logits may exist at a time: at most a tenth of what batches may take.
 
         Each costs 12 bytes: as it comes, in float32, and what the softmax needs.
         """
-        free = self._budget()
-        return largest if free is None else max(1, min(largest, free // 120))
+        free = self._free(self._device) * _SHARE[self._device.type]
+        return max(1, min(LOGIT_CELLS[self._device.type], int(free) // 120))
 
     def _budget(self) -> int | None:
         """Bytes that a batch may take; None where tokens alone are counted."""

@@ -28,18 +28,21 @@ def is_loop(tokens: Sequence[Any]) -> bool:
 
     Let p be the smallest period, 512 tokens at most, with which the last max(256, 4 p) of them
     repeat. They end in a loop if there is one, and, where p is 4 or less, the last 512 repeat too.
-    Costs a look at the last 513 tokens, and a comparison wherever the last one came before.
+    Costs a look at the last 520 tokens, and a comparison wherever the last one came before.
     """
     if len(tokens) < REPEATED:
         return False
-    recent = list(tokens[: -LONGEST_PERIOD - 2 : -1])  # the last one first
+    recent = list(tokens[: -LONGEST_PERIOD - 10 : -1])  # the last one first
+    end = recent[:8]
     period = 0
     while True:
         try:
-            period = recent.index(recent[0], period + 1)
+            period = recent.index(end[0], period + 1, LONGEST_PERIOD + 1)
         except ValueError:
             return False
-        if _repeats(tokens, period, max(REPEATED, 4 * period)):
+        if recent[period : period + 8] == end and _repeats(
+            tokens, period, max(REPEATED, 4 * period)
+        ):
             return period > SHORT_PERIOD or _repeats(tokens, period, SHORT_REPEATED)
 
 

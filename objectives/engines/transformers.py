@@ -32,9 +32,6 @@ from objectives.weights import WeightSource
 _WEIGHTS = ("*.safetensors*", "*.bin*", "*.pt", "*.pth", "*.h5", "*.msgpack")
 """Names of files that hold weights, those that are refused included."""
 
-_LOGIT_CELLS = 1 << 27
-"""Logits that scoring makes at a time at most: 0.5 GiB in float32, and less than twice beside."""
-
 
 class TransformersEngine(Engine):
     """Answers with `AutoModelForCausalLM`; safetensors only, no remote code, eval mode."""
@@ -109,7 +106,7 @@ class TransformersEngine(Engine):
 
         def score(batch: list[int]) -> None:
             chosen = [spans[i] for i in batch]
-            cells = self._batcher.logit_cells(_LOGIT_CELLS)
+            cells = self._batcher.logit_cells()
             scored = score_spans(self._model, chosen, self._pad_id, cells)
             for span, likelihood in zip(chosen, scored, strict=True):
                 parts[span.owner].append(likelihood)

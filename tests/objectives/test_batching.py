@@ -8,7 +8,15 @@ import torch
 
 from objectives.engines import TransformersConfig, make_engine
 from objectives.engines.base import Continuation, GenerationSettings
-from objectives.engines.batching import CPU_TOKENS, Batcher, Footprint, Size, free_bytes
+from objectives.engines.batching import (
+    CPU_TOKENS,
+    LOGIT_CELLS,
+    Batcher,
+    Footprint,
+    Size,
+    _group_memory,
+    free_bytes,
+)
 from objectives.engines.transformers import TransformersEngine
 from objectives.errors import EngineError
 from tests.objectives.engine_suite import ASKED, PROMPTS, SHORT, same, user
@@ -130,8 +138,19 @@ def test_other_errors_pass(tiny):
             engine.generate(PROMPTS, SHORT)
 
 
-def test_memory_of_this_machine_is_known():
+def test_memory_of_this_machine_is_known(tmp_path):
     assert 1 << 20 < free_bytes(torch.device("cpu")) < 1 << 50
+    (tmp_path / "memory.current").write_text("1000\n")
+    (tmp_path / "memory.max").write_text("4000\n")
+    assert _group_memory(tmp_path) == 3000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert _group_memory(tmp_path) > 1 << 60
+
+
+def test_logits_take_a_tenth_of_the_memory_of_batches():
+    assert batcher(device="cuda:0", free=1 << 30).logit_cells() == int((1 << 30) * 0.8) // 120
+    assert batcher(device="cuda:0").logit_cells() == LOGIT_CELLS["cuda"]
+    assert batcher(free=0).logit_cells() == 1
 
 
 def test_sampled_answers_are_of_their_item_and_sample_alone(tiny):

@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 
 from objectives.engines import ScriptedConfig, TransformersConfig, make_engine
 from objectives.engines.base import ChatSettings, Continuation, Likelihood
+from objectives.engines.batching import LOGIT_CELLS
+from objectives.engines.encoding import Span
+from objectives.engines.likelihood import score_spans
 from objectives.engines.scripted import ScriptedEngine
 from objectives.errors import EngineError
 from tests.objectives.engine_suite import ASKED, DictSource, same
@@ -76,8 +79,38 @@ def test_batches_change_rounding_only(engine, tiny, limits):
 def test_slices_of_columns_change_rounding_only(engine, monkeypatch):
     many = [*ASKED, document(" ".join(f"w{i}" for i in range(90)))]
     whole = engine.loglikelihood(many)
-    monkeypatch.setattr("objectives.engines.transformers._LOGIT_CELLS", 1)
+    monkeypatch.setitem(LOGIT_CELLS, "cpu", 1)
     same(engine.loglikelihood(many), whole)
+
+
+@pytest.mark.parametrize("kind", ["MistralConfig", "Gemma2Config", "GPT2Config"])
+@pytest.mark.parametrize("cells", [1, 5000])
+def test_sliding_windows_and_learned_positions_are_scored_alike(kind, cells):
+    import transformers
+
+    sizes = {"vocab_size": 99, "num_hidden_layers": 2, "bos_token_id": 1, "eos_token_id": 2}
+    sizes |= {"hidden_size": 32, "num_attention_heads": 4, "max_position_embeddings": 40}
+    if kind != "GPT2Config":
+        sizes |= {"num_key_value_heads": 2, "intermediate_size": 64, "sliding_window": 8}
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**sizes))
+    for parameter in model.eval().requires_grad_(False).parameters():
+        parameter.normal_(0, 0.3)
+    contexts = [tuple(range(3, 3 + length)) for length in (1, 6, 30)]
+    spans = [
+        Span(0, context, tuple(range(50, 50 + length)))
+        for context in contexts
+        for length in (1, 11)
+    ]
+    for span, one in zip(spans, score_spans(model, spans, 0, cells), strict=True):
+        logs = (
+            model(torch.tensor([(span.context + span.tokens)[:-1]]))
+            .logits[0]
+            .double()
+            .log_softmax(-1)
+        )
+        at = torch.arange(len(span.context) - 1, len(logs))
+        assert one.logprob == pytest.approx(float(logs[at, list(span.tokens)].sum()), 1e-5)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
