@@ -63,5 +63,5 @@ def _value(numeral: str) -> Fraction | None:
         elif pending:
             return None  # two numbers side by side
         else:
-            pending = Fraction(_DIGITS[token] if token in _DIGITS else token)
+            pending = Fraction(_DIGITS.get(token, token))
     return total + group + (pending or 0)

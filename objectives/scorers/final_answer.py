@@ -199,11 +199,9 @@ def _after_marker(text: str) -> str | None:
     marks = list(_HASHES.finditer(text))
     if marks:
         return _hashed(text, marks)
-    phrase = None
-    for phrase in _PHRASE.finditer(text):
-        pass
-    if phrase is not None:
-        return _statement(text[phrase.end() : phrase.end() + 4 * MAX_LENGTH])
+    said = max((phrase.end() for phrase in _PHRASE.finditer(text)), default=None)
+    if said is not None:
+        return _statement(text[said : said + 4 * MAX_LENGTH])
     _, hashes, after = text.rpartition("####")
     return _statement(after[: 4 * MAX_LENGTH]) if hashes else None
 

@@ -9,18 +9,15 @@ import re
 
 from objectives.scorers.answer_text import fold
 
-_COMMANDS = frozenset(
-    """frac dfrac tfrac cfrac sqrt pi infty cdot times div pm mp le leq ge geq ne neq lt gt in notin
-    cup cap setminus emptyset mathbb log ln lg exp sin cos tan cot sec csc arcsin arccos arctan
-    sinh cosh tanh alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa
-    lambda mu nu xi rho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi
-    Sigma Phi Psi Omega circ overline bar mid vert lvert rvert lfloor rfloor lceil rceil begin end
-    leqslant geqslant""".split()
+_COMMANDS = re.compile(
+    "[dtc]?frac|sqrt|pi|infty|cdot|times|div|pm|mp|[lg]e|[lg]eq|[lg]eqslant|neq?|lt|gt|in|notin|"
+    "cup|cap|setminus|emptyset|mathbb|log|ln|lg|exp|(?:arc)?(?:sin|cos|tan)|cot|sec|csc|sinh|cosh|"
+    "tanh|[aA]lpha|[bB]eta|[gG]amma|[dD]elta|(?:var)?epsilon|zeta|eta|(?:var)?theta|Theta|iota|"
+    "kappa|[lL]ambda|mu|nu|[xX]i|Pi|rho|[sS]igma|tau|[uU]psilon|(?:var)?phi|Phi|chi|[pP]si|[oO]mega|"
+    "circ|overline|bar|mid|[lr]?vert|[lr]floor|[lr]ceil|begin|end|[{}%\\\\ |]"
 )
 # Left to do: allowed only where the expected answer has them too, as in 2^{10} - 10!.
-_UNDONE_COMMANDS = frozenset(
-    "int sum prod lim min max gcd lcm bmod pmod mod binom dbinom tbinom det sup inf".split()
-)
+_UNDONE_COMMANDS = re.compile("int|sum|prod|lim|min|max|gcd|lcm|[bp]?mod|[dt]?binom|det|sup|inf")
 _COMMAND = re.compile(r"\\([a-zA-Z]+|.)", re.DOTALL)
 _ALLOWED = re.compile(r"[0-9a-zA-Z\s+\-*/^_=<>()\[\]{}|,.:'!&%]*")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[pbvBV]?matrix\}")
@@ -33,6 +30,7 @@ _SUBSCRIPT = re.compile(r"_\s*\{?\s*(\d+)")
 _DEEPEST = 20  # brackets in brackets: parsing takes exponential time
 # Rows of numbers, which it adds up or runs together; and powers that only cost memory.
 _NO_VALUE = re.compile(r"\d\s+\d|\d[eE][-+]?\d|\^\s*\{?[-+]?\d{7}|\d{100}")
+_DELIMITER = re.compile(r"\\[()\[\]]|\\(?:left|right)(?![a-zA-Z])")
 _GUARDED = ("!", ":", "'", "&", "|")
 
 
@@ -43,9 +41,9 @@ def askable(text: str, gold: str) -> bool:
     """
     rest = _ENVIRONMENT.sub(" ", text)
     for command in _COMMAND.findall(rest):
-        if command in _COMMANDS or command in ("{", "}", "%", "\\", " ", "|"):
+        if _COMMANDS.fullmatch(command):
             continue
-        if command not in _UNDONE_COMMANDS or "\\" + command not in gold:
+        if _UNDONE_COMMANDS.fullmatch(command) is None or "\\" + command not in gold:
             return False
     if "%" in rest.replace("\\%", ""):
         return False  # a comment, to LaTeX
@@ -102,5 +100,6 @@ def echoed(answer: str, question: str) -> bool:
         + r"\s*".join(signs)
         + r"(?!\s*[+\-*/^]|[\w}\])]|\.\d)"
     )
-    question = fold(question).replace("×", "\\times").replace("÷", "\\div")
-    return re.search(pattern, question.replace("\\left", "").replace("\\right", "")) is not None
+    question = _DELIMITER.sub(" $ ", fold(question))
+    question = question.replace("×", "\\times").replace("÷", "\\div")
+    return re.search(pattern, question) is not None

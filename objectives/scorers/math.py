@@ -41,7 +41,7 @@ class Math(Scorer):
     * Number words are not read, nor numerals without a decimal value, East Asian ones aside.
     """
 
-    name: ClassVar[str] = "math"
+    name = "math"
     binary: ClassVar[bool] = True
     correctness: ClassVar[bool] = True
     params: "Params"
@@ -71,6 +71,7 @@ class Math(Scorer):
 
     def check_item(self, item: Item) -> None:
         """Raises ScorerError where the item's own answer could never be matched."""
+        super().check_item(item)
         gold = _gold(item.answer)
         shown = item.answer if len(item.answer) <= 60 else item.answer[:57] + "..."
         if not any(char.isalnum() for char in gold):
@@ -84,8 +85,8 @@ class Math(Scorer):
         else:
             return
         raise ScorerError(
-            f"scorer {self.name}: item {item.id!r}: its answer {shown!r} {what}; "
-            "give the value alone, such as 7 or \\frac{1}{2}"
+            f'"answer" {shown!r} {what}; scorer {self.name} needs the value alone, such as 7 or '
+            "\\frac{1}{2}"
         )
 
     def _equal(self, gold: str, answer: str, question: str) -> bool:

@@ -3,7 +3,6 @@
 import atexit
 import json
 import os
-import queue
 import select
 import subprocess
 import sys
@@ -42,20 +41,18 @@ class Verifier:
             ScorerError: a child cannot be started at all.
         """
         job = json.dumps({"gold": gold, "answer": answer, "limit": limit}).encode() + b"\n"
-        idle = self._idle
-        child = idle.get()
+        child = self._take()
         try:
             return child.verdict(job, limit)
         finally:
-            idle.put(child)
+            self._give_back(child)
 
     def close(self) -> None:
         """End the children, once they are idle; the next question starts another."""
-        idle = self._idle
-        children = [idle.get() for _ in range(self.size)]
-        for child in children:
-            child.stop()
-            idle.put(child)
+        with self._closing:  # two that each held half of the children would wait for ever
+            for child in [self._take() for _ in range(self.size)]:
+                child.stop()
+                self._give_back(child)
 
     def pids(self) -> list[int]:
         """Process ids of the children alive, for those who watch processes."""
@@ -63,10 +60,22 @@ class Verifier:
 
     def _refill(self) -> None:
         self._children = [_Child(self._memory) for _ in range(self.size)]
-        # Last in, first out: what has started is used before another starts.
-        self._idle: queue.LifoQueue[_Child] = queue.LifoQueue()
-        for child in self._children:
-            self._idle.put(child)
+        self._idle = list(self._children)
+        self._freed = threading.Condition()
+        self._closing = threading.Lock()
+
+    def _take(self) -> "_Child":
+        """An idle child: one that has started before one that is starting, before a new one."""
+        with self._freed:
+            self._freed.wait_for(lambda: self._idle)
+            child = max(self._idle, key=lambda one: (one.ready, one.process is not None))
+            self._idle.remove(child)
+            return child
+
+    def _give_back(self, child: "_Child") -> None:
+        with self._freed:
+            self._idle.append(child)
+            self._freed.notify()
 
     def _leave_to_parent(self) -> None:
         """In a fork: another process's children are neither ours to ask nor to end."""
@@ -81,7 +90,7 @@ class _Child:
     def __init__(self, memory: int) -> None:
         self._memory = memory
         self.process: subprocess.Popen[bytes] | None = None
-        self._ready = False
+        self.ready = False
         self._pending = b""
 
     def verdict(self, job: bytes, limit: float) -> bool:
@@ -113,8 +122,8 @@ class _Child:
             self._spawn()
         for _ in range(2):
             assert self.process is not None
-            if self._ready or self._line(self.process, time.monotonic() + START_LIMIT) == "ready":
-                self._ready = True
+            if self.ready or self._line(self.process, time.monotonic() + START_LIMIT) == "ready":
+                self.ready = True
                 return self.process
             self.stop()
             self._spawn()
@@ -135,7 +144,7 @@ class _Child:
             stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
-        self._ready = False
+        self.ready = False
         self._pending = b""
 
     def _line(self, process: "subprocess.Popen[bytes]", deadline: float) -> str | None:

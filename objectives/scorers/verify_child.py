@@ -51,7 +51,7 @@ def main(parent: int, memory: int) -> None:
 
     verify(expressions("2x+1"), expressions("1+2x"), timeout_seconds=None)  # what is made once
     _limit_memory(memory)
-    before = _peak_memory()
+    before = _memory()
     reply("ready")
     for line in _lines(parent):
         job = json.loads(line)
@@ -64,7 +64,7 @@ def main(parent: int, memory: int) -> None:
         except (MemoryError, RecursionError):
             equal = False
         signal.setitimer(signal.ITIMER_REAL, 0)
-        grown = _peak_memory() - before > memory // 4
+        grown = _memory() - before > memory // 4
         reply(("true" if equal else "false") + (" last" if grown else ""))
         if grown:
             return
@@ -86,20 +86,20 @@ def _lines(parent: int) -> Iterator[bytes]:
 
 def _limit_memory(growth: int) -> None:
     """Let this process's memory grow by `growth` bytes; Linux holds to it, macOS does not."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - a start is quicker
-            now = int(file.read().split()[0]) * resource.getpagesize()
-    except OSError:
-        return
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    limit = now + growth if hard == resource.RLIM_INFINITY else min(now + growth, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    limit = _memory() + growth
+    if sys.platform == "linux":
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
-def _peak_memory() -> int:
-    """Bytes; where the system counts them in kilobytes they are turned into bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def _memory() -> int:
+    """Bytes of address space in use; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 (pathlib is slow)
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 if __name__ == "__main__":

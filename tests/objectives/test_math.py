@@ -74,9 +74,9 @@ def test_two_thousand_answers_take_less_than_a_second():
         "\\boxed{\\text{7 ลูก}}",
     ]
     samples = [sample(think + work + ends[n % len(ends)], "7") for n in range(2048)]
-    start = time.perf_counter()
+    start = time.process_time()
     total = sum(map(scorer.score, samples))
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
     assert total == 2048 - 409
 
 
@@ -90,7 +90,7 @@ def test_as_many_side_by_side_as_there_are_processes():
 @pytest.mark.parametrize(
     ("answer", "what"),
     [
-        ("", "holds no value"),
+        ("", "missing"),
         (" $$ ", "holds no value"),
         ("\\boxed{}", "holds no value"),
         ("#### ", "holds no value"),
@@ -104,7 +104,7 @@ def test_an_item_whose_answer_nothing_can_match_is_refused(answer, what):
     with pytest.raises(ScorerError, match=what) as caught:
         make_scorer("math").check_item(asked("?", "", answer).item)
     assert "\n" not in str(caught.value)
-    assert "'i'" in str(caught.value)
+    assert '"answer"' in str(caught.value)
 
 
 def test_items_of_every_case_pass_and_their_own_answer_is_right():

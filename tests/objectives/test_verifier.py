@@ -1,5 +1,6 @@
 """The pool of math-verify processes, with answers that really hang it."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -22,24 +23,21 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(60)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pool():
     verifier = Verifier(2)
     yield verifier
     pids = verifier.pids()
     verifier.close()
-    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert not any(map(alive, pids))
     assert verifier.pids() == []
 
 
 def start(pool):
-    """All of its children."""
-    with ThreadPoolExecutor(pool.size) as threads:
-        list(threads.map(lambda _: pool.equal("\\sqrt{2}", HANGS, 0.01), range(pool.size)))
-        # Each was killed and starts again; an answer apiece shows that it has.
-        slow = "\\sqrt{x+\\sqrt{x+\\sqrt{x+\\sqrt{x+1}}}}"
-        list(threads.map(lambda _: pool.equal("\\sqrt{2}", slow, 5), range(pool.size)))
-    assert len(pool.pids()) == pool.size
+    """Both children, whatever the test before did to them."""
+    while not all(child.ready for child in pool._children):
+        with ThreadPoolExecutor(2) as threads:
+            assert all(threads.map(lambda n: pool.equal(f"{n}x+x", f"x+{n}x", 9.0), range(2)))
 
 
 def gone(pids, within):
@@ -78,7 +76,7 @@ def test_a_hang_costs_its_limit_and_delays_no_other(pool, answer):
             served += 1
         verdict, end = hung.result()
     assert not verdict
-    assert 1.0 <= end - begin < 1.5
+    assert 1.0 <= end - begin < 1.5  # its limit, and little more
     assert served > 3  # the other child answered meanwhile
     assert pool.equal("7", "\\sqrt{49}", 5.0)
     assert len(set(before) - set(pool.pids())) == 1  # the one that hung was replaced
@@ -86,9 +84,9 @@ def test_a_hang_costs_its_limit_and_delays_no_other(pool, answer):
 
 
 def test_every_child_may_hang(pool):
-    with ThreadPoolExecutor(4) as threads:
-        verdicts = list(threads.map(lambda _: pool.equal("\\sqrt{2}", HANGS, 0.2), range(4)))
-    assert verdicts == [False] * 4
+    with ThreadPoolExecutor(2) as threads:
+        verdicts = list(threads.map(lambda _: pool.equal("\\sqrt{2}", HANGS, 0.2), range(2)))
+    assert verdicts == [False] * 2
     assert pool.equal("7", "\\sqrt{49}", 5.0)
 
 
@@ -103,15 +101,20 @@ def test_a_child_that_dies_is_replaced(pool):
     assert not set(before) & set(pool.pids())
 
 
-def test_a_child_that_dies_over_a_question_gets_it_asked_again(pool):
-    start(pool)
-    with ThreadPoolExecutor(1) as threads:
-        slow = threads.submit(pool.equal, "\\sqrt{2}", HANGS, 3.0)
-        time.sleep(0.3)
-        for pid in pool.pids():
-            os.kill(pid, signal.SIGKILL)
-        assert slow.result() is False
-    assert pool.equal("7", "\\sqrt{49}", 5.0)
+def test_a_child_that_dies_over_a_question_gets_it_asked_again():
+    verifier = Verifier(1)
+    try:
+        assert verifier.equal("7", "\\sqrt{49}", 5.0)
+        (first,) = verifier.pids()
+        os.kill(first, signal.SIGSTOP)  # so that the question is on its way when it dies
+        with ThreadPoolExecutor(1) as threads:
+            verdict = threads.submit(verifier.equal, "7", "\\sqrt{49}", 30.0)
+            time.sleep(0.2)
+            os.kill(first, signal.SIGKILL)
+            assert verdict.result() is True
+        assert first not in verifier.pids()
+    finally:
+        verifier.close()
 
 
 def test_many_threads_get_their_own_answers(pool):
@@ -144,13 +147,16 @@ def test_memory_is_bounded():
 
 
 def test_a_child_that_has_grown_is_replaced_and_its_answer_counts():
-    verifier = Verifier(1, memory=16 << 20)
+    verifier = Verifier(1, memory=64 << 20)
     try:
-        seen = set()
-        for n in range(6):
-            assert verifier.equal(f"x^2+{n}", f"{n}+x\\cdot x", 5.0)
-            assert verifier.equal(f"(x+y)^{{{n + 9}}}", f"(y+x)^{{{n + 9}}}", 5.0)
-            seen.update(verifier.pids())
+        assert verifier.equal("7", "\\sqrt{49}", 5.0)
+        before = verifier.pids()
+        for n in range(14_999_999, 14_999_999 + 20):  # long numbers, which are kept
+            assert verifier.equal(f"2^{{{2 * n + 1}}}", f"4^{{{n}}}\\cdot 2", 30.0)
+            if verifier.pids() != before:
+                break
+        else:
+            pytest.fail("it keeps growing")
     finally:
         verifier.close()
 
@@ -192,7 +198,7 @@ import os, sys, threading, time
 from objectives.scorers.verifier import Verifier
 pool = Verifier(2)
 assert pool.equal("7", "\\\\sqrt{49}", 5.0)
-threading.Thread(target=pool.equal, args=("\\\\sqrt{2}", sys.argv[1], 2.0), daemon=True).start()
+threading.Thread(target=pool.equal, args=("\\\\sqrt{2}", sys.argv[1], 1.0), daemon=True).start()
 pool.equal("\\\\sqrt{2}", "2^{1/2}", 5.0)
 if sys.argv[2] == "fork" and os.fork() == 0:
     time.sleep(30)
@@ -204,9 +210,9 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("how", ["kill", "fork", "exit"])
+@pytest.mark.parametrize("how", ["fork", "exit"])
 def test_children_end_with_their_parent(how):
-    """Also a hung one, when the parent is killed, and when a fork holds the pipe open."""
+    """Also a hung one, and when the parent is killed while its fork holds the pipes open."""
     process = subprocess.Popen(
         [sys.executable, "-c", PARENT, HANGS, how],
         stdout=subprocess.PIPE,
@@ -222,11 +228,8 @@ def test_children_end_with_their_parent(how):
         process.wait(20)
         assert gone(pids, within=6)
     finally:
-        for child in (os.killpg,):
-            try:
-                child(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.stdout.close()
 
 
