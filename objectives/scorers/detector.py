@@ -63,7 +63,8 @@ _FASTTEXT: dict[str, tuple[str, ...]] = {
     "bho": ("bh", "hi", "mai"), "bn": ("bn", "bpy"), "bs": ("bs", "hr", "sr", "sh"),
     "doi": ("hi",), "dz": ("bo",), "fil": ("tl",), "hne": ("hi",), "hr": ("hr", "bs", "sr", "sh"),
     "id": ("id", "ms", "min", "jv"), "kok": ("gom", "mr"), "mag": ("bh", "hi", "mai"),
-    "mai": ("mai", "bh", "hi"), "ms": ("ms", "id", "min"), "nan": ("zh", "wuu", "yue"),
+    "mai": ("mai", "bh", "hi"), "min": ("min", "id", "ms"), "ms": ("ms", "id", "min"),
+    "nan": ("zh", "wuu", "yue"),
     "nb": ("no", "nn"), "ne": ("ne", "dty", "new"), "new": ("new", "ne"), "nn": ("nn", "no"),
     "no": ("no", "nn"), "pnb": ("pnb", "ur"), "prs": ("fa",), "raj": ("hi",),
     "sr": ("sr", "hr", "bs", "sh"), "ur": ("ur", "pnb"), "wuu": ("wuu", "zh", "yue"),
@@ -79,9 +80,11 @@ _UNREAD = {
     ),
 }
 _LETTER = regex.compile(r"\p{L}")
+_ARABIC = regex.compile(r"\p{Arabic}")
 # Windows of fastText: some ten words, or as many letters of a script without spaces.
 _WINDOW = 80
 _PROBABLE = 0.25  # a window counts for the expected language from this probability on
+_SURE = 0.5  # and for another one from this one on
 
 
 def resolve(name: Name) -> Literal["cld2", "fasttext"]:
@@ -118,6 +121,8 @@ def detected_share(text: str, expected: Expected, name: Name) -> float | None:
     if letters < SENTENCE:
         return None
     found = _by_fasttext(text, codes)
+    if found is None:
+        return None
     return found[0] if codes else _not_english(found[1], expected)
 
 
@@ -142,6 +147,8 @@ def detect(text: str, name: Name) -> str | None:
             return None
         top = label
     own = {"iw": "he", "jw": "jv", "zh-Hant": "zh", "bh": "bho", "sr-ME": "sr", "sh": "sr"}
+    if top == "ku" and _ARABIC.search(text):
+        top = "ckb"
     code = own.get(top, top)
     return code if code in SCRIPTS else None
 
@@ -246,18 +253,23 @@ def _labels(text: str) -> Iterator[tuple[str, float]]:
         yield found["lang"], found["score"]
 
 
-def _by_fasttext(text: str, codes: tuple[str, ...]) -> tuple[float, float]:
-    """Shares of bytes in windows of the expected language, and in windows of English."""
-    total = own = english = 0
+def _by_fasttext(text: str, codes: tuple[str, ...]) -> tuple[float, float] | None:
+    """Shares of bytes in windows of the expected language, and in windows of English.
+
+    None when most windows are of no language for sure: the small model guesses at small languages.
+    """
+    total = own = english = other = 0
     for window in _windows(text):
         size = len(window.encode())
         total += size
         labels = list(_labels(window))
         if sum(probability for code, probability in labels if code in codes) >= _PROBABLE:
             own += size
-        elif labels and labels[0][0] == "en" and labels[0][1] >= 0.5:
-            english += size
-    return (own / total, english / total) if total else (0.0, 0.0)
+        elif labels and labels[0][1] >= _SURE:
+            other += size
+            english += size if labels[0][0] == "en" else 0
+    told = own + other
+    return (own / told, english / told) if 2 * told > total else None
 
 
 def _windows(text: str) -> Iterator[str]:

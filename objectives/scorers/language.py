@@ -1,14 +1,16 @@
 """Whether an answer is written in the expected language.
 
-Three witnesses, and the strictest one counts: the share of letters in the language's scripts, which
-no romanised text passes; a detector's share of bytes, which tells apart languages of one script;
-and, for what is too short for a detector, letters that the language does not have and words that
-only English has. Nothing is skipped: empty is 0, and unspaced scripts count like any other. What
-says nothing is worth nothing: the prompt copied and one phrase repeated are 0.
+The share of letters in the language's scripts, which no romanised text passes, times what the
+strictest of these witnesses says of them: a detector's share of bytes, which tells apart languages
+of one script; and, for what is too short for a detector, letters that the language does not have
+and words that only English has. Nothing is skipped: empty is 0, and unspaced scripts count like any
+other. What says nothing is worth nothing: the prompt copied and one phrase repeated are 0.
 
 What no witness tells: another language spelt out in the expected script, words without sense, and,
-in a few words of one script, close languages (Indonesian and Malay, Hindi and Marathi, Tibetan and
-Dzongkha); longer texts of these are told apart, mixtures of them count as the nearer one.
+in a few words, languages of one script and alphabet (Indonesian and Malay, Hindi and Marathi,
+Tibetan and Dzongkha, Arabic where Persian is expected). CLD2 tells longer texts of these apart and
+counts a mixture of them as the nearer one; fastText takes Indonesian, Malay and Minangkabau for one
+another, and Nepali and Hindi, Tibetan and Dzongkha by halves.
 """
 
 from collections.abc import Mapping
@@ -148,7 +150,10 @@ class Language(Scorer):
 
 
 def share(text: str, expected: Expected, detector: Name = "auto") -> float:
-    """The share of `text` in the expected language, in [0, 1]: what its strictest witness says.
+    """The share of `text` in the expected language, in [0, 1].
+
+    The share of letters in the expected scripts, times what the strictest of the other witnesses
+    says of the text in these scripts: detector, alphabet, English words.
 
     Raises:
         ScorerError: the detector is not installed.
@@ -159,11 +164,13 @@ def share(text: str, expected: Expected, detector: Name = "auto") -> float:
     by_script = script_share(text, expected)
     if by_script == 0.0:
         return 0.0
-    own = by_script * (1.0 - foreign_letters(text, expected))
-    if "Latin" in expected.scripts and count(_LETTER, text) < SENTENCE:
-        own = min(own, 1.0 - english_words(text, expected.language))
-    detected = detected_share(text, expected, detector)
-    return own if detected is None else min(own, detected)
+    own = text if by_script == 1.0 else " ".join(expected.other_letters.sub(" ", text).split())
+    # Kana make Han letters Japanese.
+    share = 1.0 - foreign_letters(text if expected.scripts == ("Han",) else own, expected)
+    if "Latin" in expected.scripts and count(_LETTER, own) < SENTENCE:
+        share = min(share, 1.0 - english_words(own, expected.language))
+    detected = detected_share(own, expected, detector)
+    return by_script * (share if detected is None else min(share, detected))
 
 
 def script_share(text: str, expected: Expected) -> float:

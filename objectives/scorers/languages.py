@@ -143,6 +143,12 @@ class Expected:
         union = "".join(rf"\p{{{script}}}" for script in self.scripts)
         return regex.compile(rf"[[{union}]&&[^\P{{L}}\p{{Common}}]]", regex.VERSION1)
 
+    @cached_property
+    def other_letters(self) -> Any:
+        """A pattern that finds the letters of one script that is not among `scripts`."""
+        union = "".join(rf"\p{{{script}}}" for script in self.scripts)
+        return regex.compile(rf"[[^\P{{L}}\p{{Common}}\p{{Inherited}}]--[{union}]]", regex.VERSION1)
+
 
 def read_expected(text: str) -> Expected:
     """What `th`, `mn-Mong`, `sr-Latn` or `zh-Hant` stand for.
