@@ -85,8 +85,8 @@ class Continuation:
 class Likelihood:
     """How likely a model finds a continuation.
 
-    `logprob` is the sum of its tokens' natural log probabilities; `tokens` how many there are;
-    `greedy` whether each of them was the likeliest.
+    `logprob` is the sum of its tokens' natural log probabilities, minus infinity where the model's
+    output is not a number; `tokens` how many there are; `greedy` whether each was the likeliest.
     """
 
     logprob: float
