@@ -181,14 +181,26 @@ def run(
 
 
 @app.command()
-def confirm(run: RunFolder) -> None:
-    """Score the front and the baselines on held-out items and export the knee."""
+def confirm(
+    run: RunFolder,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(help="one more to stand beside: recipe:FILE, checkpoint:PATH, ties, ..."),
+    ] = None,
+) -> None:
+    """Score the front and the baselines on held-out items and export the knee.
+
+    Example: mergefront confirm runs/thai --baseline checkpoint:models/ct-then-sft
+    """
+    from search.baselines import seen_from
     from search.run import Run
     from search.session import confirm as confirm_run
     from search.terminal import Progress, print_found
 
+    opened = Run.open(run)
+    more = [seen_from(opened.search.root, entry) for entry in baseline or ()]
     with Progress(console) as progress:
-        found = confirm_run(Run.open(run), progress)
+        found = confirm_run(opened, progress, more)
     print_found(console, found, "mergefront run")
     if found.chosen is None:
         sys.exit(1)

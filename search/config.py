@@ -126,6 +126,16 @@ class Search:
         """One recipe of the space, with absolute paths: for what all its recipes share."""
         return self.space.example().resolved(self.root)
 
+    def with_setting(self, text: str) -> Search:
+        """The search with one `a.b=value` setting before its file's.
+
+        Raises:
+            ConfigError: the value does not fit.
+        """
+        source = _source(self.source.document.moved(self.path))
+        source.override(text)
+        return _parse(source)
+
     def fault(self, where: Where, what: object) -> ConfigError:
         """An error that begins with the file:line:column of a place in the file."""
         return self.source.fault(where, what)

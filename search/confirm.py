@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import optuna
@@ -24,7 +24,7 @@ from search import study as studies
 from search.baselines import baselines
 from search.config import Search
 from search.errors import ExportError, RunError, WorkerError
-from search.front import Point, front, gains, knee, representatives
+from search.front import Point, dominates, front, gains, knee, representatives
 from search.pool import Pool
 from search.results import Result, joint
 from search.run import Run
@@ -49,6 +49,7 @@ class Member:
         feasible: every constraint holds by its one-sided 95% confirmed bound.
         violation: by how much the confirmed means miss the constraints, in all.
         on_front: not dominated by any confirmed member (baselines are never on the front).
+        behind: the confirmed trial that dominates it most clearly, where one does.
     """
 
     label: str
@@ -61,6 +62,7 @@ class Member:
     feasible: bool
     violation: float = 0.0
     on_front: bool = False
+    behind: str | None = None
 
     def point(self, search: Search) -> Point:
         """Its confirmed gains."""
@@ -138,9 +140,22 @@ def members_of(
     candidates = {m.label: m.point(search) for m in members if m.trial is not None}
     kept = set(front(candidates))
     return [
-        Member(**{**m.__dict__, "on_front": m.label in kept}) if m.trial is not None else m
+        replace(m, on_front=m.label in kept, behind=_behind(m.label, candidates))
+        if m.trial is not None
+        else m
         for m in members
     ]
+
+
+def _behind(label: str, candidates: dict[str, Point]) -> str | None:
+    """Which of the dominating points is furthest ahead in all objectives at once."""
+    mine = candidates[label]
+    ahead = {
+        other: min(theirs - own for theirs, own in zip(point, mine, strict=True))
+        for other, point in candidates.items()
+        if dominates(point, mine)
+    }
+    return max(ahead, key=lambda other: ahead[other]) if ahead else None
 
 
 def score_all(
@@ -152,24 +167,45 @@ def score_all(
 ) -> dict[str, Result]:
     """Score recipes on a held-out split, each fingerprint once for ever; results by label."""
     fingerprints = {label: run.fingerprint(recipe) for label, recipe in recipes.items()}
+    places = {label: run.held_out(split, f) for label, f in fingerprints.items()}
     labels = {fingerprint: label for label, fingerprint in reversed(fingerprints.items())}
-    missing = [f for f in labels if not run.held_out(split, f).is_file()]
-    for fingerprint in missing:
-        label = labels[fingerprint]
-        pool.submit(Job(label, recipes[label], fingerprint, split))
+    jobs = {
+        places[label]: Job(label, recipes[label], fingerprint, split)
+        for fingerprint, label in labels.items()
+    }
+    _score(pool, jobs, progress)
+    return {label: Result.load(place) for label, place in places.items()}
+
+
+def score_baselines(run: Run, pool: Pool, recipes: dict[str, Recipe]) -> dict[str, Result]:
+    """Score on the dev items those baselines that are not yet; their results by label."""
+    jobs = {
+        run.baseline(label): Job(label, recipe, run.fingerprint(recipe), "dev")
+        for label, recipe in recipes.items()
+        if not run.baseline(label).is_file()
+    }
+    _score(pool, jobs)
+    return {job.key: Result.load(place) for place, job in jobs.items()}
+
+
+def _score(
+    pool: Pool, jobs: dict[Path, Job], progress: Callable[[str, int, int], None] | None = None
+) -> None:
+    """Do the jobs whose results are not there yet, and keep each where it belongs."""
+    missing = {job.key: place for place, job in jobs.items() if not place.is_file()}
+    for place in missing.values():
+        pool.submit(jobs[place])
     done = 0
     while pool.busy:
         for outcome in pool.wait(timeout=1.0):
             if outcome.result is None:
-                raise WorkerError(f"{outcome.job.key} on {split} items: {outcome.error}")
-            outcome.result.save(run.held_out(split, outcome.job.fingerprint))
+                raise WorkerError(
+                    f"{outcome.job.key} on {outcome.job.split} items: {outcome.error}"
+                )
+            outcome.result.save(missing[outcome.job.key])
             done += 1
             if progress is not None:
                 progress(outcome.job.key, done, len(missing))
-    return {
-        label: Result.load(run.held_out(split, fingerprint))
-        for label, fingerprint in fingerprints.items()
-    }
 
 
 def choose(

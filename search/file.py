@@ -183,7 +183,9 @@ class SearchFile(Strict):
     )
     splits: SplitConfig = SplitConfig()
     confirm: ConfirmEntry = ConfirmEntry()
-    baselines: list[str] = Field(default_factory=lambda: ["base", "experts", "uniform"])
+    baselines: list[str] = Field(
+        default_factory=lambda: ["base", "experts", "uniform", "task_arithmetic"]
+    )
     engine: EngineConfig = TransformersConfig()
     budget: BudgetEntry = BudgetEntry(trials=120)
     workers: WorkersEntry = WorkersEntry()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from search import study as studies
 from search.baselines import baselines
 from search.config import Search
 from search.confirm import Member
+from search.confirmed import write_report
 from search.driver import Driver, Listener
 from search.errors import ExportError, RunError
 from search.export import save_recipe
@@ -169,11 +171,22 @@ def run(prepared: Prepared, folder: Path, listener: Listener) -> Found:
         return replace(found, exhausted=driver.exhausted)
 
 
-def confirm(opened: Run, listener: Listener) -> Found:
-    """Confirm the front of a run that was stopped, and export its knee."""
-    prepared = prepare(opened.search)
+def confirm(opened: Run, listener: Listener, more: Sequence[str] = ()) -> Found:
+    """Confirm the front of a run that was stopped, beside `more` baselines, and export its knee.
+
+    The run keeps the added baselines.
+
+    Raises:
+        ConfigError: one of them is none, or not of this search's kind.
+    """
+    search = opened.search
+    if added := [entry for entry in more if entry not in search.file.baselines]:
+        search = search.with_setting(f"baselines={json.dumps([*search.file.baselines, *added])}")
+    prepared = prepare(search)
     with _session(prepared, opened.folder, listener) as (opened, pool, tracker):
         study = studies.open_study(opened)
+        for label, result in confirming.score_baselines(opened, pool, prepared.baselines).items():
+            tracker.baseline(label, result)
         return _confirm(opened, study, pool, tracker, listener)
 
 
@@ -257,6 +270,8 @@ def _end(
         files += [opened.folder / "recipe.yaml"]
     if opened.confirmed.is_file():
         files += [opened.confirmed]
+    if members:
+        files += [write_report(opened, members, len(trials))]
     metrics = {}
     if test is not None:
         metrics = {f"test_{o.name}": test.estimate(o).value for o in search.objectives}

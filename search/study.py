@@ -29,6 +29,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from merge_core import Recipe
 from merge_core.yaml_io import one_line
+from search import published
 from search.config import Search
 from search.errors import StorageError
 from search.front import Point, front, gains
@@ -42,11 +43,6 @@ RETAINED = "retained"
 OWNER = "mergefront.run"
 GP_UP_TO = 250
 """Trials up to which `auto` uses the Gaussian process; its ask takes 10 s at 1,000."""
-
-# Typhoon2-R1's M3 (arXiv 2502.09056): 75% of the reasoning model to layer 53 of 80, then linear
-# to 12.5% at the last.
-_TYPHOON = {"plateau": 0.75, "knee": 53 / 79, "end": 0.125}
-_TYPHOON_ANCHORS = (0.75, 0.75, 0.75, 0.125)
 
 
 def open_study(run: Run, *, create: bool = True) -> optuna.Study:
@@ -133,8 +129,9 @@ def enqueue_published(study: optuna.Study, search: Search) -> None:
     """Put the published schedules that lie inside the space before the sampler's proposals."""
     inside = search.space.distributions()
     weight = "reasoning.weight"
-    schedule = {f"{weight}.{key}": value for key, value in _TYPHOON.items()}
-    anchors = {f"{weight}[{i}]": value for i, value in enumerate(_TYPHOON_ANCHORS)}
+    points = {"plateau": published.PLATEAU, "knee": published.KNEE, "end": published.END}
+    schedule = {f"{weight}.{key}": value for key, value in points.items()}
+    anchors = {f"{weight}[{i}]": value for i, value in enumerate(published.ANCHORS)}
     for params in (schedule, anchors):
         fits = all(
             isinstance(d := inside.get(name), FloatDistribution)
@@ -142,7 +139,7 @@ def enqueue_published(study: optuna.Study, search: Search) -> None:
             and (d.step is None or _whole((value - d.low) / d.step))
             for name, value in params.items()
         )
-        if fits and f"{weight}[{len(_TYPHOON_ANCHORS)}]" not in inside:
+        if fits and f"{weight}[{len(published.ANCHORS)}]" not in inside:
             study.enqueue_trial(params, skip_if_exists=True)
 
 

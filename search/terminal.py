@@ -16,6 +16,7 @@ from rich.text import Text
 
 from objectives import Estimate
 from search.confirm import Member
+from search.confirmed import findings, ordered, standing
 from search.driver import Driver
 from search.export import spelled
 from search.results import Result
@@ -120,11 +121,7 @@ def front_table(run: Run, members: list[Member], chosen: Member | None) -> Table
         table.add_column("\nconfirmed", justify="right", no_wrap=True)
     table.add_column("right and in\nthe language", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    order = sorted(
-        members,
-        key=lambda m: (m.trial is None, [-x for x in m.point(run.search)]),
-    )
-    for member in order:
+    for member in ordered(run, members):
         cells = [escape(member.label)]
         for objective in run.search.objectives:
             cells.append(f"{member.claimed[objective.name].value:.3f}")
@@ -153,6 +150,8 @@ def print_found(console: Console, found: Found, command: str) -> None:
     run, where = found.run, shown(found.run.folder)
     if found.members:
         console.print(front_table(run, found.members, found.chosen))
+        for line in findings(run, found.members):
+            say(console, line)
         level = "intervals hold for all rows and objectives at once, 95%"
         say(console, f"{found.finished} trials; {level}")
     elif found.front:
@@ -195,10 +194,5 @@ def shown(path: Path) -> Path:
 
 
 def _marks(member: Member, chosen: Member | None) -> str:
-    if chosen is not None and member.label == chosen.label:
-        return "exported"
-    if member.trial is None:
-        return "baseline"
-    if not member.feasible:
-        return "off: constraint"
-    return "front" if member.on_front else "fell off"
+    exported = chosen is not None and member.label == chosen.label
+    return "exported" if exported else standing(member)

@@ -247,7 +247,7 @@ def test_the_good_file_reads_as_it_is_written(folder):
 def test_what_is_left_out_has_its_default():
     short = re.sub(r"(?ms)^constraints.*", "", GOOD)
     search = parse(parse_yaml(short, Path("search.yaml")))
-    assert search.file.baselines == ["base", "experts", "uniform"]
+    assert search.file.baselines == ["base", "experts", "uniform", "task_arithmetic"]
     assert search.file.budget.trials == 120
     assert search.file.engine.kind == "transformers"
     assert search.file.sampler.name == "auto"

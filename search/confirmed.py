@@ -1,0 +1,103 @@
+"""What confirmation showed, in words and as a table: claimed beside confirmed, what fell off."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from merge_core.yaml_io import write_atomic
+from search.confirm import Member
+from search.export import spelled
+from search.front import Point, dominates, gains, hypervolume
+from search.run import Run
+
+
+def findings(run: Run, members: Sequence[Member]) -> list[str]:
+    """One line each: who stays on the front, who fell off it, how much was claimed too much."""
+    search = run.search
+    trials = [member for member in members if member.trial is not None]
+    lines = []
+    for member in trials:
+        if member.behind is not None:
+            lines.append(
+                f"{member.label} fell off: {member.behind} is at least as good in everything on"
+                " held-out items"
+            )
+        elif not member.feasible:
+            bounds = ", ".join(str(constraint) for constraint in search.constraints)
+            lines.append(f"{member.label} does not hold {bounds or 'finite weights'} with 95%")
+    points = {member.label: member.point(search) for member in members}
+    for baseline in (member for member in members if member.trial is None):
+        worse = [m.label for m in trials if dominates(points[baseline.label], points[m.label])]
+        if worse:
+            lines.append(f"baseline {baseline.label} is ahead of {', '.join(worse)}")
+    for objective in search.objectives if trials else ():
+        gaps = [
+            objective.sign * (m.claimed[objective.name].value - m.confirmed[objective.name].value)
+            for m in trials
+        ]
+        mean = math.fsum(gaps) / len(gaps)
+        lines.append(
+            f"{objective.name}: claimed better than confirmed by {mean:+.3f} on average,"
+            f" {max(gaps):+.3f} at most"
+        )
+    return lines
+
+
+def write_report(run: Run, members: Sequence[Member], finished: int) -> Path:
+    """`confirmed.md` in the run folder, as Markdown; replaces the one before."""
+    search = run.search
+    names = [objective.name for objective in search.objectives]
+    head = [f"{name} claimed | {name} confirmed" for name in names]
+    both = any(member.joint is not None for member in members)
+    columns = ["", *head, *(["right and in the language"] if both else []), "standing"]
+    rows = [f"| {' | '.join(columns)} |", f"|{'---|' * (2 * len(names) + 2 + both)}"]
+    for member in ordered(run, members):
+        cells = [member.label]
+        for name in names:
+            cells += [f"{member.claimed[name].value:.3f}", spelled(member.confirmed[name])]
+        if both:
+            cells.append(spelled(member.joint) if member.joint is not None else "")
+        rows.append(f"| {' | '.join([*cells, standing(member)])} |")
+    trials = [member for member in members if member.trial is not None]
+    claimed = hypervolume([_claimed(run, member) for member in trials])
+    held = hypervolume([member.point(search) for member in trials])
+    counts = ", ".join(
+        f"{name} on {members[0].claimed[name].n} and {members[0].confirmed[name].n}"
+        for name in names
+    )
+    text = [
+        f"# {run.name}: claimed and confirmed",
+        "",
+        f"After {finished} trials. Claimed: on the items that the search saw, where the best of"
+        f" many looks better than it is; confirmed: on held-out items ({counts} items). All"
+        " confirmed intervals hold at once with 95%.",
+        "",
+        *rows,
+        "",
+        *(f"- {line}" for line in findings(run, members)),
+        f"- hypervolume of these trials: claimed {claimed:.4f}, confirmed {held:.4f}",
+    ]
+    path = run.folder / "confirmed.md"
+    write_atomic(path, "\n".join(text) + "\n")
+    return path
+
+
+def ordered(run: Run, members: Sequence[Member]) -> list[Member]:
+    """Trials before baselines, each best first objective first."""
+    return sorted(members, key=lambda m: (m.trial is None, [-x for x in m.point(run.search)]))
+
+
+def standing(member: Member) -> str:
+    """Where confirmation left it."""
+    if member.trial is None:
+        return "baseline"
+    if not member.feasible:
+        return "off: constraint"
+    return "front" if member.on_front else f"fell off: behind {member.behind}"
+
+
+def _claimed(run: Run, member: Member) -> Point:
+    objectives = run.search.objectives
+    return gains([member.claimed[o.name].value for o in objectives], objectives)
