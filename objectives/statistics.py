@@ -1,7 +1,6 @@
 """Uncertainty of mean scores: every number a search shows carries n and an interval.
 
-No central limit theorem where it fails (few items, means near 0 or 1): the intervals invert a
-score test, so a mean of exactly 1 over 30 items is still uncertain.
+No central limit theorem where it fails (few items, means near 0 or 1): see `intervals`.
 """
 
 import math
@@ -10,12 +9,14 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
 
+from objectives.intervals import lower_bound, upper_bound
+
 Side = Literal["both", "lower", "upper"]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `n` items with a two-sided interval [low, high]."""
+    """A mean over `n` items with an interval [low, high]."""
 
     value: float
     low: float
@@ -23,27 +24,78 @@ class Estimate:
     n: int
 
 
-def wilson(mean: float, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval for a mean of n values in [0, 1] (Wilson 1927).
+def estimate(
+    scores: Sequence[float],
+    binary: bool,
+    level: float = 0.95,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    *,
+    side: Side = "both",
+    weights: Sequence[float] | None = None,
+    geometric: bool = False,
+) -> Estimate:
+    """Mean of `scores` with its interval at `level`; the order of scores does not matter.
 
-    For 0/1 values this is the textbook interval. For graded values in [0, 1] it errs on the wide
-    side: among all distributions on [0, 1] with a given mean m the 0/1 one has the largest
-    variance, m(1 - m), which is the variance used here. Like every Wilson interval its coverage is
-    approximate at small n; betting intervals will come behind `estimate`, with the same signature.
+    An item is one score: several samples of one item are averaged before they come here, so that
+    avg@k is uncertain by its items, not by its samples.
+
+    Args:
+        scores: one per item, each within `bounds`.
+        binary: whether scores are the lower or the upper bound and nothing between; checked only,
+            for the interval of graded scores becomes that of binary ones where they are such.
+        level: probability with which the interval holds the mean over all items there might be.
+        bounds: the scores' range.
+        side: "both" ends at `level`; or "lower" or "upper", that end alone at `level`, while the
+            other end is the range's.
+        weights: with `geometric` only: one per item (tokens), each at least 0.
+        geometric: the mean is exp(sum w log s / sum w): perplexity over all tokens, from each
+            item's. The range's upper end may be infinite; the interval then may be, too.
 
     Raises:
-        ValueError: n is not positive, the mean leaves [0, 1], or the level leaves (0, 1).
+        ValueError: no scores, a score outside `bounds`, a binary score between them, a level
+            outside (0, 1), or weights that do not fit.
     """
-    return _wilson(mean, n, _quantile(level, two_sided=True))
+    low, high = bounds
+    if len(scores) == 0:
+        raise ValueError("no scores to estimate a mean from")
+    if not all(low <= score <= high for score in scores):
+        raise ValueError(f"scores must lie in [{low}, {high}]")
+    _check_level(level)
+    tail = (1.0 - level) / 2 if side == "both" else 1.0 - level
+    if geometric:
+        value, below, above = _geometric(scores, weights, bounds, tail)
+    elif weights is not None:
+        raise ValueError("weights are for geometric means only")
+    else:
+        value, below, above = _arithmetic(scores, binary, bounds, tail)
+    # The mean lies inside by construction; rounding must not push it out.
+    return Estimate(
+        value,
+        low if side == "upper" else max(low, min(value, below)),
+        high if side == "lower" else min(high, max(value, above)),
+        len(scores),
+    )
 
 
-def one_sided_lower(mean: float, n: int, level: float = 0.95) -> float:
-    """The bound that the true mean exceeds with confidence `level` (Wilson's, one-sided).
+def mean_of(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean of independent estimates, each with equal weight (a score over several tasks).
+
+    Its interval combines theirs by MOVER (Zou & Donner 2008): the distances from mean to bound
+    add up as standard errors do, each side for itself, so skewed intervals stay skewed. Estimates
+    with one-sided bounds give a one-sided bound on that side.
 
     Raises:
-        ValueError: as `wilson`.
+        ValueError: no estimates.
     """
-    return _wilson(mean, n, _quantile(level, two_sided=False))[0]
+    if not estimates:
+        raise ValueError("no estimates to combine")
+    if len(estimates) == 1:
+        return estimates[0]
+    count = len(estimates)
+    value = math.fsum(part.value for part in estimates) / count
+    below = math.hypot(*(part.value - part.low for part in estimates)) / count
+    above = math.hypot(*(part.high - part.value for part in estimates)) / count
+    return Estimate(value, value - below, value + above, sum(part.n for part in estimates))
 
 
 def simultaneous(level: float, comparisons: int) -> float:
@@ -58,85 +110,76 @@ def simultaneous(level: float, comparisons: int) -> float:
     return 1.0 - (1.0 - level) / comparisons
 
 
-def estimate(
-    scores: Sequence[float],
-    binary: bool,
-    level: float = 0.95,
-    bounds: tuple[float, float] = (0.0, 1.0),
-    *,
-    side: Side = "both",
-    weights: Sequence[float] | None = None,
-    geometric: bool = False,
-) -> Estimate:
-    """Mean of `scores` (one per item, each within `bounds`) with its interval at `level`.
-
-    `binary` scores are exactly 0 or 1. Graded ones today get the same interval (see `wilson` for
-    why that is the cautious side); the flag is the joint where betting intervals will part them.
+def one_sided_lower(mean: float, n: int, level: float = 0.95) -> float:
+    """The bound that the true mean exceeds with confidence `level` (Wilson's, one-sided).
 
     Raises:
-        ValueError: no scores, a score outside `bounds`, or a binary score that is neither 0 nor 1.
+        ValueError: n is not positive, the mean leaves [0, 1], or the level leaves (0, 1).
     """
-    low, high = bounds
-    n = len(scores)
-    if n == 0:
-        raise ValueError("no scores to estimate a mean from")
-    if binary and any(score not in (0.0, 1.0) for score in scores):
-        raise ValueError("binary scores must be exactly 0 or 1")
-    if not all(low <= score <= high for score in scores):
-        raise ValueError(f"scores must lie in [{low}, {high}]")
-    width = high - low
-    if not (math.isfinite(width) and width > 0):
-        raise ValueError(f"bounds must be finite and ascending, got [{low}, {high}]")
-    value = math.fsum(scores) / n
-    unit = min(1.0, max(0.0, (value - low) / width))
-    if weights is not None or geometric:
-        raise ValueError("weighted and geometric means are not supported yet")
-    below, above = wilson(unit, n, level)
-    if side != "both":
-        below = one_sided_lower(unit, n, level) if side == "lower" else 0.0
-        above = 1.0 - one_sided_lower(1.0 - unit, n, level) if side == "upper" else 1.0
-    # The mean lies inside by construction; rounding in the rescaling must not push it out.
-    return Estimate(value, min(value, low + width * below), max(value, low + width * above), n)
-
-
-def mean_of(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean of independent estimates with equal weights; its interval by MOVER.
-
-    Zou & Donner 2008: the distances of the parts' bounds from their values add in squares.
-    """
-    if len(estimates) == 1:
-        return estimates[0]
-    count = len(estimates)
-    value = math.fsum(part.value for part in estimates) / count
-    below = math.hypot(*(part.value - part.low for part in estimates)) / count
-    above = math.hypot(*(part.high - part.value for part in estimates)) / count
-    return Estimate(value, value - below, value + above, sum(part.n for part in estimates))
-
-
-def _wilson(mean: float, n: int, z: float) -> tuple[float, float]:
+    _check_level(level)
     if n < 1:
         raise ValueError(f"an interval needs at least one item, got n = {n}")
     if not 0.0 <= mean <= 1.0:
         raise ValueError(f"the mean must lie in [0, 1], got {mean}")
-    return _lower_root(mean, n, z), max(mean, 1.0 - _lower_root(1.0 - mean, n, z))
-
-
-def _lower_root(m: float, n: int, z: float) -> float:
-    """The smaller p with (p - m)^2 = z^2 p (1 - p) / n.
-
-    From the larger root and the roots' product, m^2 / (1 + z^2 / n): the usual difference cancels
-    for small m and leaves rounding noise where 0 is meant.
-    """
-    if m == 0.0:
+    if mean == 0.0:
         return 0.0
+    z = NormalDist().inv_cdf(level)
     spread = z * z / n
-    larger = m + spread / 2 + z * math.sqrt((m * (1 - m) + spread / 4) / n)
-    return min(m, m * m / larger)
+    larger = mean + spread / 2 + z * math.sqrt((mean * (1 - mean) + spread / 4) / n)
+    return min(mean, mean * mean / larger)
 
 
-def _quantile(level: float, two_sided: bool) -> float:
-    _check_level(level)
-    return NormalDist().inv_cdf((1 + level) / 2 if two_sided else level)
+def _arithmetic(
+    scores: Sequence[float], binary: bool, bounds: tuple[float, float], tail: float
+) -> tuple[float, float, float]:
+    """Mean, and bounds that each fail with probability `tail`."""
+    low, high = bounds
+    width = high - low
+    if not (math.isfinite(width) and width > 0):
+        raise ValueError(f"bounds must be finite and ascending, got [{low}, {high}]")
+    if binary and any(score not in bounds for score in scores):
+        raise ValueError(f"binary scores must be exactly {low:g} or {high:g}")
+    unit = [min(1.0, max(0.0, (score - low) / width)) for score in scores]
+    value = math.fsum(scores) / len(scores)
+    return value, low + width * lower_bound(unit, tail), low + width * upper_bound(unit, tail)
+
+
+def _geometric(
+    scores: Sequence[float],
+    weights: Sequence[float] | None,
+    bounds: tuple[float, float],
+    tail: float,
+) -> tuple[float, float, float]:
+    """Weighted geometric mean, and bounds from the jackknife over items on the log scale.
+
+    The mean logarithm is a ratio of sums over items (Cochran 1977, chapter 6); leaving out an item
+    at a time is the linearised estimator that stays honest when one item holds most of the weight.
+    Degrees of freedom follow the effective number of items, (sum w)^2 / sum w^2 - 1. Where they
+    are none, or all scores are equal, nothing is known of the spread and the range is the interval.
+    """
+    from scipy.special import stdtrit
+
+    if weights is None:
+        weights = [1.0] * len(scores)
+    if len(weights) != len(scores):
+        raise ValueError(f"{len(weights)} weights for {len(scores)} scores")
+    if not all(math.isfinite(score) and score > 0.0 for score in scores):
+        raise ValueError("a geometric mean needs finite scores above 0")
+    if not all(math.isfinite(weight) and weight >= 0.0 for weight in weights):
+        raise ValueError("weights must be finite and at least 0")
+    pairs = [(math.log(s), w) for s, w in zip(scores, weights, strict=True) if w > 0.0]
+    total = math.fsum(weight for _, weight in pairs)
+    if not pairs:
+        raise ValueError("all weights are 0")
+    mean = math.fsum(log * weight for log, weight in pairs) / total
+    value = min(bounds[1], max(bounds[0], math.exp(mean)))
+    free = total**2 / math.fsum(weight**2 for _, weight in pairs) - 1.0
+    if len(pairs) == 1 or free <= 0.0 or min(pairs)[0] == max(pairs)[0]:
+        return value, *bounds
+    moves = [weight * (log - mean) / (total - weight) for log, weight in pairs]
+    error = math.sqrt((len(pairs) - 1) / len(pairs) * math.fsum(move**2 for move in moves))
+    reach = float(stdtrit(free, 1.0 - tail)) * error
+    return value, math.exp(mean - reach), math.exp(mean + reach) if mean + reach < 700 else math.inf
 
 
 def _check_level(level: float) -> None:
