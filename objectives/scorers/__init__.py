@@ -10,7 +10,9 @@ from objectives.tables import did_you_mean, resolve
 SCORERS: dict[str, str] = {
     "all": "objectives.scorers.combine:All",
     "choice": "objectives.scorers.choice:Choice",
+    "code": "objectives.scorers.code:Code",
     "exact": "objectives.scorers.exact:Exact",
+    "judge": "objectives.scorers.judge:Judge",
     "language": "objectives.scorers.language:Language",
     "length_penalty": "objectives.scorers.combine:LengthPenalty",
     "lm_eval": "objectives.scorers.lm_eval:LmEval",

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from importlib.machinery import FrozenImporter
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Self
@@ -216,33 +217,39 @@ def _imported_from(root: Path, name: str) -> ModuleType:
     for an installed module of that name.
     """
     top = _top(name)
+    if top in sys.builtin_module_names or FrozenImporter.find_spec(top) is not None:
+        raise ImportError(f"Python has a module {top} of its own; rename the one in {root}")
     with _IMPORTING:
         if top in sys.modules and _is_of_folder(top, root):
             return importlib.import_module(name)  # Python finds the folder by itself
-        hidden = {key: sys.modules.pop(key) for key in list(sys.modules) if _top(key) == top}
+        own = {top} | (_names_in(root) - sys.stdlib_module_names)
+        hidden = {key: sys.modules.pop(key) for key in list(sys.modules) if _top(key) in own}
         before = {_top(key) for key in sys.modules}
         sys.path.insert(0, str(root))
         importlib.invalidate_caches()
         try:
-            module = importlib.import_module(name)
-            own = _is_of_folder(name, root)
+            return importlib.import_module(name)
         finally:
             sys.path.remove(str(root))
             for key in [key for key in sys.modules if _top(key) not in before]:
-                if _top(key) == top or _is_of_folder(key, root):
+                if _top(key) in own:
                     del sys.modules[key]
             sys.modules.update(hidden)
-    if not own:
-        raise ImportError(f"Python has a module {name} of its own; rename the file in {root}")
-    return module
 
 
 def _top(name: str) -> str:
     return name.partition(".")[0]
 
 
+def _names_in(root: Path) -> set[str]:
+    """Modules and packages of a folder, but those that Python finds there anyway."""
+    names = {file.stem for file in root.glob("*.py")}
+    names |= {file.parent.name for file in root.glob("*/__init__.py")}
+    return {name for name in names if name not in sys.modules or not _is_of_folder(name, root)}
+
+
 def _is_of_folder(name: str, root: Path) -> bool:
-    """Whether an imported module is the folder's, not one that lies deeper (a venv's, say)."""
+    """Whether an imported module was read from the folder."""
     file = _file_in(root, name)
     mine = getattr(sys.modules[name], "__file__", None)
     return file is not None and mine is not None and Path(mine).resolve() == file.resolve()

@@ -12,7 +12,6 @@ from objectives.engines import ScriptedConfig, TransformersConfig, make_engine
 from objectives.engines.base import ChatSettings, GenerationSettings, Likelihood, Prompt
 from objectives.engines.scripted import ScriptedEngine
 from objectives.errors import ScorerError, TaskError
-from objectives.item import Item
 from objectives.scorers import make_scorer
 from objectives.scorers.lm_eval import CEILING, documents
 from objectives.task import SplitConfig, Task, TaskConfig
@@ -293,7 +292,7 @@ def test_documents_are_items(folder):
         "choices": ["1", "w1 ลูก", "4 + w1"],
         "answer": "w1 ลูก",
     }
-    assert [row["text"] for _, row in documents("ppl", folder)][0].startswith(question(0))
+    assert next(row["text"] for _, row in documents("ppl", folder)).startswith(question(0))
     config = TaskConfig(
         items={"lm_eval": "mc", "include": folder.name}, scorers=[{"lm_eval": {"metrics": "acc"}}]
     )
@@ -397,7 +396,9 @@ def test_what_cannot_be_opened_is_one_clear_line(folder, tmp_path):
         "output_type: multiple_choice\ndoc_to_text: '{{q}}'\ndoc_to_target: 0\n"
         "doc_to_choice: [a, b]\n"
     )
-    with pytest.raises(TaskError, match="task hub: its data cannot be loaded: .*no-such-set") as no:
+    with pytest.raises(
+        TaskError, match=r"task hub: its data cannot be loaded: .*no-such-set"
+    ) as no:
         list(documents("hub", tmp_path))
     assert "\n" not in str(no.value)
     with pytest.raises(TaskError, match="task hellaswag: its data cannot be loaded"):
@@ -409,7 +410,7 @@ def test_what_cannot_be_opened_is_one_clear_line(folder, tmp_path):
     with pytest.raises(TaskError, match="no such folder of lm_eval tasks"):
         list(documents("un", tmp_path / "nowhere"))
     config = TaskConfig(items="items.jsonl", scorers=[{"lm_eval": {"metrics": ["acc"]}}])
-    with pytest.raises(ScorerError, match="write items: {lm_eval: NAME}"):
+    with pytest.raises(ScorerError, match=r"write items: \{lm_eval: NAME\}"):
         Task.load("t", config, tmp_path)
 
 
