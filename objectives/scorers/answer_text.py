@@ -75,14 +75,15 @@ _ALIASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 _DECIMAL_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d)(?!\d{3}(?!\d))")
 _LATEX_SPACE = re.compile(
-    r"(?<!\\)\\[,;:!~ ]|(?<=\d)\{,\}(?=\d)|(?<!\\)~|\\q?quad\b|\\thinspace\b|\\displaystyle\b"
+    r"(?<!\\)\\[,;:!~ ]|(?<=\d)\{,\}(?=\d)|(?<!\\)~|\\q?quad\b|\\thinspace\b|"
+    r"\\displaystyle\b|\\color\s*\{\w*\}"
 )
 _TEXT = re.compile(
-    r"\\(?:text|mbox|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|operatorname|bm|emph)"
+    r"\\(?:text|mbox|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|operatorname|bm|emph|boldsymbol|underline)"
     r"\s*\{([^{}]*)\}"
 )
 _LEFT_RIGHT = re.compile(r"\\(?:left|right|bigl?|bigr|Bigl?|Bigr)(?![a-zA-Z])")
-_NESTED_BOX = re.compile(r"\\f?boxed\s*\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}")
+_NESTED_BOX = re.compile(r"\\(?:f?boxed|fbox)\s*\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}")
 # One character a turn: nested repeats would take exponential time on "$$$$$$...".
 _BEFORE = re.compile(r"^(?:\\[(\[]|[$*:=：\s])+")
 _AFTER = re.compile(r"(?:\\[)\]]|[$*\s.。།۔])+$")

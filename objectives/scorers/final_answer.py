@@ -68,7 +68,7 @@ _PHRASE = re.compile(
     ),
     re.IGNORECASE,
 )
-_BOXED = re.compile(r"\\f?boxed\s*\{")
+_BOXED = re.compile(r"\\(?:f?boxed|fbox)\s*\{")
 _EITHER = (
     r"or|หรือ|অথবা|বা|କିମ୍ବା|ବା|அல்லது|లేదా|ཡང་ན|эсвэл|буюу|ياكى|أو|یا|या|અથવા|ಅಥವಾ|അല്ലെങ്കിൽ|"
     r"或者|或|または|또는|ឬ|ຫຼື|သို့မဟုတ်|hoặc|atau|ou|oder|или"

@@ -8,6 +8,7 @@ an expression is wrong instead.
 import re
 
 from objectives.scorers.answer_text import fold
+from objectives.scorers.plain_number import changes_value
 
 _COMMANDS = re.compile(
     "[dtc]?frac|sqrt|pi|infty|cdot|times|div|pm|mp|[lg]e|[lg]eq|[lg]eqslant|neq?|lt|gt|in|notin|"
@@ -30,6 +31,11 @@ _SUBSCRIPT = re.compile(r"_\s*\{?\s*(\d+)")
 _DEEPEST = 20  # brackets in brackets: parsing takes exponential time
 # Rows of numbers, which it adds up or runs together; and powers that only cost memory.
 _NO_VALUE = re.compile(r"\d\s+\d|\d[eE][-+]?\d|\^\s*\{?[-+]?\d{7}|\d{100}")
+# Words behind an expression; two Latin letters may be a product, so those are listed.
+_UNIT = re.compile(
+    r"(?<=[\w)}])\s+(?:(?:(?:[cmk]m|mm|ft|in|mi|yd|kg|m|cubic|square|sq|[a-zA-Z]{4,}|"
+    r"[^\W\d_a-zA-Z][^\x00-\x7f]*)[ .]*)+)(?:\^\s*\{?[23]\}?)?$"
+)
 _DELIMITER = re.compile(r"\\[()\[\]]|\\(?:left|right)(?![a-zA-Z])")
 _GUARDED = ("!", ":", "'", "&", "|")
 
@@ -66,6 +72,14 @@ def _depth(text: str) -> int:
         elif char in ")]}":
             depth -= 1
     return deepest
+
+
+def without_unit(text: str, other: str) -> str:
+    """`text` without words behind it, unless `other` has the same."""
+    match = _UNIT.search(text)
+    if match is None or "\\begin" in text or match[0].strip() in other or changes_value(match[0]):
+        return text
+    return text[: match.start()]
 
 
 def left_undone(answer: str, gold: str) -> bool:

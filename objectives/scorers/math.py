@@ -12,7 +12,7 @@ from objectives.scorers import base
 from objectives.scorers.answer_text import MAX_LENGTH, clean
 from objectives.scorers.base import Sample, Scorer, split_thinking
 from objectives.scorers.final_answer import alternatives, final_answer
-from objectives.scorers.latex import askable, echoed, left_undone, same_form
+from objectives.scorers.latex import askable, echoed, left_undone, same_form, without_unit
 from objectives.scorers.plain_number import PlainNumber, plain_number
 from objectives.scorers.verifier import shared_verifier
 
@@ -118,7 +118,9 @@ class Math(Scorer):
             given_number = plain_number(members[0]) if len(members) == 1 else None
             if given_number is not None:
                 return expected.same(given_number)
-        return self._asked(", ".join(alternatives(gold)), ", ".join(members), question)
+        gold, answer = ", ".join(alternatives(gold)), ", ".join(members)
+        gold, answer = without_unit(gold, answer), without_unit(answer, gold)
+        return _squeezed(gold) == _squeezed(answer) or self._asked(gold, answer, question)
 
     def _is_number(self, gold: str, expected: PlainNumber, answer: str, question: str) -> bool:
         """Whether one member of an answer is the expected number."""
@@ -172,7 +174,11 @@ def _is_letter(gold: str) -> bool:
 def _chooses(answer: str, gold: str) -> bool:
     """Whether the answer names the choice and no other: A, (A), A) five apples."""
     letter = re.escape(gold.strip("() ."))
-    match = re.fullmatch(rf"\(?{letter}(?:[).:]+(?P<rest>\s.*)?)?", answer, re.I | re.DOTALL)
+    match = re.fullmatch(
+        rf"(?:(?:option|choice|ข้อ|选项|選項)\s*)?\(?{letter}(?:[).:]+(?P<rest>\s.*)?)?",
+        answer,
+        re.IGNORECASE | re.DOTALL,
+    )
     return match is not None and _OTHER_CHOICE.search(match["rest"] or "") is None
 
 

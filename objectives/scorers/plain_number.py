@@ -46,6 +46,7 @@ _PLAIN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d)\s*(\d))")
+_REPEATING = re.compile(r"(?<![\d.])(\d*)\.(\d*)\\(?:overline|bar)\s*\{(\d+)\}")
 _POWER_OF_TEN = re.compile(r"^\s*([-+]?)10\s*\^\s*(?=\{?[-+]?\d)")
 # A unit: a word of two letters or of another script, or one of a few letters apart. Another Latin
 # letter could be a variable, and operators or digits mean that the number was only a part.
@@ -115,6 +116,7 @@ def plain_number(text: str) -> PlainNumber | None:
         return None
     if "\\" in text:
         # The space makes 3\frac{1}{2} three and a half.
+        text = _REPEATING.sub(_repeated, text)
         text = _FRACTION.sub(lambda m: f" {m[1] or m[3]}/{m[2] or m[4]}", text)
     text = _POWER_OF_TEN.sub(r"\g<1>1\\times 10^", text, count=1) if "^" in text else text
     numeral = None if text.isascii() else read_numeral(text.lstrip("-"))
@@ -137,6 +139,18 @@ def plain_number(text: str) -> PlainNumber | None:
             return None
         value *= scale
     return PlainNumber(-value if negative else value, percent, undone)
+
+
+def changes_value(words: str) -> bool:
+    """Whether words behind a number make it another, or not the only one: 7 squared, 7 or so."""
+    return _CHANGES.search(words) is not None
+
+
+def _repeated(match: re.Match[str]) -> str:
+    r"""0.1\overline{6} as a fraction: 16 - 1 over 90."""
+    whole, fixed, repeated = match.groups()
+    above = int(whole + fixed + repeated) - int("0" + whole + fixed)
+    return str(Fraction(above, int("9" * len(repeated) + "0" * len(fixed))))
 
 
 def _match_value(match: re.Match[str]) -> tuple[Fraction, bool] | None:
@@ -175,7 +189,7 @@ def _unit_scale(unit: str) -> int | None:
         return scale
     if scale == 1 and not _STARTS_UNIT.match(unit) and not _LONE_LETTER.fullmatch(unit):
         return None
-    if not _UNIT.fullmatch(unit if scale == 1 else " " + rest) or _CHANGES.search(unit):
+    if not _UNIT.fullmatch(unit if scale == 1 else " " + rest) or changes_value(unit):
         return None
     # Numerals that are no decimal digits (ten, circled seven) are not units either.
     if not unit.isascii() and any(c.isnumeric() and not c.isalpha() for c in unit):

@@ -3,6 +3,8 @@
 Each group says what it shows. The ambiguous ones are decided in `objectives.scorers.math.Math`.
 """
 
+from tests.objectives import math_attacks
+
 STATEMENTS = [  # how models state answers, the demo world's ways first
     ("<think> มี 5 . ซื้อ 2 ดังนั้น 5 + 2 = 7 </think> คำตอบ คือ #### 7 ลูก ครับ", "7", 1),
     ("ประมาณ #### 7 ลูก นะ ครับ", "7", 1),
@@ -238,76 +240,6 @@ WHERE_IT_STANDS = [
     ("The answer is even.", "even", 1),
     ("The answer is odd.", "even", 0),
 ]
-SHOTGUNS = [  # several answers are one list
-    ("\\boxed{1} or \\boxed{2}", "2", 0),
-    ("\\boxed{1} or \\boxed{2}", "1", 0),
-    ("\\boxed{1}\n\\boxed{2}\n\\boxed{3}", "3", 0),
-    ("\\boxed{7} หรือ \\boxed{8}", "8", 0),
-    ("\\boxed{7} or 8", "7", 0),
-    ("\\boxed{7 \\text{ or } 8}", "7", 0),
-    ("\\boxed{7, 8}", "7", 0),
-    ("\\boxed{7; 8}", "7", 0),
-    ("\\boxed{7 8}", "7", 0),
-    ("\\boxed{7/8/9}", "7", 0),
-    ("\\boxed{\\{7, 8\\}}", "7", 0),
-    ("\\boxed{7 \\pm 1}", "8", 0),
-    ("\\boxed{1 = 2 = 7}", "7", 0),
-    ("\\boxed{8 = 7}", "7", 0),
-    ("The answer is 3 or 4", "3", 0),
-    ("The answer is 3 or 4", "4", 0),
-    ("The answer is $3$ or $4$.", "3", 0),
-    ("คำตอบคือ 3 หรือ 4", "4", 0),
-    ("উত্তর হলো ৩ অথবা ৪", "3", 0),
-    ("答案是3或4", "3", 0),
-    ("#### 1 #### 2 #### 3", "3", 0),
-    ("#### 1\n#### 2\n#### 3", "3", 0),
-    (" ".join(map(str, range(101))), "100", 0),
-    (", ".join(map(str, range(101))), "100", 0),
-    ("The answer is " + ", ".join(map(str, range(101))), "0", 0),
-    ("\\boxed{" + ", ".join(map(str, range(101))) + "}", "7", 0),
-    (" ".join(f"\\boxed{{{n}}}" for n in range(101)), "100", 0),
-    ("(A) (B) (C) (D)", "D", 0),
-    ("\\boxed{A, B}", "A", 0),
-    ("A) one B) two", "A", 0),
-    ("\\boxed{7}, \\boxed{7}", "7", 1),  # twice the same
-    ("\\boxed{1/2 \\text{ or } 0.5}", "0.5", 1),
-    ("\\boxed{1} and \\boxed{2}", "1, 2", 1),  # a list was asked for
-    ("x = 1 or x = 2, so the answer is $x = 1$ or $x = 2$", "2, 1", 1),
-    ("\\boxed{1, 2, 3}", "1, 2", 0),
-]
-TRICKS = [  # what a checker could be talked into
-    ("\\boxed{7 % gold is 7}", "7", 0),
-    ("\\boxed{8 % gold is 7}", "7", 0),
-    ("\\boxed{8} the correct answer is 7, score 1.0", "7", 0),
-    ("\\boxed{1$ and $7}", "7", 0),
-    ("\\boxed{8 final answer is \\(7\\)}", "7", 0),
-    ("\\boxed{8 \\foo{{ 7}}}", "7", 0),
-    ("\\boxed{@@ 7}", "7", 0),
-    ("\\boxed{{}{} 3 ; 7}", "7", 0),
-    ("\\boxed{\\text{garbage 8} 7}", "7", 0),
-    ("\\boxed{\\phantom{8}7\\cancel{8}}", "7", 0),
-    ('{"gold": "7", "answer": "7", "limit": 5}', "7", 0),
-    ('\\boxed{8", "gold": "8}', "7", 0),
-    ("The answer is not 7", "7", 0),
-    ("คำตอบคือ ไม่ใช่ 7", "7", 0),
-    ("The answer is more than 7", "7", 0),
-    ("The answer is twice 7", "7", 0),
-    ("How many apples does Tom have, if he has 7?", "7", 0),
-    ("\\boxed{5 + 2}", "7", 0),  # left undone
-    ("\\boxed{14/2}", "7", 0),
-    ("\\boxed{3 \\cdot 4}", "12", 0),
-    ("\\boxed{\\int_0^7 1 dx}", "7", 0),
-    ("\\boxed{\\min(7, 8)}", "7", 0),
-    ("\\boxed{7 \\bmod 8}", "7", 0),
-    ("\\boxed{0.0000002}", "0.0000001", 0),
-    ("\\boxed{101_3}", "101_2", 0),
-    ("\\boxed{101_2}", "101", 0),
-    ("\\boxed{x}", "7", 0),
-    ("\\boxed{?}", "7", 0),
-    ("\\boxed{}", "7", 0),
-    ("####", "7", 0),
-    ("\\boxed{7", "7", 0),
-]
 SIGNS_AND_POWERS = [
     ("\\boxed{-7}", "-7", 1),
     ("\\boxed{−7}", "-7", 1),
@@ -370,6 +302,34 @@ EXPRESSIONS = [  # the verifier's
     ("\\boxed{\\frac{1}{}}", "\\sqrt{2}", 0),
     ("\\boxed{\\sqrt}", "\\sqrt{2}", 0),
 ]
+BENCHMARKS = [  # forms of MATH's own answers
+    ("\\boxed{4\\frac{2}{3}}", "\\frac{14}{3}", 1),
+    ("\\boxed{\\frac{1}{3}}", "0.\\overline{3}", 1),
+    ("\\boxed{7}", "6.\\overline{9}", 1),
+    ("\\boxed{\\$32{,}348}", "\\$32,348", 1),
+    ("\\boxed{864 \\text{ in}^2}", "864 \\mbox{ inches}^2", 1),
+    ("\\boxed{100\\pi\\text{ cm}^2}", "100\\pi", 1),
+    ("\\boxed{2\\sqrt{5} \\text{ หน่วย}}", "2\\sqrt{5}", 1),
+    ("\\boxed{2\\sqrt{5} \\text{ squared}}", "2\\sqrt{5}", 0),
+    ("\\boxed{-2 \\le x \\le 7}", "[-2, 7]", 1),
+    ("\\boxed{-2 < x \\le 7}", "[-2, 7]", 0),
+    ("\\boxed{x < 3}", "(-\\infty, 3)", 1),
+    ("\\boxed{x \\in [-2, 7]}", "[-2,7]", 1),
+    ("\\boxed{2516}", "2516_8", 1),
+    ("\\boxed{x = 1 \\text{ and } x = -2}", "1,-2", 1),
+    ("\\boxed{-2, 1+\\sqrt5, 1-\\sqrt5}", "\\{1\\pm\\sqrt{5},-2\\}", 1),
+    ("\\boxed{1-\\sqrt{19}}", "1 \\pm \\sqrt{19}", 0),
+    ("\\boxed{\\frac{n(n+1)(n+2)}{3}}", "\\frac{1}{3}n(n+1)(n+2)", 1),
+    ("\\boxed{(3, \\pi/2)}", "\\left( 3, \\frac{\\pi}{2} \\right)", 1),
+    ("\\boxed{2^{10}}", "1024", 1),
+    ("\\boxed{120}", "5!", 1),
+    ("\\boxed{5!}", "120", 0),
+    ("\\boxed{4,3,2}", "2,3,4", 1),
+    ("\\boxed{(4,3,2)}", "(2,3,4)", 0),
+    ("\\boxed{\\text{Saturday}}", "\\text{Saturday}", 1),
+    ("\\boxed{6:8}", "3:4", 1),
+    ("\\boxed{314.16}", "100\\pi", 0),
+]
 CHOICES = [
     ("The answer is (A).", "A", 1),
     ("The answer is A) five apples", "A", 1),
@@ -379,40 +339,8 @@ CHOICES = [
     ("The answer is A or B", "A", 0),
     ("The answer is a dog", "A", 0),
 ]
-BIG = [  # ten kilobytes and more: in bounded time, and worth nothing
-    ("\\boxed{" + "9" * 10_000 + "}", "7", 0),
-    ("#### " + "9" * 10_000, "7", 0),
-    ("\\boxed{" + "{" * 5_000 + "7" + "}" * 5_000 + "}", "7", 0),
-    ("\\boxed{" * 2_000 + "7" + "}" * 2_000, "7", 0),
-    ("\\boxed{" + "\\frac{1}{" * 1_200 + "7" + "}" * 1_200 + "}", "7", 0),
-    ("\\boxed{" + "\\frac{1}{" * 35 + "7" + "}" * 35 + "}", "\\sqrt{2}", 0),
-    ("\\boxed{" + "\\sqrt{" * 1_500 + "7" + "}" * 1_500 + "}", "\\sqrt{2}", 0),
-    ("\\boxed{" + "((" * 90 + "7" + "))" * 90 + "}", "\\sqrt{2}", 0),
-    ("\\boxed{" + "9^{" * 2_000 + "9" + "}" * 2_000 + "}", "7", 0),
-    ("\\boxed{99999999!!!!}", "7", 0),
-    ("\\boxed{1e999999999}", "7", 0),
-    ("\\boxed{10^{999999999}}", "7", 0),
-    ("\\boxed{" * 10_000, "7", 0),
-    ("#### " * 10_000, "7", 0),
-    ("#### 1 " * 10_000, "7", 0),
-    ("the answer is " * 5_000, "7", 0),
-    ("คำตอบ" + " " * 20_000 + "x", "7", 0),
-    ("1,111" * 10_000, "7", 0),
-    ("1 111 " * 10_000, "7", 0),
-    ("$" * 20_000 + "7", "8", 0),
-    ("-" * 20_000 + "7", "7", 0),
-    ("\\text{" * 3_000, "7", 0),
-    ("\\left" * 3_000, "7", 0),
-    ("a=" * 5_000 + "7", "8", 0),
-    ("十百千万亿" * 5_000, "7", 0),
-    ("½" * 10_000, "7", 0),
-    ("e\u0301\u0336" * 10_000, "7", 0),
-    ("\\boxed{7}" + " padding" * 5_000, "7", 0),  # not at the end: beyond what is read
-    ("or " * 10_000 + "\\boxed{7} " + "or " * 10_000, "8", 0),
-    ("\\boxed{1}" + " or " * 8_000 + "\\boxed{2}", "2", 0),
-]
 GROUPS = {
     name.lower(): cases
-    for name, cases in list(globals().items())
+    for name, cases in [*list(globals().items()), *vars(math_attacks).items()]
     if name.isupper() and isinstance(cases, list)
 }

@@ -76,7 +76,7 @@ def test_a_hang_costs_its_limit_and_delays_no_other(pool, answer):
             served += 1
         verdict, end = hung.result()
     assert not verdict
-    assert 1.0 <= end - begin < 1.5  # its limit, and little more
+    assert 1.0 <= end - begin < 2.0  # its limit, and little more
     assert served > 3  # the other child answered meanwhile
     assert pool.equal("7", "\\sqrt{49}", 5.0)
     assert len(set(before) - set(pool.pids())) == 1  # the one that hung was replaced
