@@ -6,7 +6,6 @@ No central limit theorem where it fails (few items, means near 0 or 1): see `int
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Literal
 
 from objectives.intervals import lower_bound, upper_bound
@@ -44,10 +43,11 @@ def estimate(
         binary: whether scores are the lower or the upper bound and nothing between; checked only,
             for the interval of graded scores becomes that of binary ones where they are such.
         level: probability with which the interval holds the mean over all items there might be.
-        bounds: the scores' range.
+        bounds: the scores' range; where its upper end is infinite, the mean and its interval are
+            weighted ones by the jackknife, and hold for many items only.
         side: "both" ends at `level`; or "lower" or "upper", that end alone at `level`, while the
             other end is the range's.
-        weights: with `geometric` only: one per item (tokens), each at least 0.
+        weights: of geometric means and unbounded scores: one per item (tokens), each at least 0.
         geometric: the mean is exp(sum w log s / sum w): perplexity over all tokens, from each
             item's. The range's upper end may be infinite; the interval then may be, too.
 
@@ -62,10 +62,10 @@ def estimate(
         raise ValueError(f"scores must lie in [{low}, {high}]")
     _check_level(level)
     tail = (1.0 - level) / 2 if side == "both" else 1.0 - level
-    if geometric:
-        value, below, above = _geometric(scores, weights, bounds, tail)
+    if geometric or math.isinf(high):
+        value, below, above = _weighted(scores, weights, bounds, tail, geometric)
     elif weights is not None:
-        raise ValueError("weights are for geometric means only")
+        raise ValueError("weights are for geometric means and unbounded scores only")
     else:
         value, below, above = _arithmetic(scores, binary, bounds, tail)
     # The mean lies inside by construction; rounding must not push it out.
@@ -110,25 +110,6 @@ def simultaneous(level: float, comparisons: int) -> float:
     return 1.0 - (1.0 - level) / comparisons
 
 
-def one_sided_lower(mean: float, n: int, level: float = 0.95) -> float:
-    """The bound that the true mean exceeds with confidence `level` (Wilson's, one-sided).
-
-    Raises:
-        ValueError: n is not positive, the mean leaves [0, 1], or the level leaves (0, 1).
-    """
-    _check_level(level)
-    if n < 1:
-        raise ValueError(f"an interval needs at least one item, got n = {n}")
-    if not 0.0 <= mean <= 1.0:
-        raise ValueError(f"the mean must lie in [0, 1], got {mean}")
-    if mean == 0.0:
-        return 0.0
-    z = NormalDist().inv_cdf(level)
-    spread = z * z / n
-    larger = mean + spread / 2 + z * math.sqrt((mean * (1 - mean) + spread / 4) / n)
-    return min(mean, mean * mean / larger)
-
-
 def _arithmetic(
     scores: Sequence[float], binary: bool, bounds: tuple[float, float], tail: float
 ) -> tuple[float, float, float]:
@@ -144,18 +125,19 @@ def _arithmetic(
     return value, low + width * lower_bound(unit, tail), low + width * upper_bound(unit, tail)
 
 
-def _geometric(
+def _weighted(
     scores: Sequence[float],
     weights: Sequence[float] | None,
     bounds: tuple[float, float],
     tail: float,
+    geometric: bool,
 ) -> tuple[float, float, float]:
-    """Weighted geometric mean, and bounds from the jackknife over items on the log scale.
+    """Weighted mean, arithmetic or geometric, and bounds from the jackknife over items.
 
-    The mean logarithm is a ratio of sums over items (Cochran 1977, chapter 6); leaving out an item
-    at a time is the linearised estimator that stays honest when one item holds most of the weight.
-    Degrees of freedom follow the effective number of items, (sum w)^2 / sum w^2 - 1. Where they
-    are none, or all scores are equal, nothing is known of the spread and the range is the interval.
+    The mean is a ratio of sums over items (Cochran 1977, chapter 6); leaving out an item at a time
+    is the linearised estimator that stays honest when one item holds most of the weight. Degrees
+    of freedom follow the effective number of items, (sum w)^2 / sum w^2 - 1. Where they are none,
+    or all scores are equal, nothing is known of the spread and the range is the interval.
     """
     from scipy.special import stdtrit
 
@@ -163,22 +145,25 @@ def _geometric(
         weights = [1.0] * len(scores)
     if len(weights) != len(scores):
         raise ValueError(f"{len(weights)} weights for {len(scores)} scores")
-    if not all(math.isfinite(score) and score > 0.0 for score in scores):
-        raise ValueError("a geometric mean needs finite scores above 0")
+    if not all(math.isfinite(score) and (score > 0.0 or not geometric) for score in scores):
+        raise ValueError(f"an unbounded mean needs finite scores{' above 0' if geometric else ''}")
     if not all(math.isfinite(weight) and weight >= 0.0 for weight in weights):
         raise ValueError("weights must be finite and at least 0")
-    pairs = [(math.log(s), w) for s, w in zip(scores, weights, strict=True) if w > 0.0]
+    scale = math.log if geometric else float
+    pairs = [(scale(s), w) for s, w in zip(scores, weights, strict=True) if w > 0.0]
     total = math.fsum(weight for _, weight in pairs)
     if not pairs:
         raise ValueError("all weights are 0")
-    mean = math.fsum(log * weight for log, weight in pairs) / total
-    value = min(bounds[1], max(bounds[0], math.exp(mean)))
+    mean = math.fsum(x * weight for x, weight in pairs) / total
+    value = min(bounds[1], max(bounds[0], math.exp(mean) if geometric else mean))
     free = total**2 / math.fsum(weight**2 for _, weight in pairs) - 1.0
     if len(pairs) == 1 or free <= 0.0 or min(pairs)[0] == max(pairs)[0]:
         return value, *bounds
-    moves = [weight * (log - mean) / (total - weight) for log, weight in pairs]
+    moves = [weight * (x - mean) / (total - weight) for x, weight in pairs]
     error = math.sqrt((len(pairs) - 1) / len(pairs) * math.fsum(move**2 for move in moves))
     reach = float(stdtrit(free, 1.0 - tail)) * error
+    if not geometric:
+        return value, mean - reach, mean + reach
     return value, math.exp(mean - reach), math.exp(mean + reach) if mean + reach < 700 else math.inf
 
 

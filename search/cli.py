@@ -264,6 +264,36 @@ def front(run: RunFolder, as_json: Annotated[bool, typer.Option("--json")] = Fal
 
 
 @app.command()
+def compare(
+    run: RunFolder,
+    a: Annotated[str, typer.Argument(help="trial number or baseline", show_default=False)],
+    b: Annotated[str, typer.Argument(help="trial number or baseline", show_default=False)],
+    split: Annotated[
+        Literal["dev", "confirm", "test"] | None,
+        typer.Option(help="items; default confirm where both have them, else dev"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Compare two trials or baselines item by item.
+
+    Example: mergefront compare runs/thai 12 uniform
+    """
+    from search.comparison import print_comparison
+    from search.run import Run
+
+    print_comparison(console, Run.open(run), a, b, split, as_json)
+
+
+@app.command()
+def noise(run: RunFolder, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """Say which differences the dev items can tell, and how many items it takes."""
+    from search.comparison import print_noise
+    from search.run import Run
+
+    print_noise(console, Run.open(run), as_json)
+
+
+@app.command()
 def export(
     run: RunFolder,
     pick: Annotated[

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest, t
 
-from objectives.statistics import Estimate, estimate, mean_of, one_sided_lower, simultaneous
+from objectives.statistics import Estimate, estimate, mean_of, simultaneous
 
 counts = st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 levels = st.floats(0.5, 0.999)
@@ -207,12 +207,16 @@ def test_one_side_at_a_level_is_two_at_twice_the_rest(scores, level):
     assert (upper.low, upper.high) == (0.0, pytest.approx(both.high))
 
 
-@settings(max_examples=40, deadline=None)
-@given(counts, levels)
-def test_one_sided_lower_is_scipys(count, level):
-    hits, n = count
-    ci = binomtest(hits, n, alternative="greater").proportion_ci(level, method="wilson")
-    assert one_sided_lower(hits / n, n, level) == pytest.approx(ci.low, abs=1e-9)
+def test_unbounded_scores_have_the_weighted_mean_and_its_jackknife():
+    bits, lengths = [0.5, 0.9, 0.7, 1.4], [10.0, 30.0, 20.0, 5.0]
+    found = estimate(bits, False, bounds=(0.0, math.inf), weights=lengths)
+    assert found.value == pytest.approx(np.average(bits, weights=lengths))
+    assert 0.0 < found.low < found.value < found.high < math.inf
+    plain = estimate(bits, False, bounds=(0.0, math.inf))
+    error = np.std(bits, ddof=1) / 2
+    assert plain.high - plain.value == pytest.approx(t.ppf(0.975, 3) * error)
+    assert estimate([3.0], False, bounds=(0.0, math.inf)) == Estimate(3.0, 0.0, math.inf, 1)
+    assert estimate(bits, False, bounds=(0.0, math.inf), side="lower").high == math.inf
 
 
 def test_means_of_estimates():
@@ -294,8 +298,6 @@ def test_perplexity_is_covered_where_lengths_vary_and_tell(n):
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: one_sided_lower(0.5, 0),
-        lambda: one_sided_lower(1.5, 3),
         lambda: simultaneous(0.95, 0),
         lambda: simultaneous(2, 1),
         lambda: mean_of([]),
@@ -305,7 +307,7 @@ def test_perplexity_is_covered_where_lengths_vary_and_tell(n):
         lambda: estimate([math.nan], False),
         lambda: estimate([1.0], False, 1.0),
         lambda: estimate([1.0], False, bounds=(1, 1)),
-        lambda: estimate([1.0], False, bounds=(0, math.inf)),
+        lambda: estimate([math.inf], False, bounds=(0, math.inf)),
         lambda: estimate([1.0], False, weights=[1.0]),
         lambda: perplexity([0.5]),
         lambda: perplexity([math.inf]),

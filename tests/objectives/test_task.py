@@ -218,6 +218,9 @@ def test_scores_every_item_with_every_scorer(thai, tmp_path):
         "language": 1.0,
         "language.thinking": 1.0,
         "language.switch": 0.0,
+        "language.switch_rate": 0.0,
+        "language.copied": 0.0,
+        "language.repeated": 0.0,
         "think": 1.0,
         "joint": 1.0,
     }
@@ -237,6 +240,7 @@ def test_scores_every_item_with_every_scorer(thai, tmp_path):
 
 def test_measures_are_known_before_any_model_runs(thai, write):
     keys = {"math", "language", "language.thinking", "language.switch", "think", "joint"}
+    keys |= {"language.switch_rate", "language.copied", "language.repeated"}
     assert thai.measures.keys() == keys
     assert thai.measures["joint"].binary
     assert not thai.measures["language"].binary

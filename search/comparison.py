@@ -1,0 +1,376 @@
+"""Two recipes of a run item by item, and how many items it takes to tell recipes apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from statistics import median
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from merge_core.yaml_io import unknown
+from objectives import Estimate, ItemScore, aggregate
+from objectives.comparing import Comparison, paired
+from objectives.power import Components, Noise, items_to_tell, paired_components
+from objectives.scorers.base import Measure
+from objectives.splits import Split
+from objectives.statistics import mean_of
+from search import study as studies
+from search.config import Constraint, Objective, measures_of
+from search.errors import ConfigError
+from search.results import Result
+from search.run import Run
+
+DELTAS = (0.02, 0.05, 0.1)
+"""True differences, as shares of a score's range, that `noise` gives the items for."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One score of two recipes on the same items.
+
+    Attributes:
+        score: an objective's name, or task/measure.
+        objective: whether it is one.
+        a, b: the two means with their intervals.
+        difference: a - b with a 95% interval; None where the score has no bounds to tell it by.
+        p_value: two-sided; of an objective corrected for the number of objectives (Holm 1979);
+            None where tasks of several sizes are averaged.
+        wins, losses, ties: items where a scores more, less, the same.
+    """
+
+    score: str
+    objective: bool
+    a: Estimate
+    b: Estimate
+    difference: Estimate | None
+    p_value: float | None
+    wins: int
+    losses: int
+    ties: int
+
+
+def compare(run: Run, a: str, b: str, split: Split | None = None) -> tuple[Split, list[Row]]:
+    """Two trials or baselines of a run, paired by item: "12", "trial:12", or a baseline's label.
+
+    Without a split it is the confirming items if both were asked them, else the dev items.
+
+    Raises:
+        ConfigError: one of them is unknown, failed, or was not asked these items.
+    """
+    one, other = _dev(run, a), _dev(run, b)
+    if split is None:
+        held = all(run.held_out("confirm", r.fingerprint).is_file() for r in (one, other))
+        split = "confirm" if held else "dev"
+    if split != "dev":
+        one, other = _held_out(run, a, one, split), _held_out(run, b, other, split)
+    measures = {
+        (task, key): measure
+        for task, config in run.search.file.tasks.items()
+        for key, measure in measures_of(config).items()
+        if measure.always and _has(one, task, key) and _has(other, task, key)
+    }
+    rows = [
+        _row(
+            objective.name, list(zip(objective.parts, objective.measures, strict=True)), one, other
+        )
+        for objective in run.search.objectives
+    ]
+    known = {o.parts for o in run.search.objectives}
+    rows = _holm(rows) + [
+        _row(f"{task}/{key}", [((task, key), measure)], one, other, objective=False)
+        for (task, key), measure in measures.items()
+        if ((task, key),) not in known
+    ]
+    return split, rows
+
+
+Part = tuple[tuple[str, str], Measure]
+
+
+def _row(
+    name: str, parts: Sequence[Part], one: Result, other: Result, *, objective: bool = True
+) -> Row:
+    pairs = [_paired_scores(one, other, task, key) for (task, key), _ in parts]
+    bounded = all(math.isfinite(m.range[1] - m.range[0]) for _, m in parts)
+    difference, p_value, counts = None, None, (0, 0, 0)
+    if bounded:
+        found = [
+            paired(a, b, measure.binary, bounds=measure.range)
+            for (a, b), (_, measure) in zip(pairs, parts, strict=True)
+        ]
+        difference = mean_of([Estimate(c.value, c.low, c.high, c.n) for c in found])
+        counts = (
+            sum(c.wins for c in found),
+            sum(c.losses for c in found),
+            sum(c.ties for c in found),
+        )
+        p_value = _p_value(found, pairs, [measure for _, measure in parts])
+    a, b = ([_estimate(result, part) for part in parts] for result in (one, other))
+    return Row(name, objective, mean_of(a), mean_of(b), difference, p_value, *counts)
+
+
+def _p_value(
+    found: Sequence[Comparison],
+    pairs: Sequence[tuple[list[float], list[float]]],
+    measures: Sequence[Measure],
+) -> float | None:
+    """Of one task its own; of several with equally many items that of all their items together."""
+    if len(found) == 1:
+        return found[0].p_value
+    if len({c.n for c in found}) > 1 or len({measure.range for measure in measures}) > 1:
+        return None
+    a = [score for scores, _ in pairs for score in scores]
+    b = [score for _, scores in pairs for score in scores]
+    binary = all(measure.binary for measure in measures)
+    return paired(a, b, binary, bounds=measures[0].range).p_value
+
+
+def _estimate(result: Result, part: Part) -> Estimate:
+    (task, key), measure = part
+    return aggregate(result.items[task], key, measure)
+
+
+def _holm(rows: list[Row]) -> list[Row]:
+    """Objectives' p-values, so that all findings under .05 hold together."""
+    order = sorted((row.p_value, at) for at, row in enumerate(rows) if row.p_value is not None)
+    corrected, largest = list(rows), 0.0
+    for rank, (p, at) in enumerate(order):
+        largest = max(largest, min(1.0, p * (len(order) - rank)))
+        corrected[at] = replace(rows[at], p_value=largest)
+    return corrected
+
+
+def _paired_scores(
+    one: Result, other: Result, task: str, key: str
+) -> tuple[list[float], list[float]]:
+    theirs = {item.id: item.scores[key] for item in other.items[task] if key in item.scores}
+    both = [
+        (item.scores[key], theirs[item.id])
+        for item in one.items[task]
+        if key in item.scores and item.id in theirs
+    ]
+    if not both:
+        raise ConfigError(f"{task}/{key}: the two share no item that has this score")
+    return [a for a, _ in both], [b for _, b in both]
+
+
+def _has(result: Result, task: str, key: str) -> bool:
+    return any(key in item.scores for item in result.items.get(task, ()))
+
+
+def _dev(run: Run, label: str) -> Result:
+    """The result of a trial or a baseline on the dev items."""
+    number = label.removeprefix("trial").lstrip(": ")
+    path = run.trial(int(number)) if number.isdecimal() else run.baseline(label)
+    if not path.is_file():
+        known = [path.stem.lstrip("0") or "0" for path in sorted((run.folder / "trials").glob("*"))]
+        if number.isdecimal():
+            raise ConfigError(
+                f"{run.folder}: no result of trial {number}; there are {len(known)} trials"
+                + (f", up to {known[-1]}" if known else "")
+            )
+        labels = [*run.search.file.baselines, *(f"expert:{n}" for n in run.search.space.names)]
+        there = [one for one in dict.fromkeys(labels) if run.baseline(one).is_file()]
+        raise ConfigError(unknown("trial or baseline", label, [*there, "12", "trial:12"]))
+    result = Result.load(path)
+    if result.fault is not None:
+        raise ConfigError(f"{label}: its merge could not be scored: {result.fault}")
+    return result
+
+
+def _held_out(run: Run, label: str, result: Result, split: Split) -> Result:
+    path = run.held_out(split, result.fingerprint)
+    if not path.is_file():
+        raise ConfigError(
+            f"{label}: not scored on the {split} items; --split dev compares what the search saw"
+        )
+    return Result.load(path)
+
+
+def print_comparison(
+    console: Console, run: Run, a: str, b: str, split: Split | None, as_json: bool
+) -> None:
+    """Print what `compare` finds."""
+    from search.cli import print_json, say
+    from search.export import spelled
+
+    asked, rows = compare(run, a, b, split)
+    if as_json:
+        print_json({"a": a, "b": b, "split": asked, "rows": [asdict(row) for row in rows]})
+        return
+    table = Table(title=f"{run.name}: {a} against {b} on {asked} items", title_justify="left")
+    for title in ("", a, b, "difference [95%]", "p", "better / worse / same"):
+        table.add_column(escape(title), no_wrap=True)
+    for row in rows:
+        told = "" if row.difference is None else signed(row.difference)
+        p = "" if row.p_value is None else f"{row.p_value:.3f}" if row.p_value >= 0.001 else "<.001"
+        counts = f"{row.wins} / {row.losses} / {row.ties}" if row.difference is not None else ""
+        style = "bold" if row.objective else None
+        table.add_row(
+            escape(row.score), spelled(row.a), spelled(row.b), told, p, counts, style=style
+        )
+    console.print(table)
+    say(
+        "objectives are bold, their p corrected for their number (Holm); other rows are for looking"
+    )
+    if asked == "dev":
+        say("the search chose by these items: what it found looks better on them than it is")
+
+
+def signed(difference: Estimate) -> str:
+    """A difference as text: +.034 [-.011, +.080]."""
+
+    def short(value: float) -> str:
+        return f"{value:+.3f}".replace("+0.", "+.").replace("-0.", "-.")
+
+    return f"{short(difference.value)} [{short(difference.low)}, {short(difference.high)}]"
+
+
+@dataclass(frozen=True)
+class Told:
+    """How well one score of a search tells recipes apart.
+
+    Attributes:
+        score: task/measure.
+        n: dev items.
+        pairs: of neighbouring trials it was found from.
+        standard_error: of one trial's mean, the median over trials.
+        paired_error: of the difference of two trials, the median over pairs.
+        discordance: share of items on which two trials differ, likewise.
+        smallest: the true difference that n items find in 4 of 5 cases; None if none.
+        items: how many items find a difference of so many points in 4 of 5 cases.
+        samples: answers per item.
+        within: share of the variance of a paired difference that more samples per item would
+            lessen; None with one sample.
+    """
+
+    score: str
+    n: int
+    pairs: int
+    standard_error: float
+    paired_error: float
+    discordance: float
+    smallest: float | None
+    items: Mapping[float, int]
+    samples: int
+    within: float | None
+
+
+def noise(run: Run) -> list[Told]:
+    """What the dev items of a run can tell, from its own trials.
+
+    Neighbours on the front are what has to be told apart, so pairs are those; a front of one is
+    paired with the next best trials.
+
+    Raises:
+        ConfigError: fewer than two trials are scored.
+    """
+    from search.describe import begun_study
+
+    study = begun_study(run)
+    trials = studies.scored(study)
+    near = studies.current_front(study, run.search)
+    if len(near) < 2:
+        near = sorted(trials, key=lambda number: trials[number].values[0])[-8:]
+    results = [r for n in near if (r := Result.load(run.trial(n))).fault is None]
+    if len(results) < 2:
+        raise ConfigError(f"{run.folder}: needs two scored trials to tell how noisy they are")
+    targets: list[Objective | Constraint] = [*run.search.objectives, *run.search.constraints]
+    parts = {
+        part: measure
+        for target in targets
+        for part, measure in zip(target.parts, target.measures, strict=True)
+        if math.isfinite(measure.range[1] - measure.range[0])
+    }
+    return [_told(results, task, key, measure) for (task, key), measure in parts.items()]
+
+
+def _told(results: Sequence[Result], task: str, key: str, measure: Measure) -> Told:
+    width = measure.range[1] - measure.range[0]
+    found: list[Noise] = []
+    for one, other in pairwise(results):
+        a, b = _paired_scores(one, other, task, key)
+        found.append(items_to_tell(a, b, measure.binary, bounds=measure.range))
+    samples = max(1, *(len(item.samples) for item in results[0].items[task]))
+    within = None
+    if samples > 1:
+        shares = [
+            _within(one.items[task], other.items[task], key) for one, other in pairwise(results)
+        ]
+        within = median(shares)
+    smallest = [s if (s := pair.smallest()) is not None else math.inf for pair in found]
+    typical = median(smallest)
+    return Told(
+        score=f"{task}/{key}",
+        n=found[0].n,
+        pairs=len(found),
+        standard_error=median(_standard_error(r.items[task], key) for r in results),
+        paired_error=median(pair.standard_error for pair in found),
+        discordance=median(pair.discordance for pair in found),
+        smallest=typical if math.isfinite(typical) else None,
+        items={d: round(median(pair.items(d * width) for pair in found)) for d in DELTAS},
+        samples=samples,
+        within=within,
+    )
+
+
+def _within(one: Sequence[ItemScore], other: Sequence[ItemScore], key: str) -> float:
+    """The samples' part of the variance of a difference between means over items."""
+    theirs = {item.id: item for item in other}
+    both = [(item, theirs[item.id]) for item in one if item.id in theirs]
+    found: Components = paired_components(
+        [[sample.scores[key] for sample in a.samples] for a, _ in both],
+        [[sample.scores[key] for sample in b.samples] for _, b in both],
+    )
+    part = found.within / found.samples
+    whole = found.between + part
+    return part / whole if whole > 0.0 else 0.0
+
+
+def _standard_error(items: Sequence[ItemScore], key: str) -> float:
+    values = [item.scores[key] for item in items if key in item.scores]
+    mean = math.fsum(values) / len(values)
+    spread = math.fsum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)
+    return math.sqrt(spread / len(values))
+
+
+def print_noise(console: Console, run: Run, as_json: bool) -> None:
+    """Print what `noise` finds."""
+    from search.cli import print_json, say
+
+    found = noise(run)
+    if as_json:
+        print_json([asdict(told) for told in found])
+        return
+    table = Table(
+        title=f"{run.name}: what the dev items can tell apart (neighbours on the front)",
+        title_justify="left",
+    )
+    heads = ["score", "items", "error of one", "error of a\ndifference", "items that\ndiffer"]
+    heads += ["tells apart\n(4 of 5)", *(f"items for\n{delta:g}" for delta in DELTAS)]
+    for title in heads:
+        table.add_column(title, justify="left" if title == "score" else "right", no_wrap=True)
+    for told in found:
+        smallest = "nothing" if told.smallest is None else f"{told.smallest:.3f}"
+        table.add_row(
+            escape(told.score),
+            str(told.n),
+            f"{told.standard_error:.3f}",
+            f"{told.paired_error:.3f}",
+            f"{told.discordance:.0%}",
+            smallest,
+            *(f"{told.items[delta]:,}" for delta in DELTAS),
+        )
+    console.print(table)
+    say("two-sided 95%, paired by item, found with 80%; medians over neighbouring pairs")
+    for told in found:
+        if told.within is not None:
+            say(
+                f"{told.score}: {told.within:.0%} of a difference's variance is from sampling with"
+                f" {told.samples} answers an item; more answers lessen that part, items lessen all"
+            )
