@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from merge_core import MergePlan, Recipe, write_merge
 from merge_core.yaml_io import write_atomic
 from search.config import load
-from search.demo.trio import DemoError, ensure_trio
+from search.demo.process import DemoError
+from search.demo.trio import ensure_trio
 from search.demo.vocabularies import Vocabulary, write_expert
 from search.demo.world import write_items
 from search.errors import SearchError

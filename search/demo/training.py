@@ -1,13 +1,13 @@
-"""Train the demo's models: `python -m search.demo.training STAGE[,STAGE...] FOLDER SEED`.
+"""Train the demo's models: `python -m search.demo.training STAGE[,STAGE...] FOLDER SEED [WORLD]`.
 
-Base, language expert and reasoning expert are Llama models of 435,072 parameters with a vocabulary
-of 171 words, trained from scratch, all three in under a minute of CPU time. Each becomes an
-ordinary Hugging Face directory, saved in bfloat16 as real checkpoints are. Saved in float32
-instead, one and the same recipe scored within .01 (seed 0: right .98 against .99, Thai .92 against
-.91), so nothing of the phenomenon hangs on the dtype.
+They are Llama models of 435,072 parameters with a vocabulary of 171 words (`trio`), or 442,560 and
+249 (`wide`), trained from scratch on one thread. Each becomes an ordinary Hugging Face directory,
+saved in bfloat16 as real checkpoints are. Saved in float32 instead, one and the same recipe scored
+within .01 (seed 0: right .98 against .99, Thai .92 against .91), so nothing of the phenomenon
+hangs on the dtype.
 
-This sets the thread count and the flushing of denormals for its whole process, so `trio` runs it in
-a process of its own. Reports go to standard output, one JSON object a line.
+This sets the thread count and the flushing of denormals for its whole process, so `process` runs it
+in a process of its own. Reports go to standard output, one JSON object a line.
 """
 
 from __future__ import annotations
@@ -17,18 +17,21 @@ import json
 import random
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from . import corpora, world
-from .trio import STAGES, Report, Stage
+from . import corpora, wide_corpora, world
+from .corpora import Course
+from .process import Report
+from .tongues import Language
 
 CONTEXT = 128  # tokens; a question and its reasoning take about 60
 SAVED_DTYPE = torch.bfloat16
+WORLDS = {"trio": corpora, "wide": wide_corpora}
 
 _BATCH = 32  # documents a step
 _CHECKED = 128  # problems in the check after training: write_items' dev items
@@ -36,33 +39,10 @@ _CHECKED_SEED = 1234
 _REPORT_EVERY = 10  # steps
 
 
-@dataclass(frozen=True)
-class _Course:
-    """How one model is trained."""
-
-    document: corpora.Corpus
-    steps: int
-    warmup: int  # steps
-    rate: float  # AdamW's peak learning rate
-    matrix_rate: float | None = None  # Muon's, for the hidden matrices; None leaves all to AdamW
-    decay: float = 0.0
-
-
-# The base learns to copy and compute in a sudden late step. At Muon's usual rate of .02, 550 steps
-# gave reasoning experts that solve .4 to .95 of the problems, by the seed; at .013 all seeds tried
-# gave .97 and more. The reasoning expert's rate sets how firm its English is: at 1e-3 the plain
-# average of the experts answered up to half in Thai, at 2e-3 hardly ever, and trimming with
-# election still turns it. Much more of it and no merge does.
-_COURSES: dict[Stage, _Course] = {
-    "base": _Course(corpora.base_document, 600, 20, 5e-3, matrix_rate=0.013, decay=0.01),
-    "language": _Course(corpora.language_document, 60, 5, 1e-3),
-    "reasoning": _Course(corpora.reasoning_document, 40, 5, 2e-3),
-}
-
-
 def main() -> None:
     """Train the models that the command line names and report on standard output."""
-    names, folder, seed = sys.argv[1].split(","), Path(sys.argv[2]), int(sys.argv[3])
+    stages, folder, seed = sys.argv[1].split(","), Path(sys.argv[2]), int(sys.argv[3])
+    name = sys.argv[4] if len(sys.argv) > 4 else "trio"
     out = sys.stdout
 
     def report(message: Report) -> None:
@@ -71,45 +51,51 @@ def main() -> None:
 
     # The pipe is for reports alone, whatever a library has to say.
     with contextlib.redirect_stdout(sys.stderr):
-        for name in names:
-            train(next(known for known in STAGES if known == name), folder, seed, report)
+        for stage in stages:
+            train(stage, folder, seed, report, name)
 
 
-def train(stage: Stage, folder: Path, seed: int, report: Callable[[Report], None]) -> None:
-    """Train one model and save it under `folder`; an expert finds its base there.
+def train(
+    stage: str, folder: Path, seed: int, report: Callable[[Report], None], name: str = "trio"
+) -> None:
+    """Train one model of the world `name` and save it under `folder`, where its parent lies.
 
     Changes the thread count and the handling of denormals of this process.
     """
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # Adam's moments decay into denormals, which are very slow
-    course, target = _COURSES[stage], folder / stage
+    world_of = WORLDS[name]
+    course, target = world_of.COURSES[stage], folder / stage
     torch.manual_seed(seed)
-    if stage == "base":
-        model = LlamaForCausalLM(_config())
+    if course.parent is None:
+        model = LlamaForCausalLM(_config(len(world_of.WORDS)))
     else:
-        # From the base as saved, so that an expert differs from it by its own training alone.
-        model = LlamaForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
+        # From the parent as saved, so that a model differs from it by its own training alone.
+        model = LlamaForCausalLM.from_pretrained(folder / course.parent, dtype=torch.float32)
     _fit(
         model,
         course,
-        random.Random(10 * seed + ("base", "reasoning", "language").index(stage)),
+        random.Random(10 * seed + course.stream),
         lambda done: report(Report(stage, done, course.steps)),
     )
     model.to(SAVED_DTYPE).save_pretrained(target)
-    world.make_tokenizer(CONTEXT).save_pretrained(target)
+    world.make_tokenizer(world_of.WORDS, CONTEXT).save_pretrained(target)
     if stage == "reasoning":
-        score = reasoning_score(target)
+        score = min(reasoning_score(target, language) for language in world_of.CHECKED)
         report(Report(stage, course.steps, course.steps, score))
 
 
-def reasoning_score(directory: Path) -> float:
-    """Return the share of the 128 Thai dev problems that a saved model answers right, in [0, 1]."""
+def reasoning_score(directory: Path, language: Language = "th") -> float:
+    """Return the share of 128 problems that a saved model answers right, in [0, 1].
+
+    They are the dev items of the trio's file, told in `language`.
+    """
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(directory)
     problems = world.draw_problems(_CHECKED, _CHECKED_SEED)
     prompts = [
         tokenizer.apply_chat_template(
-            [{"role": "user", "content": problem.question("th")}],
+            [{"role": "user", "content": problem.question(language)}],
             tokenize=False,
             add_generation_prompt=True,
         )
@@ -140,9 +126,9 @@ def final_number(reply: str) -> str | None:
     return words[0] if mark and words else None
 
 
-def _config() -> LlamaConfig:
+def _config(tokens: int) -> LlamaConfig:
     return LlamaConfig(
-        vocab_size=len(world.VOCABULARY),
+        vocab_size=tokens,
         hidden_size=96,
         intermediate_size=192,
         num_hidden_layers=4,
@@ -160,7 +146,7 @@ def _config() -> LlamaConfig:
 
 
 def _fit(
-    model: LlamaForCausalLM, course: _Course, rng: random.Random, done: Callable[[int], None]
+    model: LlamaForCausalLM, course: Course, rng: random.Random, done: Callable[[int], None]
 ) -> None:
     optimizers = _optimizers(model, course)
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
@@ -184,7 +170,7 @@ def _fit(
     model.eval()
 
 
-def _optimizers(model: LlamaForCausalLM, course: _Course) -> list[torch.optim.Optimizer]:
+def _optimizers(model: LlamaForCausalLM, course: Course) -> list[torch.optim.Optimizer]:
     """Give hidden matrices to Muon, which learns arithmetic in a fraction of AdamW's steps."""
     rest = dict(model.named_parameters())
     optimizers: list[torch.optim.Optimizer] = []
@@ -206,7 +192,7 @@ def _optimizers(model: LlamaForCausalLM, course: _Course) -> list[torch.optim.Op
     return optimizers
 
 
-def _batches(course: _Course, rng: random.Random) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _batches(course: Course, rng: random.Random) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield `course.steps` batches: token ids and labels, both int64 of (documents, length).
 
     Documents of like length share a batch, which halves the padding.

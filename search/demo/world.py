@@ -1,7 +1,8 @@
-"""A synthetic bilingual world: story problems in English and Thai, their words, their items.
+"""A synthetic world: story problems in several languages, their vocabularies, their items.
 
-The world is small enough to be learnt in seconds on one CPU thread, and rich enough to show what
-merging a reasoning expert into a language expert is about. `corpora` writes what the models read.
+It is small enough to be learnt in seconds on one CPU thread, and rich enough to show what merging
+a reasoning expert into a language expert is about. `tongues` holds its words; `corpora` and
+`wide_corpora` write what the models read.
 
 A text is a string of words joined by single spaces, and every word is one token.
 """
@@ -12,16 +13,15 @@ import json
 import os
 import random
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from .tongues import ENGLISH, THAI, TONGUES, Language
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-Language = Literal["en", "th"]
-LANGUAGES: tuple[Language, Language] = ("en", "th")
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 USER, BOT, THINK, END_THINK, ANSWER = "<user>", "<bot>", "<think>", "</think>", "####"
@@ -31,80 +31,20 @@ MAX_CHANGE = 6  # one step adds or removes at most this many
 STEPS = 2  # more steps, or larger numbers, need far more training than a demo can spend
 
 
-class Term(NamedTuple):
-    """One notion, as said in each language."""
-
-    en: str
-    th: str
-
-
-class Thing(NamedTuple):
-    """Something that can be counted; Thai counts it in a unit of its own."""
-
-    en: str
-    th: str
-    unit: str
-
-
-PEOPLE = (
-    Term("tom", "สมชาย"),
-    Term("mary", "มาลี"),
-    Term("john", "วิชัย"),
-    Term("anna", "อรุณ"),
-    Term("ben", "สุดา"),
-    Term("sara", "นิด"),
-)
-THINGS = (
-    Thing("apples", "แอปเปิล", "ลูก"),
-    Thing("books", "หนังสือ", "เล่ม"),
-    Thing("eggs", "ไข่", "ฟอง"),
-    Thing("pens", "ปากกา", "ด้าม"),
-    Thing("cakes", "ขนม", "ชิ้น"),
-    Thing("hats", "หมวก", "ใบ"),
-)
-GAINS = (Term("buys", "ซื้อ"), Term("finds", "เจอ"), Term("makes", "ทำ"))
-LOSSES = (Term("loses", "เสีย"), Term("sells", "ขาย"), Term("gives", "ให้"))
-PLACES = (
-    Term("market", "ตลาด"),
-    Term("school", "โรงเรียน"),
-    Term("home", "บ้าน"),
-    Term("park", "สวน"),
-    Term("sea", "ทะเล"),
-)
-TIMES = (Term("today", "วันนี้"), Term("yesterday", "เมื่อวาน"), Term("now", "ตอนนี้"))
-MOVES = (Term("goes to", "ไป ที่"), Term("is at", "อยู่ ที่"), Term("comes from", "มา จาก"))
-QUALITIES = (
-    Term("good", "ดี"),
-    Term("big", "ใหญ่"),
-    Term("small", "เล็ก"),
-    Term("new", "ใหม่"),
-    Term("red", "แดง"),
-)
-# Function words. A few occur in no corpus, as in any real vocabulary.
-ENGLISH_WORDS = (
-    "then gets has how many are left start with so the answer is likes and hello thank you i can "
-    "help sure what does want where okay about maybe think who of course welcome a"
-)
-THAI_WORDS = (
-    "แล้ว ได้ มี เหลือ กี่ เริ่ม จาก ดังนั้น คำตอบ คือ ชอบ และ สวัสดี ขอบคุณ ครับ ค่ะ ช่วย แน่นอน อะไร อยาก "
-    "ที่ไหน ประมาณ น่าจะ คิดว่า ใคร ยินดี เป็น ของ นะ"
-)
-
-
 @dataclass(frozen=True)
 class Step:
     """One change in a story: a verb and how many things it adds or removes."""
 
     gain: bool
-    verb: int  # index into GAINS or LOSSES
+    verb: int  # index into a tongue's gains or losses
     amount: int
     before: int
     after: int
 
     def say(self, language: Language) -> str:
         """Name the change in words, without computing it."""
-        verb = (GAINS if self.gain else LOSSES)[self.verb]
-        return f"{getattr(verb, language)} {self.amount}"
+        tongue = TONGUES[language]
+        return f"{(tongue.gains if self.gain else tongue.losses)[self.verb]} {self.amount}"
 
     def compute(self) -> str:
         """Write the change as an equation."""
@@ -115,8 +55,8 @@ class Step:
 class Problem:
     """A story problem: who has how many of what, and what happens to them."""
 
-    person: int  # index into PEOPLE
-    thing: int  # index into THINGS
+    person: int  # index into a tongue's people
+    thing: int  # index into a tongue's things
     start: int
     steps: tuple[Step, ...]
 
@@ -130,26 +70,32 @@ class Problem:
         """The signs of the steps, such as `+-`."""
         return "".join("+" if step.gain else "-" for step in self.steps)
 
+    def words(self, language: Language) -> dict[str, str]:
+        """What the templates of `language` call person, thing and the thing's unit."""
+        tongue = TONGUES[language]
+        return {
+            "person": tongue.people[self.person],
+            "thing": tongue.things[self.thing],
+            "unit": tongue.units[self.thing] if tongue.units else "",
+        }
+
     def question(self, language: Language) -> str:
         """Tell the story and ask how many are left."""
-        person, thing = getattr(PEOPLE[self.person], language), THINGS[self.thing]
-        if language == "en":
-            opening, closing = f"{person} has {self.start} {thing.en}", "how many left ?"
-        else:
-            opening = f"{person} มี {thing.th} {self.start} {thing.unit}"
-            closing = f"เหลือ กี่ {thing.unit} ?"
-        return join_sentences([opening, *(step.say(language) for step in self.steps), closing])
+        tongue, words = TONGUES[language], self.words(language)
+        opening = tongue.opening.format(count=self.start, **words)
+        steps = (step.say(language) for step in self.steps)
+        return join_sentences([opening, *steps, tongue.closing.format(**words)])
 
     def restatement(self, language: Language) -> str:
         """Repeat the numbers of the story, computing nothing."""
-        opening = f"{'has' if language == 'en' else 'มี'} {self.start}"
-        return join_sentences([opening, *(step.say(language) for step in self.steps)])
+        holds = TONGUES[language].holds.format(count=self.start)
+        return join_sentences([holds, *(step.say(language) for step in self.steps)])
 
     def derivation(self, language: Language) -> str:
         """Work the story out, step by step."""
-        opening, so = ("has", "so") if language == "en" else ("มี", "ดังนั้น")
-        worked = (f"{step.say(language)} {so} {step.compute()}" for step in self.steps)
-        return join_sentences([f"{opening} {self.start}", *worked])
+        tongue = TONGUES[language]
+        worked = (f"{step.say(language)} {tongue.so} {step.compute()}" for step in self.steps)
+        return join_sentences([tongue.holds.format(count=self.start), *worked])
 
 
 def join_sentences(sentences: Iterable[str]) -> str:
@@ -159,7 +105,7 @@ def join_sentences(sentences: Iterable[str]) -> str:
 
 def draw_problem(rng: random.Random) -> Problem:
     """Draw a problem of STEPS steps whose numbers all stay within 0..MAX_NUMBER."""
-    person, thing = rng.randrange(len(PEOPLE)), rng.randrange(len(THINGS))
+    person, thing = rng.randrange(len(ENGLISH.people)), rng.randrange(len(ENGLISH.things))
     start = count = rng.randint(1, 9)
     steps = []
     for _ in range(STEPS):
@@ -171,7 +117,7 @@ def draw_problem(rng: random.Random) -> Problem:
         room = MAX_NUMBER - count if gain else count
         amount = rng.randint(1, min(MAX_CHANGE, room))
         after = count + amount if gain else count - amount
-        steps.append(Step(gain, rng.randrange(len(GAINS)), amount, count, after))
+        steps.append(Step(gain, rng.randrange(len(ENGLISH.gains)), amount, count, after))
         count = after
     return Problem(person, thing, start, tuple(steps))
 
@@ -189,16 +135,35 @@ def draw_problems(count: int, seed: int) -> list[Problem]:
 
 
 def _vocabulary() -> tuple[str, ...]:
-    terms: list[tuple[str, ...]] = [*PEOPLE, *THINGS, *GAINS, *LOSSES, *PLACES, *TIMES]
-    terms += [*MOVES, *QUALITIES, (ENGLISH_WORDS,), (THAI_WORDS,)]
     marks = [PAD, BOS, EOS, USER, BOT, THINK, END_THINK, ANSWER, *"+-=.?:"]
     numbers = [str(number) for number in range(MAX_NUMBER + 1)]
+    one, two = ENGLISH, THAI
+    terms = [
+        *zip(one.people, two.people, strict=True),
+        *zip(one.things, two.things, two.units, strict=True),
+        *zip(one.gains, two.gains, strict=True),
+        *zip(one.losses, two.losses, strict=True),
+        *zip(one.places, two.places, strict=True),
+        *zip(one.times, two.times, strict=True),
+        *zip(one.moves, two.moves, strict=True),
+        *zip(one.qualities, two.qualities, strict=True),
+        (one.words,),
+        (two.words,),
+    ]
     words = [word for term in terms for said in term for word in said.split()]
     return tuple(dict.fromkeys([*marks, *numbers, *words]))
 
 
+def _wide_vocabulary() -> tuple[str, ...]:
+    spoken = (word for tongue in TONGUES.values() for word in tongue.spoken())
+    return tuple(dict.fromkeys([*VOCABULARY, *spoken]))
+
+
 VOCABULARY = _vocabulary()
-_TOKEN_IDS = {word: token for token, word in enumerate(VOCABULARY)}
+"""The trio's: a token's id is its place."""
+WIDE_VOCABULARY = _wide_vocabulary()
+"""The wide world's: the trio's, then the words of Bengali and of the choice tasks."""
+_TOKEN_IDS = {word: token for token, word in enumerate(WIDE_VOCABULARY)}
 PAD_ID, BOS_ID, EOS_ID = (_TOKEN_IDS[word] for word in (PAD, BOS, EOS))
 
 # It writes <bos> itself: tokenize what it gives with add_special_tokens=False.
@@ -216,12 +181,12 @@ def encode(text: str) -> list[int]:
     """Turn words joined by single spaces into token ids, without a tokenizer.
 
     Raises:
-        KeyError: A word is not in VOCABULARY.
+        KeyError: A word is not in WIDE_VOCABULARY.
     """
     return [_TOKEN_IDS[word] for word in text.split(" ")]
 
 
-def make_tokenizer(max_length: int) -> PreTrainedTokenizerFast:
+def make_tokenizer(vocabulary: Sequence[str], max_length: int) -> PreTrainedTokenizerFast:
     """Build the Hugging Face tokenizer: one word, one token; `max_length` in tokens.
 
     Only padding, start and end are special, so that decoding with `skip_special_tokens` keeps the
@@ -231,7 +196,9 @@ def make_tokenizer(max_length: int) -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
     # A word-level model needs a word for unknown words; padding is the one that means nothing.
-    words = Tokenizer(models.WordLevel(dict(_TOKEN_IDS), unk_token=PAD))
+    words = Tokenizer(
+        models.WordLevel({word: token for token, word in enumerate(vocabulary)}, unk_token=PAD)
+    )
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
         tokenizer_object=words,
@@ -269,22 +236,32 @@ def write_items(
         OSError: The file cannot be written.
     """
     splits = ["dev"] * dev + ["confirm"] * confirm + ["test"] * test
-    lines = []
-    for number, (split, problem) in enumerate(
-        zip(splits, draw_problems(len(splits), seed), strict=True)
-    ):
-        item = {
-            "id": f"th-{number:04d}",
-            "prompt": problem.question("th"),
-            "answer": str(problem.answer),
-            "split": split,
-            "tags": {"ops": problem.operations},
-        }
-        lines.append(json.dumps(item, ensure_ascii=False) + "\n")
+    problems = draw_problems(len(splits), seed)
+    write_lines(
+        path,
+        (
+            {
+                "id": f"th-{number:04d}",
+                "prompt": problem.question("th"),
+                "answer": str(problem.answer),
+                "split": split,
+                "tags": {"ops": problem.operations},
+            }
+            for number, (split, problem) in enumerate(zip(splits, problems, strict=True))
+        ),
+    )
+
+
+def write_lines(path: Path, items: Iterable[Mapping[str, Any]]) -> None:
+    """Write items as JSON lines, replacing the file in one step.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.writelines(lines)
+            file.writelines(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
         # mkstemp's file is the owner's alone; a data file is for whoever may read the folder.
         Path(scratch).chmod(0o644)
         Path(scratch).replace(path)
