@@ -63,3 +63,8 @@ class ItemScore:
     tokens: int
     finish_reason: FinishReason
     samples: tuple[SampleScore, ...] = ()
+
+    @property
+    def answers(self) -> "tuple[ItemScore | SampleScore, ...]":
+        """Each answer with its own scores: the samples, or the item itself where it has one."""
+        return self.samples or (self,)

@@ -96,6 +96,18 @@ class TaskConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _the_harness_asks(self) -> Self:
+        if isinstance(self.items, LmEvalItems):
+            own = {"chat", "fewshot", "fields", "generate", "samples", "system", "system_role"}
+            given = sorted(own & self.model_fields_set)
+            if given:
+                raise ValueError(
+                    f"{given[0]!r} does not count for a task of lm-evaluation-harness, which asks"
+                    " in its own way; scorer lm_eval has `chat` and `fewshot`"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _samples_differ(self) -> Self:
         if self.samples > 1 and self.generate.temperature == 0.0:
             raise ValueError(

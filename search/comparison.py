@@ -197,23 +197,21 @@ def print_comparison(
 ) -> None:
     """Print what `compare` finds."""
     from search.cli import print_json, say
-    from search.export import spelled
 
     asked, rows = compare(run, a, b, split)
     if as_json:
         print_json({"a": a, "b": b, "split": asked, "rows": [asdict(row) for row in rows]})
         return
     table = Table(title=f"{run.name}: {a} against {b} on {asked} items", title_justify="left")
-    for title in ("", a, b, "difference [95%]", "p", "better / worse / same"):
-        table.add_column(escape(title), no_wrap=True)
+    for title in ("", a, b, "difference [95%]", "p", "better", "worse", "same"):
+        table.add_column(escape(title), no_wrap=True, justify="right" if title else "left")
     for row in rows:
         told = "" if row.difference is None else signed(row.difference)
         p = "" if row.p_value is None else f"{row.p_value:.3f}" if row.p_value >= 0.001 else "<.001"
-        counts = f"{row.wins} / {row.losses} / {row.ties}" if row.difference is not None else ""
-        style = "bold" if row.objective else None
-        table.add_row(
-            escape(row.score), spelled(row.a), spelled(row.b), told, p, counts, style=style
-        )
+        counts = (row.wins, row.losses, row.ties) if row.difference is not None else ("",) * 3
+        means = (f"{row.a.value:.3f}", f"{row.b.value:.3f}")
+        cells = (escape(row.score), *means, told, p, *map(str, counts))
+        table.add_row(*cells, style="bold" if row.objective else None)
     console.print(table)
     say(
         "objectives are bold, their p corrected for their number (Holm); other rows are for looking"

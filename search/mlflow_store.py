@@ -185,8 +185,8 @@ _TABLES = json.dumps([{"path": _ITEMS, "type": "table"}])
 def _table(result: Result) -> dict[str, Any]:
     """Per-item outputs in the split form that MLflow shows as a table.
 
-    Its page groups by the first column and compares runs in the second; a column with a dot in
-    its name stays blank.
+    Of several answers to one item each has its row. MLflow's page groups by the first column and
+    compares runs in the second; a column with a dot in its name stays blank.
     """
     measures = sorted({m for rows in result.items.values() for row in rows for m in row.scores})
     scores = [measure.replace(".", "/") for measure in measures]
@@ -194,16 +194,17 @@ def _table(result: Result) -> dict[str, Any]:
         "columns": ["item", "text", *scores, "tokens", "finish_reason", "task", "id"],
         "data": [
             [
-                f"{task}/{row.id}",
-                row.text,
-                *(row.scores.get(m) for m in measures),
-                row.tokens,
-                row.finish_reason,
+                f"{task}/{row.id}" + (f" #{number}" if row.samples else ""),
+                answer.text,
+                *(answer.scores.get(m) for m in measures),
+                answer.tokens,
+                answer.finish_reason,
                 task,
                 row.id,
             ]
             for task, rows in result.items.items()
             for row in rows
+            for number, answer in enumerate(row.answers)
         ],
     }
 

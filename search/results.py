@@ -13,6 +13,7 @@ from typing import Any
 
 from merge_core.yaml_io import write_atomic
 from objectives import Estimate, ItemScore, SampleScore, aggregate
+from objectives.engines.base import FinishReason
 from objectives.scorers.base import Measure
 from objectives.statistics import Side, mean_of
 from objectives.task import JOINT, Split
@@ -50,6 +51,16 @@ class Result:
     def tokens(self) -> int:
         """Generated tokens."""
         return sum(item.tokens for items in self.items.values() for item in items)
+
+    def ended(self, reason: FinishReason) -> float:
+        """Share of all answers that ended so, in [0, 1]: cut at the limit, or for a loop."""
+        answers = [
+            answer.finish_reason
+            for items in self.items.values()
+            for item in items
+            for answer in item.answers
+        ]
+        return sum(given == reason for given in answers) / len(answers) if answers else 0.0
 
     def save(self, path: Path) -> None:
         """Write as JSON, atomically."""

@@ -13,18 +13,19 @@ from pathlib import Path
 import optuna
 
 from merge_core import MergePlan, Recipe, Sources
-from objectives import Task
+from objectives import Task, aggregate
 from objectives.errors import ScorerError
 from objectives.splits import SPLITS, Split, check_disjoint
 from search import confirm as confirming
 from search import study as studies
 from search.baselines import baselines
-from search.config import Search
+from search.config import Search, measures_of
 from search.confirm import Member
 from search.confirmed import write_report
 from search.driver import Driver, Listener
 from search.errors import ExportError, RunError
 from search.export import save_recipe
+from search.names import to_mlflow
 from search.plots import FrontPlot
 from search.pool import Pool, Resources, connected
 from search.results import Result
@@ -190,6 +191,17 @@ def confirm(opened: Run, listener: Listener, more: Sequence[str] = ()) -> Found:
         return _confirm(opened, study, pool, tracker, listener)
 
 
+def _reported(search: Search, test: Result) -> dict[str, float]:
+    """Scores of the exported recipe on the tasks that are reported only, as MLflow names them."""
+    return {
+        f"report/{name}/{to_mlflow(key)}": aggregate(items, key, measure).value
+        for name, task in search.file.tasks.items()
+        if task.role == "report" and (items := test.items.get(name))
+        for key, measure in measures_of(task).items()
+        if any(key in item.scores for item in items)
+    }
+
+
 @contextmanager
 def _session(
     prepared: Prepared, folder: Path, listener: Listener
@@ -275,6 +287,7 @@ def _end(
     metrics = {}
     if test is not None:
         metrics = {f"test_{o.name}": test.estimate(o).value for o in search.objectives}
+        metrics |= _reported(search, test)
     tags = {"exported": chosen.label} if chosen is not None else {}
     tracker.report(files, metrics, tags)
     tracker.close()

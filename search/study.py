@@ -29,6 +29,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from merge_core import Recipe
 from merge_core.yaml_io import one_line
+from objectives.engines.base import FinishReason
 from search import published
 from search.config import Search
 from search.errors import StorageError
@@ -40,6 +41,9 @@ RECIPE = "recipe"
 DUPLICATE_OF = "duplicate_of"
 FINGERPRINT = "fingerprint"
 RETAINED = "retained"
+ENDED = "ended"
+CUT_SHORT: tuple[FinishReason, ...] = ("length", "loop")
+"""Ends of answers that a user wants to know the shares of: at the limit of tokens, in a loop."""
 OWNER = "mergefront.run"
 GP_UP_TO = 250
 """Trials up to which `auto` uses the Gaussian process; its ask takes 10 s at 1,000."""
@@ -173,6 +177,7 @@ def tell(
     }
     if (both := joint(result)) is not None:
         attributes["joint"] = both.value
+    attributes[ENDED] = {reason: result.ended(reason) for reason in CUT_SHORT}
     if result.retained:
         attributes[RETAINED] = dict(result.retained)
     if result.fault is not None:

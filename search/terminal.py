@@ -14,7 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from objectives import Estimate
+from objectives import Estimate, aggregate
+from search.config import measures_of
 from search.confirm import Member
 from search.confirmed import findings, ordered, standing
 from search.driver import Driver
@@ -22,6 +23,10 @@ from search.export import spelled
 from search.results import Result
 from search.run import Run
 from search.session import Found
+from search.study import CUT_SHORT
+
+_WORTH_TELLING = 0.05
+"""The share of answers that do not end by themselves from which a line says so."""
 
 
 class Progress:
@@ -60,6 +65,10 @@ class Progress:
             scores = "  ".join(
                 f"{o.name} {result.estimate(o).value:.3f}" for o in driver.search.objectives
             )
+            told = {"length": "cut at max_tokens", "loop": "ended in loops"}
+            for reason in CUT_SHORT:
+                if (share := result.ended(reason)) >= _WORTH_TELLING:
+                    scores += f"  {share:.0%} {told[reason]}"
             if result.fault:
                 scores = result.fault
         kind, _, number = what.partition(" ")
@@ -180,11 +189,29 @@ def print_found(console: Console, found: Found, command: str) -> None:
             f"exported {found.chosen.label} to {where / 'recipe.yaml'}; "
             f"on {n} test items, scored once: {scores}",
         )
+    for line in reported(found):
+        say(console, line)
     if (run.folder / "front.html").is_file():
         say(console, f"front plot: {where / 'front.html'} and front.png")
     if found.tracking_problem is not None:
         say(console, f"MLflow lacks some of it: {found.tracking_problem}")
     say(console, f"look at every trial: mergefront ui {where}")
+
+
+def reported(found: Found) -> list[str]:
+    """What the exported recipe scored on the tasks that are reported only."""
+    if found.test is None:
+        return []
+    return [
+        f"reported {name}: "
+        + ", ".join(
+            f"{key} {spelled(aggregate(items, key, measure))}"
+            for key, measure in measures_of(task).items()
+            if any(key in item.scores for item in items)
+        )
+        for name, task in found.run.search.file.tasks.items()
+        if task.role == "report" and (items := found.test.items.get(name))
+    ]
 
 
 def shown(path: Path) -> Path:

@@ -208,6 +208,8 @@ class Tracker:
                 metrics[f"seconds_{stage}"] = float(spent)
             if "joint" in frozen.user_attrs:
                 metrics["joint"] = float(frozen.user_attrs["joint"])
+            for reason, share in frozen.user_attrs.get(studies.ENDED, {}).items():
+                metrics[f"ended_{reason}"] = float(share)
             metrics |= _retained(frozen.user_attrs.get(studies.RETAINED, {}))
             for key in ("fault", studies.DUPLICATE_OF, studies.FINGERPRINT):
                 if key in frozen.user_attrs:
@@ -249,6 +251,8 @@ class Tracker:
             metrics[f"seconds_{stage}"] = float(spent)
         if (both := joint(result)) is not None:
             metrics["joint"] = both.value
+        for reason in studies.CUT_SHORT:
+            metrics[f"ended_{reason}"] = result.ended(reason)
         metrics |= _retained(result.retained)
         store = self._opened()
         file = self.run.baseline(label)
@@ -361,6 +365,8 @@ def _note(run: Run, links: dict[str, str], *, joint_known: bool) -> str:
             if file.tracking.retained
             else []
         ),
+        "- `ended_length` is the share of answers cut at `max_tokens`, `ended_loop` of those ended "
+        "because they only repeated themselves.",
         "- The best of many scores is optimistic: `confirmed_` columns are of items held out from "
         "the search, `test_` of items that only the exported recipe has seen.",
         "- Here, `hypervolume` over the steps is the search's progress; `front.html` draws the "

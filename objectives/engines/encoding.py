@@ -88,6 +88,8 @@ class Encoder:
         text, templated = "", False
         if request.messages:
             text, templated = self._render(request.id, request.messages, request.chat)
+            if request.chat.template and not templated:
+                text += "\n"  # the answer is a message of its own, here as between the others
             text += request.chat.prefill
         context = text.rstrip()
         whole = text + request.text

@@ -1,0 +1,239 @@
+"""Comparing trials, what items can tell, and confirming beside more baselines: on a real run."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from merge_core.yaml_io import dump_yaml, load_yaml
+from objectives import Estimate, ItemScore, SampleScore
+from search.comparison import compare, noise, signed
+from search.confirm import Member
+from search.confirmed import findings, standing
+from search.errors import ConfigError
+from search.results import Result
+from search.run import Run
+from tests.search.kit import finish, start
+from tests.search.small import GOOD, CommandLine, make_workplace
+
+COUNT = 12
+LOADS = 10
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 4 trials; what each load of the scripted engine answers is drawn at random."""
+    folder = make_workplace(tmp_path_factory.mktemp("compared"))
+    rng = random.Random(5)
+    table = {
+        f"i{n}": [
+            f"The answer is {n if rng.random() < 0.3 + 0.05 * load else 99}."
+            for load in range(LOADS)
+        ]
+        for n in range(COUNT)
+    }
+    (folder / "responses.json").write_text(json.dumps(table))
+    extra = [{"id": f"x{n}", "prompt": f"Say {n}", "answer": "7"} for n in range(3)]
+    (folder / "extra.jsonl").write_text("".join(json.dumps(item) + "\n" for item in extra))
+    (folder / "search.yaml").write_text(GOOD)
+    data = load_yaml(folder / "search.yaml").data
+    data["tasks"]["extra"] = {"items": "extra.jsonl", "scorers": ["math"], "role": "report"}
+    data["engine"] = {
+        "kind": "scripted",
+        "responses": "responses.json",
+        "default": "The answer is 7.",
+    }
+    data["constraints"] = {}
+    data["baselines"] = ["base", "uniform"]
+    data["budget"] = {"trials": 4}
+    (folder / "search.yaml").write_text(dump_yaml(data))
+    printed = finish(start(folder, "run", "search.yaml"))
+    assert "reported extra: math 1.000" in printed
+    assert "claimed better than confirmed by" in printed
+    return folder
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    copy = tmp_path / "work"
+    shutil.copytree(finished, copy)
+    monkeypatch.chdir(copy)
+    return copy
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> CommandLine:
+    return CommandLine(monkeypatch, capsys)
+
+
+def test_two_trials_are_paired_by_item(folder: Path) -> None:
+    run = Run.open(folder / "runs" / "search")
+    split, rows = compare(run, "0", "trial 1", "dev")
+    assert split == "dev"
+    results = [Result.load(run.trial(number)) for number in (0, 1)]
+    scores = [[item.scores["math"] for item in result.items["sums"]] for result in results]
+    right = rows[0]
+    assert (right.score, right.objective) == ("right", True)
+    assert right.a.value == sum(scores[0]) / 4
+    assert right.difference is not None
+    assert right.difference.value == pytest.approx((sum(scores[0]) - sum(scores[1])) / 4)
+    assert right.wins == sum(a > b for a, b in zip(*scores, strict=True))
+    assert right.wins + right.losses + right.ties == 4
+    names = [row.score for row in rows]
+    assert names[:2] == ["right", "english"]
+    assert "sums/joint" in names
+    assert "sums/math" not in names  # it is the objective
+    there = {row.score: row for row in compare(run, "1", "0", "dev")[1]}
+    assert there["right"].p_value == right.p_value
+    assert there["right"].wins == right.losses
+
+
+def test_confirmed_members_are_compared_on_held_out_items(folder: Path, cli: CommandLine) -> None:
+    members = json.loads((folder / "runs/search/confirmed.json").read_text())["members"]
+    trial = next(m["trial"] for m in members if m["trial"] is not None)
+    ended = cli("compare", "runs/search", trial, "uniform")
+    assert ended.code == 0, ended.err
+    assert "on confirm items" in ended.out
+    data = json.loads(cli("compare", "runs/search", trial, "uniform", "--json").out)
+    assert data["split"] == "confirm"
+    assert data["rows"][0]["a"]["n"] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("77", "uniform"), "no result of trial 77; there are 4 trials, up to 3"),
+        (("0", "unifrom"), "unknown trial or baseline 'unifrom'; did you mean 'uniform'?"),
+        (("0", "1", "--split", "test"), "not scored on the test items; --split dev"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(
+    folder: Path, cli: CommandLine, arguments: tuple[str, ...], words: str
+) -> None:
+    ended = cli("compare", "runs/search", *arguments)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert words in ended.err
+
+
+def test_noise_says_how_many_items_it_takes(folder: Path, cli: CommandLine) -> None:
+    told = {row.score: row for row in noise(Run.open(folder / "runs" / "search"))}
+    assert set(told) == {"sums/math", "sums/language"}
+    math = told["sums/math"]
+    assert (math.n, math.samples, math.within) == (4, 1, None)
+    assert math.items[0.02] > math.items[0.05] > math.items[0.1]
+    assert "items for" in cli("noise", "runs/search").out
+    assert json.loads(cli("noise", "runs/search", "--json").out)[0]["n"] == 4
+
+
+@pytest.mark.slow
+def test_more_baselines_stand_beside_the_front_on_demand(folder: Path) -> None:
+    rival = folder / "elsewhere" / "rival"
+    shutil.copytree(folder / "models" / "thai", rival)
+    printed = finish(
+        start(folder, "confirm", "runs/search", "--baseline", "checkpoint:elsewhere/rival")
+    )
+    assert "checkpoint:elsewhere/rival" in printed
+    run = Run.open(folder / "runs" / "search")
+    assert run.search.file.baselines == ["base", "uniform", "checkpoint:elsewhere/rival"]
+    members = json.loads(run.confirmed.read_text())["members"]
+    assert [m["label"] for m in members if m["trial"] is None] == run.search.file.baselines
+    report = (run.folder / "confirmed.md").read_text()
+    assert "| checkpoint:elsewhere/rival | " in report
+    assert "All confirmed intervals hold at once" in report
+
+
+def test_a_baseline_that_is_none_leaves_the_run_as_it_was(folder: Path, cli: CommandLine) -> None:
+    before = (folder / "runs/search/search.yaml").read_text()
+    ended = cli("confirm", "runs/search", "--baseline", "unifrom")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "unknown baseline 'unifrom'" in ended.err
+    assert (folder / "runs/search/search.yaml").read_text() == before
+
+
+def member(label: str, confirmed: tuple[float, float], behind: str | None = None) -> Member:
+    def estimates(values: tuple[float, float]) -> dict[str, Estimate]:
+        names = ("right", "english")
+        return {n: Estimate(v, v - 0.1, v + 0.1, 4) for n, v in zip(names, values, strict=True)}
+
+    return Member(
+        label=label,
+        trial=int(label.split()[1]) if label.startswith("trial") else None,
+        fingerprint="f",
+        recipe={},
+        claimed=estimates((0.9, 0.9)),
+        confirmed=estimates(confirmed),
+        joint=None,
+        feasible=True,
+        on_front=behind is None,
+        behind=behind,
+    )
+
+
+def test_what_fell_off_is_named_with_what_is_ahead_of_it(folder: Path) -> None:
+    run = Run.open(folder / "runs" / "search")
+    members = [
+        member("trial 1", (0.8, 0.7)),
+        member("trial 2", (0.6, 0.6), behind="trial 1"),
+        member("uniform", (0.7, 0.65)),
+    ]
+    lines = findings(run, members)
+    assert lines[0].startswith("trial 2 fell off: trial 1 is at least as good")
+    assert "baseline uniform is ahead of trial 2" in lines
+    assert "right: claimed better than confirmed by +0.200 on average, +0.300 at most" in lines
+    assert [standing(m) for m in members] == ["front", "fell off: behind trial 1", "baseline"]
+
+
+def test_samples_are_kept_and_their_ends_counted(tmp_path: Path) -> None:
+    samples = tuple(
+        SampleScore({"math": float(k == 0)}, f"say {k}", 3, reason)
+        for k, reason in enumerate(("stop", "loop", "length", "loop"))
+    )
+    item = ItemScore("a", {"math": 0.25}, "say 0", 12, "stop", samples)
+    plain = ItemScore("b", {"math": 1.0}, "x", 1, "stop")
+    result = Result({}, "f", "dev", {"sums": [item, plain]})
+    result.save(tmp_path / "r.json")
+    again = Result.load(tmp_path / "r.json")
+    assert again.items["sums"] == [item, plain]
+    assert (again.ended("loop"), again.ended("length"), again.ended("stop")) == (0.4, 0.2, 0.4)
+    assert asdict(again)["items"]["sums"][0]["samples"][1]["text"] == "say 1"
+
+
+def test_more_samples_lessen_only_what_sampling_adds(folder: Path) -> None:
+    file = folder / "runs" / "search" / "search.yaml"
+    data = load_yaml(file).data
+    data["tasks"]["sums"] |= {"samples": 4, "generate": {"temperature": 0.7}}
+    file.write_text(dump_yaml(data))
+    run = Run.open(folder / "runs" / "search")
+    rng = random.Random(0)
+    for number in range(4):
+        result = Result.load(run.trial(number))
+        rows = []
+        for row in result.items["sums"]:
+            answers = [float(rng.random() < 0.5) for _ in range(4)]
+            samples = tuple(
+                SampleScore({**row.scores, "math": right}, "t", 1, "stop") for right in answers
+            )
+            scores = {**row.scores, "math": sum(answers) / 4}
+            rows.append(ItemScore(row.id, scores, "t", 4, "stop", samples))
+        Result(result.recipe, result.fingerprint, "dev", {"sums": rows}).save(run.trial(number))
+    told = {row.score: row for row in noise(run)}
+    assert told["sums/math"].samples == 4
+    assert 0.0 <= told["sums/math"].within <= 1.0
+
+
+def test_a_difference_is_spelled_with_its_sign() -> None:
+    assert signed(Estimate(0.034, -0.011, 0.08, 9)) == "+.034 [-.011, +.080]"
+
+
+def test_a_lone_trial_cannot_tell_noise(folder: Path) -> None:
+    run = Run.open(folder / "runs" / "search")
+    for number in range(1, 4):
+        result = Result.load(run.trial(number))
+        Result({}, result.fingerprint, "dev", {}, fault="NaN").save(run.trial(number))
+    with pytest.raises(ConfigError, match="needs two scored trials"):
+        noise(run)
