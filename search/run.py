@@ -34,6 +34,7 @@ from merge_core import Checkpoint, Recipe
 from merge_core.sources import digest_of
 from merge_core.tokenizers import TOKENIZER_FILE
 from merge_core.yaml_io import load_yaml, one_line, write_atomic
+from objectives import make_scorer
 from objectives.item_source import digest
 from search.config import FROZEN, Search, parse
 from search.errors import ConfigError, RunError
@@ -271,12 +272,16 @@ def freeze(search: Search) -> dict[str, Any]:
 
 
 def item_digests(search: Search) -> dict[str, str]:
-    """sha256 of each task's items, and of its few-shot examples where those are kept apart."""
+    """sha256 of each task's items, few-shot examples kept apart, and the user's own scorers."""
     digests = {}
     for name, task in search.file.tasks.items():
         digests[name] = digest(task.items, search.root)
         if task.fewshot is not None and task.fewshot.items is not None:
             digests[f"{name}.fewshot"] = digest(task.fewshot.items, search.root)
+        for reference in task.scorers:
+            scorer = make_scorer(reference).bound(task.items, search.root)
+            for file in scorer.files():
+                digests[f"{name}.{scorer.name}"] = digest(str(file), search.root)
     return digests
 
 

@@ -120,6 +120,10 @@ class Scorer(ABC):
         """The scorer as a task has it: told where its items come from, and the file's folder."""
         return self
 
+    def files(self) -> tuple[Path, ...]:
+        """What the user wrote that decides the scores: a change of it is a change of the search."""
+        return ()
+
     def check(self) -> None:  # noqa: B027 (most scorers have nothing to check)
         """Whether it can run here at all; called when a search is checked and a worker starts.
 

@@ -84,6 +84,12 @@ class Python(Scorer):
         given = self.params.model_dump(exclude_unset=True)
         return type(self)(**{**given, "root": folder})
 
+    def files(self) -> tuple[Path, ...]:
+        """The module, where it stands in the task file's folder."""
+        root, name = self.params.root, self.params.function.partition(":")[0]
+        file = None if root is None else _file_in(root, name)
+        return () if file is None else (file,)
+
     def check(self) -> None:
         """Import the module and look the function up."""
         self._function()

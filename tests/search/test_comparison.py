@@ -42,7 +42,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "extra.jsonl").write_text("".join(json.dumps(item) + "\n" for item in extra))
     (folder / "search.yaml").write_text(GOOD)
     data = load_yaml(folder / "search.yaml").data
-    data["tasks"]["extra"] = {"items": "extra.jsonl", "scorers": ["math"], "role": "report"}
+    (folder / "ours.py").write_text(
+        "def short(sample, limit):\n    return float(len(sample.generation.text) <= limit)\n"
+    )
+    ours = {"python": {"function": "ours:short", "args": {"limit": 30}, "binary": True}}
+    data["tasks"]["extra"] = {"items": "extra.jsonl", "scorers": ["math", ours], "role": "report"}
     data["engine"] = {
         "kind": "scripted",
         "responses": "responses.json",
@@ -54,6 +58,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "search.yaml").write_text(dump_yaml(data))
     printed = finish(start(folder, "run", "search.yaml"))
     assert "reported extra: math 1.000" in printed
+    assert "short 1.000" in printed
     assert "claimed better than confirmed by" in printed
     return folder
 
@@ -153,6 +158,14 @@ def test_a_baseline_that_is_none_leaves_the_run_as_it_was(folder: Path, cli: Com
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert "unknown baseline 'unifrom'" in ended.err
     assert (folder / "runs/search/search.yaml").read_text() == before
+
+
+def test_a_users_scorer_is_part_of_what_a_run_keeps(folder: Path, cli: CommandLine) -> None:
+    with (folder / "ours.py").open("a") as module:
+        module.write("# changed\n")
+    ended = cli("run", "search.yaml", "--name", "search")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "'tasks.items.extra.short' is frozen in run" in ended.err
 
 
 def member(label: str, confirmed: tuple[float, float], behind: str | None = None) -> Member:
