@@ -52,7 +52,7 @@ EXAMPLES = [
 COMMANDS = [
     pytest.param(line.partition("#")[0].split(), id=line.strip()[:50])
     for page in PAGES
-    for block in blocks(read(page), "")
+    for block in blocks(read(page), "(?:sh)?")
     for line in block.splitlines()
     if line.startswith("mergefront ")
 ]
