@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from search.demo import corpora, world
 from search.demo.cache import is_current, require_reasoning
-from search.demo.process import DemoError, Training
+from search.demo.process import DemoError
 from search.demo.training import final_number, reasoning_score
 from search.demo.trio import Trio, content_hash, ensure_trio
 from search.demo.world import write_items
@@ -285,11 +285,3 @@ def test_an_expert_is_the_same_bytes_from_any_process(trio, tmp_path):
     assert (
         reports[-1]["score"] == json.loads((trio.root / "manifest.json").read_text())["reasoning"]
     )
-
-
-def test_a_training_process_that_dies_is_one_clear_line(tmp_path):
-    with (
-        Training("trio", ["reasoning"], tmp_path, seed=0) as training,
-        pytest.raises(DemoError, match=r"^training the demo's reasoning model failed: .*base"),
-    ):
-        list(training)  # there is no base to start from
