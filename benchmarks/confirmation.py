@@ -129,6 +129,7 @@ class Value:
     Attributes:
         confirmed: with the interval that holds together with all others of its seed.
         alone: the same score with an interval for itself.
+        true: the score on further items, which has some noise of its own.
     """
 
     seed: int
@@ -137,7 +138,7 @@ class Value:
     claimed: Estimate
     confirmed: Estimate
     alone: Estimate
-    true: float
+    true: Estimate
 
     @property
     def baseline(self) -> bool:
@@ -148,6 +149,11 @@ class Value:
     def holds(self) -> bool:
         """Whether the true score is in the simultaneous confirmed interval."""
         return _within(self.true, self.confirmed)
+
+    @property
+    def refuted(self) -> bool:
+        """Whether the noise of the further items cannot be why it does not hold."""
+        return self.true.high < self.confirmed.low or self.true.low > self.confirmed.high
 
 
 @dataclass(frozen=True)
@@ -177,7 +183,15 @@ def report(folder: Path) -> None:
     seeds = [_read(place) for place in places if _is_recorded(place)]
     if not seeds:
         raise SystemExit(f"{folder}: no seed is recorded whole; run: record {folder}")
-    lines = [*_summary(seeds), "", *_by_seed(seeds), "", *_by_member(seeds)]
+    missing = [place.name for place in places if not _is_recorded(place)]
+    lines = [
+        *_summary(seeds),
+        f"Not recorded: {', '.join(missing) or 'none'}.",
+        "",
+        *_by_seed(seeds),
+        "",
+        *_by_member(seeds),
+    ]
     write_atomic(folder / "report.md", "".join(f"{line}\n" for line in lines))
     for line in lines:
         say(line)
@@ -212,14 +226,14 @@ def _read(place: Path) -> Seed:
             *(_there(joint(r)) for r in (told, again, further)),
         )
         for measure, (together, dev, alone, rest) in scores.items():
-            values.append(Value(number, member.label, measure, dev, together, alone, rest.value))
+            values.append(Value(number, member.label, measure, dev, together, alone, rest))
     trials = [member for member in members if member.trial is not None]
 
     def volume(score: Callable[[Member, str], float]) -> float:
         rows = [[score(member, o.name) for o in search.objectives] for member in trials]
         return hypervolume([gains(row, search.objectives) for row in rows])
 
-    truth = {(value.label, value.measure): value.true for value in values}
+    truth = {(value.label, value.measure): value.true.value for value in values}
     volumes = (
         volume(lambda member, name: member.claimed[name].value),
         volume(lambda member, name: member.confirmed[name].value),
@@ -233,9 +247,9 @@ def _there(estimate: Estimate | None) -> Estimate:
     return estimate
 
 
-def _within(true: float, interval: Estimate) -> bool:
+def _within(true: Estimate, interval: Estimate) -> bool:
     # A bound that is 1 may be stored as 1 - 1e-16.
-    return interval.low - 1e-9 <= true <= interval.high + 1e-9
+    return interval.low - 1e-9 <= true.value <= interval.high + 1e-9
 
 
 def _summary(seeds: Sequence[Seed]) -> list[str]:
@@ -248,8 +262,9 @@ def _summary(seeds: Sequence[Seed]) -> list[str]:
     numbers = ", ".join(str(seed.number) for seed in seeds)
     whole = sum(all(value.holds for value in seed.values) for seed in seeds)
     means = [math.fsum(seed.volumes[i] for seed in seeds) / len(seeds) for i in range(3)]
-    rows = [
+    rows: list[tuple[str, Callable[[Value], bool]]] = [
         ("in the simultaneous 95% intervals (confirmed)", lambda v: v.holds),
+        ("outside by more than their own 95% interval", lambda v: v.refuted),
         ("in 95% intervals each for itself (confirmed)", lambda v: _within(v.true, v.alone)),
         ("in 95% intervals each for itself (claimed)", lambda v: _within(v.true, v.claimed)),
     ]
@@ -266,7 +281,11 @@ def _summary(seeds: Sequence[Seed]) -> list[str]:
     for measure in dict.fromkeys(value.measure for value in values):
         for kind in ("claimed", "confirmed"):
             errors = [
-                [(v.seed, getattr(v, kind).value - v.true) for v in group if v.measure == measure]
+                [
+                    (v.seed, getattr(v, kind).value - v.true.value)
+                    for v in group
+                    if v.measure == measure
+                ]
                 for group in groups
             ]
             means_of = " | ".join(_mean(pairs) for pairs in errors)
@@ -320,7 +339,7 @@ def _by_member(seeds: Sequence[Seed]) -> list[str]:
                     cells += [
                         f"{value.claimed.value:.3f}",
                         f"{both.value:.3f} [{both.low:.3f}, {both.high:.3f}]",
-                        f"{value.true:.3f}{'' if value.holds else ' !'}",
+                        f"{value.true.value:.3f}{'' if value.holds else ' !'}",
                     ]
             lines.append(_row(cells))
     return lines
