@@ -28,6 +28,9 @@ from search.demo.wide_items import CHOICE_LANGUAGES, CHOICE_TASKS, write_wide_it
 from search.session import prepare
 from search.worker import Evaluator, Job
 
+# Whoever asks first trains the models, which on a busy machine takes minutes.
+pytestmark = pytest.mark.timeout(900)
+
 BENGALI = range(0x0980, 0x0A00)
 MATH_FILES = ("math_en", "math_th", "math_bn", "math_mixed")
 CHOICE_FILES = tuple(f"{task}_{lang}" for task in CHOICE_TASKS for lang in CHOICE_LANGUAGES)
