@@ -1,9 +1,11 @@
-"""The demo's walk: trio, search, front, one question answered by all, merged model."""
+"""The demo's walk: trio, search, front, one question answered by all, merged model; and twins."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,7 +16,9 @@ from merge_core import MergePlan, Recipe, write_merge
 from merge_core.yaml_io import write_atomic
 from search.config import load
 from search.demo.process import DemoError
+from search.demo.process import Progress as TrainingProgress
 from search.demo.trio import ensure_trio
+from search.demo.twins import Twin, write_twin
 from search.demo.vocabularies import Vocabulary, write_expert
 from search.demo.world import write_items
 from search.errors import SearchError
@@ -78,9 +82,48 @@ def run_demo(
     say(console, f"merged model: {shown(merged)}")
 
 
-def _prepare_folder(console: Console, folder: Path, seed: int, vocabulary: Vocabulary) -> None:
-    """Put trio, items and search file into `folder`."""
-    columns = (TextColumn("training {task.description:<10}"), BarColumn(), MofNCompleteColumn())
+def run_twin(
+    console: Console,
+    name: Twin,
+    *,
+    seed: int,
+    trials: int | None,
+    workers: int,
+    folder: Path,
+    runs: Path,
+) -> None:
+    """Train (or reuse) the wide world's models and run a published protocol's twin on them.
+
+    Args:
+        console: takes the lines.
+        name: of the twin.
+        seed: of the models.
+        trials: recipes to try; None leaves it to the twin's file.
+        workers: Ray workers.
+        folder: its name with the twin's added is where models, items and search file go.
+        runs: folder of all runs; the run has the twin's name.
+
+    Raises:
+        SearchError: training failed.
+    """
+    run_name = name if seed == 0 else f"{name}-seed{seed}"
+    with _training_bars(console) as progress:
+        file = write_twin(
+            name, folder.with_name(f"{folder.name}-{run_name}"), seed=seed, progress=progress
+        )
+    say(console, f"search file: {shown(file)}")
+    budget = [] if trials is None else [f"budget.trials={trials}"]
+    search = load(file, [*budget, f"workers.count={workers}"])
+    where = folder_for(search, runs, run_name, new=False)
+    with SearchProgress(console) as listener:
+        found = run_search(prepare(search), where, listener)
+    print_found(console, found, f"mergefront demo --twin {name}")
+
+
+@contextmanager
+def _training_bars(console: Console) -> Iterator[TrainingProgress]:
+    """A bar for each model in training; what training raises is the user's one line."""
+    columns = (TextColumn("training {task.description:<11}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bars:
         tasks = {}
 
@@ -92,9 +135,15 @@ def _prepare_folder(console: Console, folder: Path, seed: int, vocabulary: Vocab
             bars.update(tasks[stage], completed=done)
 
         try:
-            trio = ensure_trio(seed=seed, progress=progress)
+            yield progress
         except (DemoError, OSError) as error:
             raise SearchError(str(error)) from error
+
+
+def _prepare_folder(console: Console, folder: Path, seed: int, vocabulary: Vocabulary) -> None:
+    """Put trio, items and search file into `folder`."""
+    with _training_bars(console) as progress:
+        trio = ensure_trio(seed=seed, progress=progress)
     for name in ("base", "language", "reasoning"):
         target = folder / "trio" / name
         if not target.exists():
