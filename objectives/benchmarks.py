@@ -8,21 +8,22 @@ import re
 
 from objectives.item_source import DatasetItems, ItemsConfig
 
-# Normalized names: lower case, without what separates words. What starts with one is refused
-# whole: these have a test set and little or nothing else.
+# Normalized names: lower case, without what separates words. What begins with one, or has one as a
+# word of its own ("leaderboard_bbh"), is refused whole: these have a test set and little else.
 TEST_ONLY = (
     *("aime", "math500", "livecodebench", "ifeval", "mtbench", "gpqa", "humaneval", "mgsm"),
     *("simpleqa", "bigbench", "bbh", "alpacaeval", "arenahard", "polymath", "mmmlu", "belebele"),
-    *("truthfulqa", "globalmmlu", "thaiexam", "frontiermath", "hle", "swebench"),
+    *("truthfulqa", "globalmmlu", "frontiermath", "hle", "swebench", "cmmlu", "thaiexam", "ceval"),
+    *("agieval", "includebase", "lambada", "mmlupro", "mmluprox", "mlogiqa", "musr", "amc23"),
 )
 # These have a training set; their test sets, and validation sets that serve as such, are refused.
 WITH_TRAINING = (
-    *("gsm8k", "gsm", "math", "hendrycksmath", "competitionmath", "minervamath", "mmlu", "arc"),
+    *("gsm8k", "gsm", "hendrycksmath", "competitionmath", "minervamath", "mmlu", "arc", "race"),
     *("hellaswag", "winogrande", "xnli", "xcopa", "xquad", "xlsum", "mbpp", "apps", "drop"),
-    *("squad", "tydiqa", "xstorycloze", "xwinograd", "indicglue", "indicxnli", "indicqa"),
-    *("commonsenseqa", "openbookqa", "boolq", "copa", "piqa", "sciq", "wsc"),
+    *("squad", "tydiqa", "xstorycloze", "xwinograd", "indicglue", "indicxnli", "indicqa", "math"),
+    *("commonsenseqa", "openbookqa", "boolq", "copa", "piqa", "sciq", "wsc", "sib200", "pawsx"),
 )
-_HELD_OUT = ("test", "validation", "dev")
+_HELD_OUT = ("test", "validation", "dev", "valid", "eval")
 
 
 def published_test_set(source: ItemsConfig) -> str | None:
@@ -35,22 +36,21 @@ def published_test_set(source: ItemsConfig) -> str | None:
     if isinstance(source, str):
         return None
     if not isinstance(source, DatasetItems):
-        name = _normal(source.lm_eval)
-        known = source.include is None and _among(name, TEST_ONLY + WITH_TRAINING)
+        known = source.include is None and _among(source.lm_eval, TEST_ONLY + WITH_TRAINING)
         return f"task {source.lm_eval} of lm-evaluation-harness" if known else None
-    name = _normal(source.dataset.rpartition("/")[2])
+    name = source.dataset.rpartition("/")[2]
     said = f"split {source.split} of {source.dataset}"
-    split = re.split(r"[\[+]", source.split.casefold())[0]
-    if split == "test" or _among(name, TEST_ONLY):
+    # A split may be several, or parts of them: train[:10%]+test.
+    splits = [re.split(r"[^a-z]", part)[0] for part in source.split.casefold().split("+")]
+    if "test" in splits or _among(name, TEST_ONLY):
         return said
-    held_out = split.startswith(_HELD_OUT)
-    return said if held_out and _among(name, WITH_TRAINING) else None
+    return said if set(splits) & set(_HELD_OUT) and _among(name, WITH_TRAINING) else None
 
 
 def _among(name: str, known: tuple[str, ...]) -> bool:
-    # Short names are names as they are: "hle" is a benchmark, "hleb" may be anything.
-    return any(name == one or (len(one) > 3 and name.startswith(one)) for one in known)
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.casefold())
+    """Whether a name begins with a known one of over four letters, or has one as a word."""
+    words = {word for word in re.split(r"[^a-z0-9]+", name.casefold()) if word}
+    whole = re.sub(r"[^a-z0-9]", "", name.casefold())
+    return any(
+        one in words or whole == one or (len(one) > 4 and whole.startswith(one)) for one in known
+    )

@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Any
 
 from objectives.errors import TaskError
+from objectives.item_file import WAYS
 from objectives.tables import did_you_mean
 
 FieldMap = dict[str, str | list[str]]
@@ -28,12 +29,15 @@ def check_fields(fields: FieldMap) -> None:
 
 
 def mapped(row: Mapping[str, Any], fields: FieldMap, where: str) -> dict[str, Any]:
-    """The row with the item keys that `fields` gives.
+    """The row with the item keys that `fields` gives, in place of its own ways to ask.
 
     Raises:
         TaskError: the row lacks a column, or a template fails on it.
     """
-    return {**row, **{key: _value(row, value, where) for key, value in fields.items()}}
+    given = {key: _value(row, value, where) for key, value in fields.items()}
+    # A column that happens to be called text or prompt is none of the item's then.
+    dropped = WAYS if given.keys() & set(WAYS) else ()
+    return {key: value for key, value in row.items() if key not in dropped} | given
 
 
 def _value(row: Mapping[str, Any], value: str | list[str], where: str) -> Any:

@@ -10,7 +10,10 @@ from objectives.tables import did_you_mean
 
 ROLES = ("system", "user", "assistant", "tool")
 PURPOSES = ("dev", "confirm", "test", "fewshot")
-_READ = ("id", "prompt", "messages", "text", "answer", "split", "tags")
+WAYS = ("prompt", "messages", "text")
+"""Ways to ask, of which a line has one."""
+
+_READ = ("id", *WAYS, "answer", "split", "tags")
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def parse(data: Mapping[str, Any], where: str) -> Line:
 
 
 def _said(data: Mapping[str, Any], where: str) -> tuple[tuple[Message, ...], str]:
-    ways = [key for key in ("prompt", "messages", "text") if key in data]
+    ways = [key for key in WAYS if key in data]
     if ways == ["text"]:
         if "answer" in data:
             raise TaskError(f'{where}: "text" is scored as a whole; drop it or "answer"')

@@ -1,6 +1,5 @@
 """Tasks: where items come from, how to ask them, how to score them, and which serve what."""
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -178,13 +177,14 @@ class Task:
         """The items of one split, in their fixed order."""
         return self.splits[split]
 
-    def digest(self, split: Split) -> str:
-        """32 hex digits that change with any item of the split, as it is asked, or their order."""
-        asked = (
-            content_digest(item.messages, item.answer, item.fields.get("choices"))
-            for item in self.splits[split]
-        )
-        return hashlib.sha256("\n".join(asked).encode("ascii")).hexdigest()[:32]
+    def asked(self, split: Split) -> bool:
+        """Whether a merge is asked these items: report tasks only when the last word is spoken."""
+        return bool(self.splits[split]) and (self.config.role == "search" or split == "test")
+
+    def answers(self, split: Split) -> int:
+        """How many answers one merge gives to these items, or items it is scored on without any."""
+        count = self.config.samples if self.generates else 1
+        return count * len(self.splits[split]) if self.asked(split) else 0
 
 
 def measures_of(scorers: Sequence[Scorer], samples: int) -> dict[str, Measure]:
@@ -316,6 +316,11 @@ def _item(
     line: Line, config: TaskConfig, shots: tuple[Message, ...], scorers: Sequence[Scorer]
 ) -> Item:
     messages = line.messages
+    if not messages and (shots or config.system is not None):
+        raise TaskError(
+            f'{line.where}: "text" is scored as a whole, without a system message or examples;'
+            ' give it a "prompt", or the task neither'
+        )
     own = messages[:1] if messages and messages[0]["role"] == "system" else ()
     if config.system is not None:
         if own:

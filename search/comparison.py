@@ -40,7 +40,7 @@ class Row:
         difference: a - b with a 95% interval; None where the score has no bounds to tell it by.
         p_value: two-sided; of an objective corrected for the number of objectives (Holm 1979);
             None where tasks of several sizes are averaged.
-        wins, losses, ties: items where a scores more, less, the same.
+        better, worse, same: items where a is so, whichever way the score is to go.
     """
 
     score: str
@@ -49,9 +49,9 @@ class Row:
     b: Estimate
     difference: Estimate | None
     p_value: float | None
-    wins: int
-    losses: int
-    ties: int
+    better: int
+    worse: int
+    same: int
 
 
 def compare(run: Run, a: str, b: str, split: Split | None = None) -> tuple[Split, list[Row]]:
@@ -104,11 +104,10 @@ def _row(
             for (a, b), (_, measure) in zip(pairs, parts, strict=True)
         ]
         difference = mean_of([Estimate(c.value, c.low, c.high, c.n) for c in found])
-        counts = (
-            sum(c.wins for c in found),
-            sum(c.losses for c in found),
-            sum(c.ties for c in found),
-        )
+        more, less = sum(c.wins for c in found), sum(c.losses for c in found)
+        if parts[0][1].direction == "minimize":
+            more, less = less, more
+        counts = (more, less, sum(c.ties for c in found))
         p_value = _p_value(found, pairs, [measure for _, measure in parts])
     a, b = ([_estimate(result, part) for part in parts] for result in (one, other))
     return Row(name, objective, mean_of(a), mean_of(b), difference, p_value, *counts)
@@ -208,7 +207,7 @@ def print_comparison(
     for row in rows:
         told = "" if row.difference is None else signed(row.difference)
         p = "" if row.p_value is None else f"{row.p_value:.3f}" if row.p_value >= 0.001 else "<.001"
-        counts = (row.wins, row.losses, row.ties) if row.difference is not None else ("",) * 3
+        counts = (row.better, row.worse, row.same) if row.difference is not None else ("",) * 3
         means = (f"{row.a.value:.3f}", f"{row.b.value:.3f}")
         cells = (escape(row.score), *means, told, p, *map(str, counts))
         table.add_row(*cells, style="bold" if row.objective else None)
@@ -274,7 +273,8 @@ def noise(run: Run) -> list[Told]:
     trials = studies.scored(study)
     near = studies.current_front(study, run.search)
     if len(near) < 2:
-        near = sorted(trials, key=lambda number: trials[number].values[0])[-8:]
+        first = run.search.objectives[0]
+        near = sorted(trials, key=lambda n: first.sign * trials[n].values[0])[-8:]
     results = [r for n in near if (r := Result.load(run.trial(n))).fault is None]
     if len(results) < 2:
         raise ConfigError(f"{run.folder}: needs two scored trials to tell how noisy they are")

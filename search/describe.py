@@ -54,17 +54,18 @@ def describe(console: Console, prepared: Prepared) -> None:
         # A filter's brackets, as in weight[mlp], would be taken for markup.
         space.add_row(escape(name), escape(_spelled(distribution)))
     console.print(space)
-    tasks = Table("task", "dev", "confirm", "test", "scores", title="tasks", title_justify="left")
+    heads = ("task", "dev", "confirm", "test", "answers an item", "scores")
+    tasks = Table(*heads, title="tasks", title_justify="left")
     for name, task in prepared.tasks.items():
         counts = [str(len(task.items(split))) for split in ("dev", "confirm", "test")]
-        tasks.add_row(name, *counts, ", ".join(task.measures))
+        each = str(task.config.samples) if task.generates else "none"
+        tasks.add_row(name, *counts, each, ", ".join(task.measures))
     console.print(tasks)
     budget = search.file.budget
     limits = [f"{budget.trials} trials"] if budget.trials else []
     limits += [f"{budget.timeout}"] if budget.timeout else []
-    answers = sum(len(task.items("dev")) for task in prepared.tasks.values())
     say(
-        f"until {' or '.join(limits) or 'stopped'}; {answers} answers a trial; "
+        f"until {' or '.join(limits) or 'stopped'}; {prepared.answers('dev')} answers a trial; "
         f"baselines: {', '.join(prepared.baselines) or 'none'}"
     )
     say("time and cost: not known before a first trial has run")

@@ -70,7 +70,7 @@ class Prepared:
 
     def answers(self, split: Split) -> int:
         """How many answers one merge gives on a split."""
-        return sum(len(task.items(split)) for task in self.tasks.values())
+        return sum(task.answers(split) for task in self.tasks.values())
 
     def setup(self, cpus: float = 1.0, run: Run | None = None) -> Setup:
         """What a worker of `cpus` cores needs; those of a `run` share facts of the sources."""
@@ -152,7 +152,7 @@ def prepare(search: Search) -> Prepared:
 
 
 def _contents(task: Task) -> dict[Split, list[str]]:
-    return {split: [item.digest for item in task.items(split)] for split in SPLITS}
+    return {s: [item.digest for item in task.items(s)] if task.asked(s) else [] for s in SPLITS}
 
 
 def run(prepared: Prepared, folder: Path, listener: Listener) -> Found:

@@ -130,21 +130,46 @@ def _numeric(search: Search) -> bool:
 
 
 def enqueue_published(study: optuna.Study, search: Search) -> None:
-    """Put the published schedules that lie inside the space before the sampler's proposals."""
+    """Put the published schedule, where it lies inside the space, before the sampler's proposals.
+
+    What the space leaves open besides is the paper's too where that can be: the language expert's
+    share of the weight, and densities that drop nothing.
+    """
     inside = search.space.distributions()
-    weight = "reasoning.weight"
-    points = {"plateau": published.PLATEAU, "knee": published.KNEE, "end": published.END}
-    schedule = {f"{weight}.{key}": value for key, value in points.items()}
-    anchors = {f"{weight}[{i}]": value for i, value in enumerate(published.ANCHORS)}
-    for params in (schedule, anchors):
-        fits = all(
+
+    def fits(params: Mapping[str, float]) -> bool:
+        return all(
             isinstance(d := inside.get(name), FloatDistribution)
             and d.low <= value <= d.high
             and (d.step is None or _whole((value - d.low) / d.step))
             for name, value in params.items()
         )
-        if fits and f"{weight}[{len(published.ANCHORS)}]" not in inside:
-            study.enqueue_trial(params, skip_if_exists=True)
+
+    ours, theirs = "reasoning.weight", "language.weight"
+    knee = {"plateau": published.PLATEAU, "end": published.END, "knee": published.KNEE}
+    rest = {"plateau": 1.0 - published.PLATEAU, "end": 1.0 - published.END, "knee": published.KNEE}
+    schedules = [
+        (
+            {f"{ours}.{key}": value for key, value in knee.items()},
+            {f"{theirs}.{key}": value for key, value in rest.items()},
+        )
+    ]
+    anchors = list(enumerate(published.ANCHORS))
+    if f"{ours}[{len(anchors)}]" not in inside:
+        schedules.append(
+            (
+                {f"{ours}[{i}]": share for i, share in anchors},
+                {f"{theirs}[{i}]": 1.0 - share for i, share in anchors},
+            )
+        )
+    for own, others in schedules:
+        if not fits(own):
+            continue
+        params = own | (others if fits(others) else {})
+        if search.file.merge_method == "dare_linear":
+            dropping = {f"{name}.density": 1.0 for name in ("language", "reasoning")}
+            params |= {key: value for key, value in dropping.items() if fits({key: value})}
+        study.enqueue_trial(params, skip_if_exists=True)
 
 
 def _whole(number: float) -> bool:

@@ -88,8 +88,7 @@ class Evaluator:
         items = {
             name: score_task(self._engine, task, task.items(job.split))
             for name, task in self.setup.tasks.items()
-            # Report tasks cost tokens once, for the exported recipe.
-            if task.items(job.split) and (task.config.role == "search" or job.split == "test")
+            if task.asked(job.split)
         }
         seconds = {"load": loaded - started, "generate": time.monotonic() - loaded}
         return self._result(job, items, seconds, None, retained_by(plan))

@@ -83,7 +83,7 @@ class Scorer(ABC):
     reads: ClassVar[Literal["generation", "likelihoods", "scores", "engine"]] = "generation"
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     direction: ClassVar[Direction] = "maximize"
-    binary: ClassVar[bool] = False  # 0/1 scores, so that Wilson's interval is the textbook one
+    binary: ClassVar[bool] = False  # always the least or the most of its range
     correctness: ClassVar[bool] = False  # tells right from wrong: one half of the joint score
     speech: ClassVar[bool] = False  # tells whether the language is right: the other half
     extra_measures: ClassVar[Mapping[str, Measure]] = {}  # what `extras` may give, by sub-name
@@ -119,6 +119,10 @@ class Scorer(ABC):
     def bound(self, items: ItemsConfig, root: Path) -> Self:
         """The scorer as a task has it: told where its items come from, and the file's folder."""
         return self
+
+    def with_params(self, **changes: Any) -> Self:
+        """The same scorer with some parameters changed."""
+        return type(self)(**{**self.params.model_dump(exclude_unset=True), **changes})
 
     def files(self) -> tuple[Path, ...]:
         """What the user wrote that decides the scores: a change of it is a change of the search."""

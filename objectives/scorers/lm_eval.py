@@ -112,8 +112,8 @@ class LmEval(EngineScorer):
         drop_thinking: bool = Field(
             False, description="score what follows the thinking, which may be as long as it is"
         )
-        task: str | None = Field(None, description="default: the one of the task's items")
-        include: Path | None = Field(None, description="default: the one of the task's items")
+        task: str | None = Field(None, description="the items' own, not given here")
+        include: Path | None = Field(None, description="the items' own, not given here")
 
     def bound(self, items: ItemsConfig, root: Path) -> Self:
         """Told the task of which the items are the documents."""
@@ -122,11 +122,15 @@ class LmEval(EngineScorer):
                 f"scorer {self.name}: its items are documents of a task; write items:"
                 " {lm_eval: NAME}"
             )
+        if self.params.task is not None or self.params.include is not None:
+            raise ScorerError(
+                f"scorer {self.name}: task and include are the items'; write items:"
+                " {lm_eval: NAME, include: FOLDER}"
+            )
         include = None
         if items.include is not None:
             include = (root / Path(items.include).expanduser()).resolve()
-        given = self.params.model_dump(exclude_unset=True)
-        return type(self)(**{**given, "task": items.lm_eval, "include": include})
+        return self.with_params(task=items.lm_eval, include=include)
 
     def measures(self) -> dict[str, Measure]:
         """The metrics, and the counts that some are weighted by."""

@@ -37,9 +37,9 @@ class Python(Scorer):
 
     The function gets a `objectives.scorers.base.Sample`: `sample.item` (messages, answer, fields,
     tags) and `sample.generation` (text, tokens, finish_reason). A class that is a `Scorer` of
-    generations is made with `args` instead, and has to declare the same range and direction as
-    the task file. The module is one that Python finds, or stands in the task file's folder; what
-    it imports of that folder, it imports at its top.
+    generations is made with `args` instead, and has to declare the same range, direction and
+    binary as the task file. The module is one that Python finds, or stands in the task file's
+    folder; what it imports of that folder, it imports at its top.
 
     The task file says what the score is like, so that a search can be checked without running
     anybody's code. The function runs in the process that scores: it is trusted with everything.
@@ -81,8 +81,7 @@ class Python(Scorer):
         """Told where to look for the module."""
         own = self.params.root
         folder = root.resolve() if own is None else (root / own.expanduser()).resolve()
-        given = self.params.model_dump(exclude_unset=True)
-        return type(self)(**{**given, "root": folder})
+        return self.with_params(root=folder)
 
     def files(self) -> tuple[Path, ...]:
         """The module, where it stands in the task file's folder."""

@@ -139,6 +139,13 @@ def test_a_hub_id_as_a_path_is_told_how_to_be_written(tmp_path):
         {"dataset": "cambridgeltl/xcopa", "subset": "th", "split": "validation"},
         {"dataset": "my/own", "split": "test"},
         {"dataset": "my/own", "split": "test[:50%]"},
+        {"dataset": "my/own", "split": "train[:10]+test"},
+        {"dataset": "my/own", "split": "test_th"},
+        {"dataset": "allenai/ai2_arc", "subset": "ARC-Easy", "split": "validation"},
+        {"dataset": "EleutherAI/hendrycks_math", "split": "test"},
+        {"lm_eval": "arc_easy"},
+        {"lm_eval": "leaderboard_bbh"},
+        {"lm_eval": "okapi_mmlu_th"},
         {"lm_eval": "gsm8k"},
         {"lm_eval": "mgsm_direct_th"},
     ],
@@ -157,6 +164,8 @@ def test_a_published_test_set_is_not_searched_on(items):
         "mgsm_th.jsonl",
         {"dataset": "openai/gsm8k", "subset": "main", "split": "train"},
         {"dataset": "my/own", "split": "validation"},
+        {"dataset": "my/mathlingua", "split": "validation"},
+        {"dataset": "my/research", "split": "validation"},
         {"lm_eval": "math_of_ours", "include": "tasks"},
     ],
 )
@@ -197,7 +206,7 @@ def test_strata_are_spread_evenly_over_the_splits(tmp_path):
     write(tmp_path, [line(i, tags={"ops": kind}) for i, kind in reversed(list(enumerate(kinds)))])
     assert load(tmp_path, sizes).splits == task.splits
     other = load(tmp_path, sizes.model_copy(update={"seed": 1}))
-    assert other.digest("dev") != task.digest("dev")
+    assert other.items("dev") != task.items("dev")
 
 
 def test_a_missing_stratum_is_named(tmp_path):
@@ -237,7 +246,7 @@ def test_examples_come_before_every_item_and_are_never_asked(tmp_path):
     assert first not in asked
     assert len(asked) == 9
     again = load(tmp_path, fewshot={"count": 2, "seed": 1}, system="be brief")
-    assert again.digest("dev") != task.digest("dev")
+    assert contents(again.items("dev")[0])[:5] != contents(task.items("dev")[0])[:5]
 
 
 def test_examples_of_their_own_file_or_split(tmp_path):
@@ -292,6 +301,21 @@ def test_a_line_that_does_not_fit_is_named(tmp_path, row, message):
     write(tmp_path, [row])
     with pytest.raises(TaskError, match=message):
         load(tmp_path, SplitConfig(dev=1, confirm=0, test=0))
+
+
+def test_a_text_takes_no_system_message(tmp_path):
+    write(tmp_path, [{"id": "a", "text": "x"}])
+    one = SplitConfig(dev=1, confirm=0, test=0)
+    assert load(tmp_path, one, scorers=["perplexity"]).items("dev")[0].messages == ()
+    with pytest.raises(TaskError, match='"text" is scored as a whole, without a system'):
+        load(tmp_path, one, scorers=["perplexity"], system="s")
+
+
+def test_a_column_of_that_name_is_not_the_items_when_another_is_given(tmp_path):
+    write(tmp_path, [{"id": "a", "text": "what ?", "answer": "y"}])
+    one = SplitConfig(dev=1, confirm=0, test=0)
+    item = load(tmp_path, one, fields={"prompt": "text"}).items("dev")[0]
+    assert contents(item) == [("user", "what ?")]
 
 
 # --- Several answers to one item -----------------------------------------------------------------

@@ -87,15 +87,15 @@ def test_two_trials_are_paired_by_item(folder: Path) -> None:
     assert right.a.value == sum(scores[0]) / 4
     assert right.difference is not None
     assert right.difference.value == pytest.approx((sum(scores[0]) - sum(scores[1])) / 4)
-    assert right.wins == sum(a > b for a, b in zip(*scores, strict=True))
-    assert right.wins + right.losses + right.ties == 4
+    assert right.better == sum(a > b for a, b in zip(*scores, strict=True))
+    assert right.better + right.worse + right.same == 4
     names = [row.score for row in rows]
     assert names[:2] == ["right", "english"]
     assert "sums/joint" in names
     assert "sums/math" not in names  # it is the objective
     there = {row.score: row for row in compare(run, "1", "0", "dev")[1]}
     assert there["right"].p_value == right.p_value
-    assert there["right"].wins == right.losses
+    assert there["right"].better == right.worse
 
 
 def test_confirmed_members_are_compared_on_held_out_items(folder: Path, cli: CommandLine) -> None:

@@ -319,13 +319,16 @@ def test_report_tasks_are_asked_for_the_exported_recipe_alone(tmp_path: Path) ->
     tasks = {
         "t": {"items": "items.jsonl", "scorers": scorers},
         "rep": {
-            "items": "items.jsonl",
+            "items": "other.jsonl",
             "scorers": scorers,
             "role": "report",
             "splits": {"dev": 2, "confirm": 2, "test": 3},
         },
     }
-    found, _, _ = search(write(tmp_path, tasks=tasks))
+    file = write(tmp_path, tasks=tasks)
+    items = (tmp_path / "items.jsonl").read_text(encoding="utf-8")
+    (tmp_path / "other.jsonl").write_text(items.replace('"prompt": "', '"prompt": "again '))
+    found, _, _ = search(file)
     assert set(Result.load(found.run.trial(0)).items) == {"t"}
     assert found.test is not None
     assert {name: len(rows) for name, rows in found.test.items.items()} == {"t": 4, "rep": 3}
