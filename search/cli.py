@@ -70,26 +70,40 @@ def options(
 @app.command()
 def demo(
     seed: Annotated[int, typer.Option(help="of the tiny models", min=0)] = 0,
-    trials: Annotated[int, typer.Option(help="recipes to try", min=1)] = 60,
+    trials: Annotated[
+        int | None,
+        typer.Option(help="recipes to try; default 60, or the twin's own", min=1),
+    ] = None,
     workers: Annotated[int, typer.Option(help="Ray workers", min=1)] = 2,
-    folder: Annotated[Path, typer.Option(help="where models, items and the merge go")] = Path(
-        "demo"
-    ),
+    folder: Annotated[
+        Path | None, typer.Option(help="where models, items and the merge go; default demo")
+    ] = None,
     runs: Runs = HERE,
     vocabulary: Annotated[
         Literal["plain", "extended", "permuted"],
         typer.Option(help="of the language expert: base's, 40 tokens more, or at other ids"),
     ] = "plain",
+    twin: Annotated[
+        Literal["typhoon2_r1", "ties_sv"] | None,
+        typer.Option(help="a published protocol in miniature, on a world of two languages"),
+    ] = None,
 ) -> None:
     """Train a tiny trio, search its merges, print the front, export and merge the best recipe."""
-    from search.demo.show import run_demo
+    from search.demo.show import run_demo, run_twin
+    from search.errors import ConfigError
 
+    if twin is not None:
+        if vocabulary != "plain":
+            raise ConfigError("--vocabulary is for the demo's own world; leave it out with --twin")
+        place = folder or Path("demo") / twin
+        run_twin(console, twin, seed=seed, trials=trials, workers=workers, folder=place, runs=runs)
+        return
     run_demo(
         console,
         seed=seed,
-        trials=trials,
+        trials=trials or 60,
         workers=workers,
-        folder=folder,
+        folder=folder or Path("demo"),
         runs=runs,
         vocabulary=vocabulary,
     )
