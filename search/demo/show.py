@@ -100,17 +100,16 @@ def run_twin(
         seed: of the models.
         trials: recipes to try; None leaves it to the twin's file.
         workers: Ray workers.
-        folder: its name with the twin's added is where models, items and search file go.
-        runs: folder of all runs; the run has the twin's name.
+        folder: where models, items and search file go; another seed adds its name.
+        runs: folder of all runs; the run has the twin's name, and another seed's.
 
     Raises:
         SearchError: training failed.
     """
     run_name = name if seed == 0 else f"{name}-seed{seed}"
+    folder = folder if seed == 0 else folder.with_name(f"{folder.name}-seed{seed}")
     with _training_bars(console) as progress:
-        file = write_twin(
-            name, folder.with_name(f"{folder.name}-{run_name}"), seed=seed, progress=progress
-        )
+        file = write_twin(name, folder, seed=seed, progress=progress)
     say(console, f"search file: {shown(file)}")
     budget = [] if trials is None else [f"budget.trials={trials}"]
     search = load(file, [*budget, f"workers.count={workers}"])
