@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FLIPS = 9_999
-"""Random sign flips of a permutation test that cannot list them all."""
+"""Random sign flips of a permutation test that cannot list them all; a tenth for many items."""
+
+_MOST_SIGNS = 20_000_000  # drawn in a second or two
 
 EXACT_ITEMS = 14
 """Up to so many differing items, all sign flips are listed (16,384)."""
@@ -214,10 +216,11 @@ def _sign_flips(differences: Sequence[float]) -> float:
         sums = (1.0 - 2.0 * (codes & 1)) @ sizes
         return float(np.mean(np.abs(sums) >= seen))
     rng = np.random.default_rng(0)
+    flips = min(FLIPS, max(FLIPS // 10, _MOST_SIGNS // sizes.size))
     reached, done = 0, 0
-    while done < FLIPS:
-        count = min(2_000, FLIPS - done)
+    while done < flips:
+        count = min(2_000, flips - done, max(1, _MOST_SIGNS // sizes.size))
         signs = rng.integers(0, 2, (count, sizes.size), dtype=np.int8) * 2.0 - 1.0
         reached += int(np.count_nonzero(np.abs(signs @ sizes) >= seen))
         done += count
-    return (reached + 1) / (FLIPS + 1)
+    return (reached + 1) / (flips + 1)

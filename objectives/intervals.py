@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Vector = NDArray[np.float64]
 
 
-def lower_bound(scores: Sequence[float], tail: float) -> float:
+def lower_bound(scores: Sequence[float], tail: float, *, exact: bool = False) -> float:
     """The mean under which a sample mean as large as that of `scores` has probability `tail`.
 
     Half of the probability of exactly that mean counts (mid-p). At most the sample mean.
@@ -35,6 +35,8 @@ def lower_bound(scores: Sequence[float], tail: float) -> float:
     Args:
         scores: at least one, each in [0, 1].
         tail: in (0, 1): .025 for the lower end of a two-sided 95% interval.
+        exact: all of that probability counts, so that for 0/1 scores and equal ones the bound
+            never fails more often than `tail` says (Clopper & Pearson 1934). It is wider.
     """
     import numpy as np
 
@@ -48,24 +50,28 @@ def lower_bound(scores: Sequence[float], tail: float) -> float:
         return 0.0
     if values[0] == values[-1]:
         # The likeliest others have the rest at 0, and m / mean at what was seen: solved for m.
-        return mean * math.pow(min(1.0, 2.0 * tail), 1.0 / n)
+        return mean * math.pow(min(1.0, tail if exact else 2.0 * tail), 1.0 / n)
     if bool(np.all((values == 0.0) | (values == 1.0))):
-        return min(mean, _binomial(int(counts[-1]), n, tail))
+        return min(mean, _binomial(int(counts[-1]), n, tail, exact))
     return min(mean, _tilted(values, counts.astype(np.float64), mean, tail))
 
 
-def upper_bound(scores: Sequence[float], tail: float) -> float:
+def upper_bound(scores: Sequence[float], tail: float, *, exact: bool = False) -> float:
     """As `lower_bound`, from above: the mirror image."""
-    return 1.0 - lower_bound([1.0 - score for score in scores], tail)
+    return 1.0 - lower_bound([1.0 - score for score in scores], tail, exact=exact)
 
 
-def _binomial(hits: int, n: int, tail: float) -> float:
-    """The p with P(X > hits) + P(X = hits) / 2 = tail for X ~ Binomial(n, p), 0 < hits < n."""
+def _binomial(hits: int, n: int, tail: float, exact: bool) -> float:
+    """The p with P(X > hits) + P(X = hits) / 2 = tail for X ~ Binomial(n, p), 0 < hits < n.
+
+    With `exact` all of P(X = hits) counts.
+    """
     from scipy.special import betainc
 
     def excess(p: float) -> float:
-        above = betainc(hits + 1, n - hits, p)
-        return float(above + betainc(hits, n - hits + 1, p)) / 2 - tail
+        at_least = betainc(hits, n - hits + 1, p)
+        above = at_least if exact else betainc(hits + 1, n - hits, p)
+        return float(above + at_least) / 2 - tail
 
     return _root(excess, 0.0, hits / n)
 

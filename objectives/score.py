@@ -139,8 +139,10 @@ def aggregate(
     measure: Measure,
     level: float = 0.95,
     side: Side = "both",
+    *,
+    exact: bool = False,
 ) -> Estimate:
-    """Estimate of one measure over the items that have it; `side` as `statistics.estimate`.
+    """Estimate of one measure over the items that have it; arguments as `statistics.estimate`.
 
     Raises:
         ValueError: no item has it, or a score lies outside the measure's range.
@@ -153,6 +155,7 @@ def aggregate(
         level,
         measure.range,
         side=side,
+        exact=exact,
         weights=weights,
         geometric=measure.aggregation == "geometric",
     )

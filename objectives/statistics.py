@@ -32,6 +32,7 @@ def estimate(
     side: Side = "both",
     weights: Sequence[float] | None = None,
     geometric: bool = False,
+    exact: bool = False,
 ) -> Estimate:
     """Mean of `scores` with its interval at `level`; the order of scores does not matter.
 
@@ -50,6 +51,8 @@ def estimate(
         weights: of geometric means and unbounded scores: one per item (tokens), each at least 0.
         geometric: the mean is exp(sum w log s / sum w): perplexity over all tokens, from each
             item's. The range's upper end may be infinite; the interval then may be, too.
+        exact: for bounds that something is promised by: those of 0/1 scores then fail at most as
+            often as `level` says, where they otherwise do so on average (decision 0014).
 
     Raises:
         ValueError: no scores, a score outside `bounds`, a binary score between them, a level
@@ -67,7 +70,7 @@ def estimate(
     elif weights is not None:
         raise ValueError("weights are for geometric means and unbounded scores only")
     else:
-        value, below, above = _arithmetic(scores, binary, bounds, tail)
+        value, below, above = _arithmetic(scores, binary, bounds, tail, exact)
     # The mean lies inside by construction; rounding must not push it out.
     return Estimate(
         value,
@@ -111,7 +114,11 @@ def simultaneous(level: float, comparisons: int) -> float:
 
 
 def _arithmetic(
-    scores: Sequence[float], binary: bool, bounds: tuple[float, float], tail: float
+    scores: Sequence[float],
+    binary: bool,
+    bounds: tuple[float, float],
+    tail: float,
+    exact: bool,
 ) -> tuple[float, float, float]:
     """Mean, and bounds that each fail with probability `tail`."""
     low, high = bounds
@@ -122,7 +129,8 @@ def _arithmetic(
         raise ValueError(f"binary scores must be exactly {low:g} or {high:g}")
     unit = [min(1.0, max(0.0, (score - low) / width)) for score in scores]
     value = math.fsum(scores) / len(scores)
-    return value, low + width * lower_bound(unit, tail), low + width * upper_bound(unit, tail)
+    below, above = (bound(unit, tail, exact=exact) for bound in (lower_bound, upper_bound))
+    return value, low + width * below, low + width * above
 
 
 def _weighted(

@@ -127,8 +127,8 @@ def members_of(
             fingerprint=result.fingerprint,
             recipe=recipes[label].plain(),
             claimed={o.name: claimed[label].estimate(o) for o in search.objectives},
-            confirmed={o.name: result.estimate(o, level) for o in search.objectives},
-            joint=joint(result, level),
+            confirmed={o.name: result.estimate(o, level, exact=True) for o in search.objectives},
+            joint=joint(result, level, exact=True),
             feasible=all(result.holds(c, confirmed=True) for c in search.constraints)
             and result.fault is None,
             violation=sum(

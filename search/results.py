@@ -73,7 +73,9 @@ class Result:
         items = {task: [_item(row) for row in rows] for task, rows in data["items"].items()}
         return cls(**{**data, "items": items, "notes": tuple(data.get("notes", ()))})
 
-    def estimate(self, target: Objective | Constraint, level: float = 0.95) -> Estimate:
+    def estimate(
+        self, target: Objective | Constraint, level: float = 0.95, *, exact: bool = False
+    ) -> Estimate:
         """Mean and two-sided interval of an objective or a constraint's score.
 
         A fault scores as bad as possible, without uncertainty. The mean over several tasks has
@@ -82,7 +84,7 @@ class Result:
         if self.fault is not None:
             worst = target.reference if isinstance(target, Objective) else target.worst
             return Estimate(worst, worst, worst, 0)
-        return mean_of(self._parts(target, level, "both"))
+        return mean_of(self._parts(target, level, "both", exact=exact))
 
     def holds(self, constraint: Constraint, *, confirmed: bool) -> bool:
         """Whether the constraint holds: by its point estimate, or by a one-sided 95% bound."""
@@ -91,12 +93,14 @@ class Result:
         if not confirmed:
             return constraint.violation(self.estimate(constraint).value) <= 0
         side: Side = "lower" if constraint.at_least else "upper"
-        bounded = mean_of(self._parts(constraint, 0.95, side))
+        bounded = mean_of(self._parts(constraint, 0.95, side, exact=True))
         return constraint.violation(bounded.low if constraint.at_least else bounded.high) <= 0
 
-    def _parts(self, target: Objective | Constraint, level: float, side: Side) -> list[Estimate]:
+    def _parts(
+        self, target: Objective | Constraint, level: float, side: Side, *, exact: bool
+    ) -> list[Estimate]:
         return [
-            aggregate(self.items[task], key, measure, level, side)
+            aggregate(self.items[task], key, measure, level, side, exact=exact)
             for (task, key), measure in zip(target.parts, target.measures, strict=True)
         ]
 
@@ -106,11 +110,13 @@ def values_of(result: Result, search: Search) -> list[float]:
     return [result.estimate(objective).value for objective in search.objectives]
 
 
-def joint(result: Result, level: float = 0.95) -> Estimate | None:
+def joint(result: Result, level: float = 0.95, *, exact: bool = False) -> Estimate | None:
     """Right *and* in the language, over all items that tell both; None if none do."""
     told = [i for items in result.items.values() for i in items if JOINT in i.scores]
     graded = any(item.samples for item in told)
-    return aggregate(told, JOINT, Measure(binary=not graded), level) if told else None
+    if not told:
+        return None
+    return aggregate(told, JOINT, Measure(binary=not graded), level, exact=exact)
 
 
 def _item(row: dict[str, Any]) -> ItemScore:

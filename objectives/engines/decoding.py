@@ -118,12 +118,16 @@ def _draws(
 
 
 def _sample(logits: torch.Tensor, draw: torch.Tensor, settings: GenerationSettings) -> torch.Tensor:
-    """Invert the nucleus's distribution function at `draw` [B]; token ids [B]."""
+    """Invert the nucleus's distribution function at `draw` [B]; token ids [B].
+
+    A row without a distribution (a broken merge's infinities) gets what greedy decoding gives it.
+    """
     ranked, ids = (logits.float() / settings.temperature).softmax(-1).sort(-1, descending=True)
     total = ranked.cumsum(-1)  # [B, V]
     # A token is in the nucleus when those before it do not fill top_p yet: the first always is.
     inside = (total - ranked) < settings.top_p
     mass = torch.where(inside, ranked, 0.0).sum(-1, keepdim=True)
     at = torch.searchsorted(total, draw[:, None] * mass, right=True)
-    at = at.clamp(max=inside.sum(-1, keepdim=True) - 1)
-    return ids.gather(-1, at)[:, 0]
+    at = at.clamp(max=inside.sum(-1, keepdim=True) - 1).clamp(min=0)
+    drawn = ids.gather(-1, at)[:, 0]
+    return torch.where(mass[:, 0].isfinite() & (mass[:, 0] > 0), drawn, logits.argmax(-1))

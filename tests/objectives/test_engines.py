@@ -1,5 +1,6 @@
 import gc
 import json
+import math
 import shutil
 
 import pytest
@@ -386,3 +387,17 @@ def test_engine_configs_are_told_apart_by_kind():
 def test_generation_settings_are_checked(wrong):
     with pytest.raises(ValidationError):
         GenerationSettings(**wrong)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_a_row_without_a_distribution_is_sampled_as_it_is_decoded_greedily(broken):
+    from objectives.engines.decoding import _sample
+
+    logits = torch.randn((3, 7), generator=torch.Generator().manual_seed(0))
+    logits[1] = broken
+    whole = logits.clone()
+    logits[2, 4] = math.nan
+    settings = GenerationSettings(temperature=0.6, top_p=0.9)
+    chosen = _sample(logits, torch.tensor([0.3, 0.5, 0.9]), settings)
+    assert chosen[0] == _sample(whole[:1], torch.tensor([0.3]), settings)[0]
+    assert chosen[1:].tolist() == logits[1:].argmax(-1).tolist()

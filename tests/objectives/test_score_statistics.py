@@ -207,6 +207,28 @@ def test_one_side_at_a_level_is_two_at_twice_the_rest(scores, level):
     assert (upper.low, upper.high) == (0.0, pytest.approx(both.high))
 
 
+@settings(max_examples=40, deadline=None)
+@given(counts, levels)
+def test_exact_bounds_are_clopper_pearsons(count, level):
+    hits, n = count
+    scores = [1.0] * hits + [0.0] * (n - hits)
+    exact = binomtest(hits, n).proportion_ci(level, method="exact")
+    found = estimate(scores, True, level, exact=True)
+    assert (found.low, found.high) == (pytest.approx(exact.low), pytest.approx(exact.high))
+    usual = estimate(scores, True, level)
+    assert found.low <= usual.low <= usual.high <= found.high
+
+
+def test_a_promised_bound_fails_no_more_often_than_it_says():
+    for truth in (0.8, 0.95, 0.99):
+        lows = [
+            estimate([1.0] * k + [0.0] * (30 - k), True, side="lower", exact=True).low
+            for k in range(31)
+        ]
+        failing = sum(binom.pmf(k, 30, truth) for k, low in enumerate(lows) if low > truth)
+        assert failing <= 0.05
+
+
 def test_unbounded_scores_have_the_weighted_mean_and_its_jackknife():
     bits, lengths = [0.5, 0.9, 0.7, 1.4], [10.0, 30.0, 20.0, 5.0]
     found = estimate(bits, False, bounds=(0.0, math.inf), weights=lengths)

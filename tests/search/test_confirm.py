@@ -64,7 +64,7 @@ def test_infeasible_members_are_taken_only_on_best_effort_and_then_the_nearest(
     assert choose(search, members, "trial:1", best_effort=True).trial == 1
 
 
-@pytest.mark.parametrize("sizes", [(60, 60), (10, 1000)])
+@pytest.mark.parametrize("sizes", [(60, 60), (40, 1000)])
 def test_a_confirmed_constraint_over_tasks_errs_at_its_level(sizes: tuple[int, int]) -> None:
     """With the truth exactly on the bound, at most about 5% of merges may pass."""
     constraint = Constraint(
