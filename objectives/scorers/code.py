@@ -1,5 +1,6 @@
 """Whether a program that the model wrote passes its tests."""
 
+import hashlib
 import secrets
 import textwrap
 import threading
@@ -23,9 +24,9 @@ Result = tuple[int, int]
 """Tests passed, of how many."""
 
 _PYTHON = ("python", "python3", "py", "py3")
-_REMEMBERED = 1024
+_REMEMBERED = 1 << 14  # at some 200 bytes each
 
-_results: OrderedDict[tuple[str, ...], Result] = OrderedDict()
+_results: OrderedDict[bytes, Result] = OrderedDict()
 _lock = threading.Lock()
 
 
@@ -35,7 +36,8 @@ class Code(Scorer):
     Tests are what LiveCodeBench has (`tests: [{"input": ..., "output": ...}]`: programs that read
     and print; with `entry_point`, calls) or what HumanEval and MBPP have (`tests`: Python asserts
     and perhaps `entry_point`). Nothing runs outside the `sandbox`, and without one nothing runs
-    at all. `passed` is the share of the tests passed.
+    at all. `passed` is the share of the tests passed. `code_reading` says which Python tests are
+    refused, because they could pass any answer.
 
     An answer cannot see what is expected of it: printed output is compared out here, and asserts
     run in a second sandbox, which the answer reaches by the values that its functions return.
@@ -100,12 +102,16 @@ class Code(Scorer):
         code = last_block(split_thinking(sample.generation).answer)
         if code is None:
             return 0, 1
-        tests = read_tests(sample.item, self.params.tests)
-        # Once for `score` and `extras`, and for equal answers of several samples.
-        key = (self.params.model_dump_json(), repr(tests), code)
+        # Once for `score` and `extras`, and for equal answers of several samples. Tests can be
+        # megabytes, so they are neither kept nor read again.
+        given = (sample.item.fields.get(self.params.tests), sample.item.fields.get("entry_point"))
+        key = hashlib.sha256(
+            repr((self.params.model_dump_json(), given, code)).encode("utf-8", "surrogatepass")
+        ).digest()
         with _lock:
             if key in _results:
                 return _results[key]
+        tests = read_tests(sample.item, self.params.tests)
         result = self._run(code, tests)
         with _lock:
             _results[key] = result
@@ -121,7 +127,9 @@ class Code(Scorer):
         if isinstance(tests, Asserts):
             word = secrets.token_hex(16)
             answer = Program(module_program("code_answer", code))
-            checker = Program(module_program("code_checker", tests.text, tests.entry_point, word))
+            read = tests.reading
+            arguments = (tests.text, tests.entry_point, read.names, read.modules, read.check, word)
+            checker = Program(module_program("code_checker", *arguments))
             _, checked = sandbox.run_joined(answer, checker, limits)
             return read_events(checked.stderr, word)
         passed = 0
@@ -180,8 +188,11 @@ def _numbers(line: str) -> list[Decimal] | None:
     return values if values and all(value.is_finite() for value in values) else None
 
 
-def module_program(module: str, *arguments: str | None) -> str:
-    """The text of a program that is `module` of this folder, its `main` called with `arguments`."""
+def module_program(module: str, *arguments: object) -> str:
+    """The text of a program that is `module` of this folder, its `main` called with `arguments`.
+
+    Those are plain data, which is what it says of itself.
+    """
     sources = {name: _source(name) for name in ("code_values", module)}
     return (
         "import sys, types\n"
@@ -199,25 +210,15 @@ def _source(module: str) -> str:
 
 
 def read_events(text: str, word: str) -> Result:
-    """How the checker's tests went, by the lines that begin with `word`.
+    """How the checker's tests went, by the last of the lines that begin with `word`.
 
-    Tests that did not run to their end have one more failure: whatever ended them.
+    Tests that did not run to their end have one more failure: whatever ended them. An assert that
+    was not reached had no occasion, but where none was reached and held, nothing was shown.
     """
-    total, ended = 1, False
-    passed: set[str] = set()
-    failed: set[str] = set()
-    for line in text.splitlines():
-        mark, _, event = line.partition(" ")
-        kind, _, number = event.partition(" ")
-        if mark != word:
-            continue
-        if kind == "total":
-            total = int(number)
-        elif kind == "pass":
-            passed.add(number)
-        elif kind == "fail":
-            failed.add(number)
-        ended = ended or kind == "end"
-    if ended and not failed:
-        return total, total  # an assert that was not reached had no occasion
-    return len(passed - failed), total + (not ended)
+    lines = [line.split()[1:] for line in text.splitlines() if line.startswith(f"{word} ")]
+    if not lines:
+        return 0, 1
+    total, passed, failed, ended = map(int, lines[-1])
+    if not ended:
+        return passed, total + 1
+    return (total if passed and not failed else passed), total

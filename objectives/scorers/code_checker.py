@@ -1,12 +1,12 @@
 """The program that holds an item's tests: runs them on an answer that lives in another sandbox.
 
-Runs inside a sandbox, joined with `code_answer`. Names that the tests use and do not define are
-looked up in the answer, as proxies; each use of a proxy is a question to the other side. Tests
-compare plain values here, where the answer has no hand.
+Runs inside a sandbox, joined with `code_answer`. What the tests take from the answer
+(`code_reading` says what) they get as proxies; each use of a proxy is a question to the other side.
+Tests compare plain values here, where the answer has no hand.
 
-Events go to standard error, one a line behind a random word: `total N`, then for each `assert`
-`pass I` at the first time it holds and `fail I` at the first time it does not, `end` when the tests
-ran to their end.
+Events go to standard error, one a line behind a random word: `total passed failed ended`, numbers
+of asserts (those that held whenever they were reached, those that once did not) and 1 when the
+tests ran to their end. The last line is the result.
 """
 
 import ast
@@ -14,35 +14,44 @@ import builtins
 import importlib
 import json
 import os
-import symtable
 import sys
+import types
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from objectives.scorers.code_values import decode, encode
 
+# Raised through `map`, these would end a loop of the tests as if there were no more to test.
+_ENDS = (StopIteration, StopAsyncIteration)
 _RECORD = "__mergefront_record__"
-_CANDIDATE = "candidate"
+CANDIDATE = "candidate"
 
 
 class Lost(BaseException):
     """The other side is gone, or does not speak the protocol; no test may catch this."""
 
 
-def count_asserts(tests: str) -> int:
-    """How many asserts `tests` has; those of a true constant do not count.
+def always_holds(node: ast.Assert) -> bool:
+    """Whether it asserts a true constant, or `(value, message)`, a tuple, which is always true."""
+    if isinstance(node.test, ast.Tuple):
+        return bool(node.test.elts)
+    return isinstance(node.test, ast.Constant) and bool(node.test.value)
 
-    Raises:
-        SyntaxError: it is not Python.
+
+def main(
+    tests: str,
+    entry_point: str | None,
+    names: Sequence[str],
+    modules: Sequence[str],
+    check: bool,
+    word: str,
+) -> None:
+    """Run `tests` and report; `word` marks the events.
+
+    `names` are taken from the answer, `modules` imported; where `check`, the tests leave it to us
+    to call their `check(candidate)`.
     """
-    numbering = _Asserts()
-    numbering.visit(ast.parse(tests))
-    return numbering.total
-
-
-def main(tests: str, entry_point: str | None, word: str) -> None:
-    """Run `tests` and report; `word` marks the events."""
     events = os.fdopen(os.dup(2), "w")
     link = _Link(os.fdopen(os.dup(0), "r"), os.fdopen(os.dup(1), "w"))
     empty, nowhere = os.pipe()
@@ -54,40 +63,42 @@ def main(tests: str, entry_point: str | None, word: str) -> None:
         events.write(f"{word} {event}\n")
         events.flush()
 
-    tree = ast.parse(tests)
     numbering = _Asserts()
-    tree = ast.fix_missing_locations(numbering.visit(tree))
-    report(f"total {numbering.total}")
-    recorder = _Recorder(report)
+    tree = ast.fix_missing_locations(numbering.visit(ast.parse(tests)))
+    recorder = _Recorder(numbering.total, report)
+    module = types.ModuleType("__main__")
+    sys.modules["__main__"] = module
+    scope = module.__dict__
+    scope[_RECORD] = recorder
+    ended = False
     try:
         link.hello()
-        names: dict[str, Any] = {"__name__": "tests", _RECORD: recorder}
-        candidate = _bind(names, tests, entry_point, link)
-        exec(compile(tree, "tests.py", "exec"), names)
-        if candidate is not None and callable(names.get("check")) and not _calls_check(tree):
-            names["check"](candidate)
+        for name in modules:
+            scope[name] = importlib.import_module(name)
+        _bind(scope, names, entry_point, link)
+        link.used = False
+        exec(compile(tree, "tests.py", "exec"), scope)
+        if check:
+            scope["check"](scope[CANDIDATE])
+        # Tests may have caught that the other side was lost, or may never have asked it anything.
+        ended = link.used and not link.lost
     except (Exception, SystemExit, Lost):  # noqa: BLE001 - tests may raise anything
-        return
-    report("end")
+        ended = False
+    recorder.close(ended)
 
 
-def _bind(names: dict[str, Any], tests: str, entry_point: str | None, link: "_Link") -> Any:
-    """What the tests expect to find defined, in `names`; the entry point, if there is one."""
-    for name in sorted(free_names(tests)):
-        if name in sys.stdlib_module_names:
-            # Never the answer's: its `math` could hold that all things are close.
-            names[name] = importlib.import_module(name)
-        elif name != _CANDIDATE:
-            found = link.find(name)
-            if found is not None:
-                names[name] = found
-    if entry_point is None:
-        return None
-    candidate = _entry(entry_point, link)
-    names[_CANDIDATE] = candidate
-    if entry_point.isidentifier():
-        names[entry_point] = candidate
-    return candidate
+def _bind(
+    scope: dict[str, Any], names: Sequence[str], entry_point: str | None, link: "_Link"
+) -> None:
+    """Put what is the answer's into `scope`; what it does not define stays undefined."""
+    for name in names:
+        found = link.find(name)
+        if found is not None:
+            scope[name] = found
+    if entry_point is not None:
+        scope[CANDIDATE] = _entry(entry_point, link)
+        if entry_point in names:
+            scope[entry_point] = scope[CANDIDATE]
 
 
 def _entry(entry_point: str, link: "_Link") -> Any:
@@ -105,42 +116,18 @@ def _entry(entry_point: str, link: "_Link") -> Any:
     return eval(compile(entry_point, "entry point", "eval"), scope)  # noqa: S307 - in a sandbox
 
 
-def _calls_check(tree: ast.AST) -> bool:
-    return any(
-        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "check"
-        for node in ast.walk(tree)
-    )
-
-
-def free_names(tests: str) -> set[str]:
-    """Names that `tests` uses and neither defines nor finds built in."""
-    top = symtable.symtable(tests, "tests.py", "exec")
-    bound = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
-    used: set[str] = set()
-    tables = [top]
-    while tables:
-        table = tables.pop()
-        tables += table.get_children()
-        used |= {
-            s.get_name()
-            for s in table.get_symbols()
-            if s.is_referenced() and (table is top or s.is_global())
-        }
-    return used - bound - set(dir(builtins)) - {"__name__", "__file__"}
-
-
 class _Asserts(ast.NodeTransformer):
     """Numbers the asserts and turns each into a report, so that one failure does not hide others.
 
-    `assert x` becomes `record.begin(i)` and `try: record(i, x)` / `except Exception: record(i,
-    False)`: no new scope, so that names mean what they meant.
+    `assert x` becomes `try: record(i, x)` / `except Exception: record(i, False)`: no new scope, so
+    that names mean what they meant.
     """
 
     def __init__(self) -> None:
         self.total = 0
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST:
-        if isinstance(node.test, ast.Constant) and node.test.value:
+        if always_holds(node):
             return ast.copy_location(ast.Pass(), node)
         index = ast.Constant(self.total)
         self.total += 1
@@ -152,15 +139,34 @@ class _Asserts(ast.NodeTransformer):
 
 
 class _Recorder:
-    def __init__(self, report: Any) -> None:
+    """Counts asserts, and reports often enough: what was not reported is lost if time runs out.
+
+    Standard error is bounded, so a report waits until the count grew by a thirty-second: at most
+    some 32 + 32 ln(asserts / 32) lines, for any number of asserts.
+    """
+
+    def __init__(self, total: int, report: Any) -> None:
+        self._total = total
         self._report = report
-        self._seen: set[str] = set()
+        self._passed: set[int] = set()
+        self._failed: set[int] = set()
+        self._reported = 0
+        self._tell(False)
 
     def __call__(self, index: int, value: Any) -> None:
-        event = f"{'pass' if value else 'fail'} {index}"
-        if event not in self._seen:
-            self._seen.add(event)
-            self._report(event)
+        (self._passed if value else self._failed).add(index)
+        seen = len(self._passed) + len(self._failed)
+        if seen - self._reported > self._reported // 32:
+            self._reported = seen
+            self._tell(False)
+
+    def close(self, ended: bool) -> None:
+        """Report for the last time."""
+        self._tell(ended)
+
+    def _tell(self, ended: bool) -> None:
+        passed = len(self._passed - self._failed)
+        self._report(f"{self._total} {passed} {len(self._failed)} {int(ended)}")
 
 
 class _Nowhere:
@@ -181,6 +187,9 @@ class _Link:
     def __init__(self, reading: Any, writing: Any) -> None:
         self._reading = reading
         self._writing = writing
+        self.used = False
+        """Whether the tests asked for more than a name."""
+        self.lost = False
 
     def hello(self) -> None:
         """Wait until the answer's own code has run; what it raised is raised."""
@@ -208,10 +217,16 @@ class _Link:
             self._writing.write(json.dumps(question) + "\n")
             self._writing.flush()
         except OSError:
-            raise Lost from None
+            raise self._lose() from None
+        self.used = self.used or op != "find"
         answer = self._reply()
-        for index, after in (answer.get("changed") or {}).items():
-            _change(args[int(index)], self._decode(after))
+        try:
+            changed = {int(at): after for at, after in (answer.get("changed") or {}).items()}
+            mine = {at: args[at] for at in changed}
+        except (ValueError, AttributeError, LookupError):
+            raise self._lose() from None
+        for at, after in changed.items():
+            _change(mine[at], self._decode(after))
         return self._decode(answer.get("value"))
 
     def _reply(self) -> dict[str, Any]:
@@ -219,10 +234,10 @@ class _Link:
             answer: dict[str, Any] = json.loads(self._reading.readline())
             error = answer.get("error")
         except (OSError, ValueError, AttributeError, RecursionError):
-            raise Lost from None
+            raise self._lose() from None
         if error is not None:
             kind = getattr(builtins, str(error), None)
-            if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            if not (isinstance(kind, type) and issubclass(kind, Exception)) or kind in _ENDS:
                 kind = RuntimeError  # SystemExit among them: it is the answer that wanted to exit
             try:
                 raised = kind(str(answer.get("text")))
@@ -238,7 +253,11 @@ class _Link:
         try:
             return decode(data, lambda kept: Proxy(self, int(kept["handle"])))
         except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
-            raise Lost from None
+            raise self._lose() from None
+
+    def _lose(self) -> Lost:
+        self.lost = True
+        return Lost()
 
 
 def _handle_of(value: Any) -> dict[str, Any]:

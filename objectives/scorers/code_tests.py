@@ -8,7 +8,7 @@ from typing import Any
 
 from objectives.errors import ScorerError
 from objectives.item import Item
-from objectives.scorers.code_checker import count_asserts
+from objectives.scorers.code_reading import Reading, read
 
 # Answers give tuples where JSON has lists: LiveCodeBench takes either.
 _SAME = """
@@ -28,10 +28,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Asserts:
-    """Python text with `assert` statements on what an answer defines."""
+    """Python text with `assert` statements on what an answer defines.
+
+    `entry_point` is the expression that they know as `candidate`.
+    """
 
     text: str
     entry_point: str | None
+    reading: Reading
 
 
 def read_tests(item: Item, field: str) -> tuple[Case, ...] | Asserts:
@@ -39,21 +43,20 @@ def read_tests(item: Item, field: str) -> tuple[Case, ...] | Asserts:
 
     `[{"input": text, "output": text}]` are cases; with an `entry_point` beside them they are calls:
     JSON arguments, one a line, and the JSON result. Text, or a list of texts, is Python.
+    `entry_point` says what the tests may take from the answer; see `code_reading`.
 
     Raises:
         ScorerError: there are none, or they have another form.
     """
     tests = item.fields.get(field)
-    entry_point = item.fields.get("entry_point")
-    if entry_point is not None and not _is_expression(entry_point):
-        raise ScorerError(f'"entry_point" is {entry_point!r}; write a name, or Solution().name')
+    entry_points = _entry_points(item.fields.get("entry_point"))
     if isinstance(tests, str) and tests.lstrip().startswith("["):
         with contextlib.suppress(json.JSONDecodeError):  # Python can start so, too
             tests = json.loads(tests)  # LiveCodeBench keeps them so
     if isinstance(tests, list) and tests and all(_is_case(test) for test in tests):
-        if entry_point is None:
+        if not entry_points:
             return tuple(Case(test["input"], test["output"]) for test in tests)
-        return Asserts(_calls(tests, field), entry_point)
+        tests = _calls(tests, field)
     if isinstance(tests, list) and tests and all(isinstance(test, str) for test in tests):
         tests = "\n".join(tests)
     if not isinstance(tests, str) or not tests.strip():
@@ -61,13 +64,28 @@ def read_tests(item: Item, field: str) -> tuple[Case, ...] | Asserts:
             f'"{field}" must hold tests: [{{"input": text, "output": text}}, ...] or the text of'
             " Python asserts; add it"
         )
-    try:
-        total = count_asserts(tests)
-    except (SyntaxError, ValueError, RecursionError) as error:
-        raise ScorerError(f'"{field}" is not Python ({error}); mend it') from None
-    if not total:
-        raise ScorerError(f'"{field}" has no assert; add what an answer must hold')
-    return Asserts(tests, entry_point)
+    entry_point = entry_points[0] if entry_points else None
+    return Asserts(tests, entry_point, read(tests, field, _names(entry_points)))
+
+
+def _entry_points(given: Any) -> list[str]:
+    """What tests take from the answer: a name, or an expression; or several, the tested one first.
+
+    Raises:
+        ScorerError: it is something else.
+    """
+    entry_points = [] if given is None else given if isinstance(given, list) else [given]
+    right = all(_is_expression(text) for text in entry_points)
+    if given == [] or not (right and all(text.isidentifier() for text in entry_points[1:])):
+        raise ScorerError(
+            f'"entry_point" is {given!r}; write a name, or Solution().name, or a list of names'
+        )
+    return entry_points
+
+
+def _names(entry_points: list[str]) -> set[str]:
+    nodes = [node for text in entry_points for node in ast.walk(ast.parse(text, mode="eval"))]
+    return {node.id for node in nodes if isinstance(node, ast.Name)}
 
 
 def _is_case(test: Any) -> bool:

@@ -4,9 +4,10 @@ from objectives.engines.base import Generation
 from objectives.errors import ScorerError
 from objectives.item import Item
 from objectives.sandbox import SANDBOXES, SandboxError, make_sandbox
+from objectives.scorers import code as code_scorer
 from objectives.scorers.base import Sample
 from objectives.scorers.code import Code, last_block, read_events, same_output
-from objectives.scorers.code_checker import free_names
+from objectives.scorers.code_reading import free_names
 from objectives.scorers.code_values import decode, encode
 from tests.objectives.samples import sample
 from tests.objectives.scorer_suite import ScorerSuite
@@ -28,7 +29,7 @@ def scorer() -> Code:
 
 
 def item(tests, entry_point=None) -> Item:
-    fields = {"tests": tests} | ({"entry_point": entry_point} if entry_point else {})
+    fields = {"tests": tests} | ({} if entry_point is None else {"entry_point": entry_point})
     return Item("i", ({"role": "user", "content": "?"},), "", {}, "d", fields)
 
 
@@ -139,7 +140,8 @@ class TestAsserts:
             ),
             (
                 "class E(ValueError): pass\ndef f(): raise E",
-                "try: f()\nexcept ValueError: pass\nelse: assert False",
+                "error = None\ntry: f()\nexcept ValueError as e: error = e\n"
+                "else: assert False\nassert error",
                 None,
                 (1, 1),
             ),
@@ -153,7 +155,8 @@ class TestAsserts:
             ("print('hi')\ndef f(x): print(x); return x", "assert f(1) == 1", None, (1, 1)),
             ("def f(x): return x\nif __name__ == '__main__': f(input())", "assert f(1) == 1",
              None, (1, 1)),
-            ("def f(): return g()\ndef g(): return 1", "assert f() == g() == 1", None, (1, 1)),
+            ("def f(): return g()\ndef g(): return 1", "assert f() == g() == 1", ["f", "g"],
+             (1, 1)),
             ("class Solution:\n    def add(self, a, b): return (a + b, a)",
              [{"input": "1\n2", "output": "[3, 1]"}], "add", (1, 1)),
             ("class Solution:\n    def add(self, a): return a",
@@ -165,6 +168,43 @@ class TestAsserts:
     )  # fmt: skip
     def test_decide(self, scorer, code, tests, entry_point, expected):
         assert grade(scorer, code, tests, entry_point) == expected
+
+    @pytest.mark.parametrize(
+        ("tests", "entry_point"),
+        [
+            ("def test_a():\n    assert f(1) == 2\ntest_a()", None),
+            ("if __name__ == '__main__':\n    assert f(1) == 2", None),
+            ("for n, t in [('x', lambda: f(1))]:\n    assert t() == 2", None),
+            (
+                "def test_a(): assert f(1) == 2\n"
+                "for n, t in list(globals().items()):\n    if n.startswith('test_'): t()",
+                None,
+            ),
+            (
+                "class T:\n    def test_a(self): self.same(f(1), 2)\n"
+                "    def same(self, a, b): assert a == b\nT().test_a()",
+                None,
+            ),
+            ("def check(candidate):\n    assert candidate(1) == 2\ncheck(f)", None),
+            ("def check(candidate):\n    assert candidate(1) == 2\ncheck(f)", "f"),
+            ("def check(candidate):\n    assert candidate(1) == 2\ncheck(candidate)", "f"),
+            ("def check(c):\n    helper(c)\ndef helper(c):\n    assert c(1) == 2", "f"),
+            ("import math\nassert math.isclose(f(1), 2)", "f"),
+            ("assert math.isclose(f(1), 2)", None),
+            ("def setup():\n    global y\n    y = 2\nsetup()\nassert f(1) == y", None),
+            ("assert f(1) == 2 == g(1)", ["f", "g"]),
+        ],
+    )
+    def test_in_all_forms_that_reach_them(self, scorer, tests, entry_point):
+        assert grade(scorer, "def f(x): return 2 * x\ng = f", tests, entry_point) == (1, 1)
+        wrong = grade(scorer, "def f(x): return 5\ng = f", tests, entry_point)
+        assert wrong[0] == 0
+
+    def test_by_the_thousand(self, scorer):
+        tests = "".join(f"assert f({n}) == {n}\n" for n in range(5000))
+        assert grade(scorer, "def f(n): return n", tests) == (1, 1)
+        # Whatever fails between, and all reported.
+        assert grade(scorer, "def f(n): return n - n % 2", tests) == (0, 0.5)
 
     def test_a_hang_fails_what_comes_after(self):
         scorer = Code(sandbox=working_sandbox(), time_limit=0.3)
@@ -192,9 +232,9 @@ CHEATS = {
     "    for n in ('encode', 'decode'):\n        if 'code_' in m.__name__ and hasattr(m, n):\n"
     "            setattr(m, n, lambda *a: {'handle': 0})\nf = lambda x: 0",
     "print a verdict": "import sys\nfor out in (sys.stdout, sys.stderr):\n"
-    "    print('total 1\\npass 0\\nend', file=out, flush=True)\nf = lambda x: 0",
+    "    print('2 2 0 1', file=out, flush=True)\nf = lambda x: 0",
     "write everywhere": "import os\ndef f(x):\n    for fd in range(64):\n"
-    "        try: os.write(fd, b'total 1\\npass 0\\nend\\n')\n        except OSError: pass\n"
+    "        try: os.write(fd, b'2 2 0 1\\n')\n        except OSError: pass\n"
     "    os._exit(0)",
     "forge replies": "import os\ndef f(x):\n    for fd in range(3, 64):\n"
     "        for v in (b'true', b'{\"handle\": 0}'):\n"
@@ -262,6 +302,30 @@ class TestCheats:
         tests = "# SECRET_WORD\nassert f(1) == False\nassert f('x') != 'SECRET_WORD'"
         assert grade(scorer, code, tests) == (1, 1)
 
+    @pytest.mark.parametrize(
+        ("code", "tests", "entry_point"),
+        [
+            ("x = 1", "for x in []:\n    assert f(x)", None),
+            ("def f(x): return 5", "if f(1) == 2:\n    assert f(2) == 4", None),
+            ("def f(x): return []", "for x in f(1):\n    assert x == 3", "f"),
+            ("class Solution:\n    f = None", "def check(c):\n    assert c(1) == 2",
+             "Solution().f"),
+            ("class Solution: pass", "def check(c):\n    assert c(1) == 2", "f"),
+            ("x = 1", "assert 1 == 1\nif len([1]) == 2:\n    f(1)", None),
+            ("def f(x): raise StopIteration", "assert all(map(f, [1]))\nassert 1", None),
+            ("import os\ndef f(x): os._exit(0)",
+             "assert 1 == len([1])\ntry: f(1)\nexcept: pass", None),
+            ("class math:\n    isclose = staticmethod(lambda *a: True)\ndef f(x): return 5",
+             "assert math.isclose(f(1), 2)", None),
+            ("def isclose(*a): return True\ndef f(x): return 5",
+             "from math import isclose\nassert isclose(f(1), 2)", None),
+            ("def _lists(x): return 2\ndef f(x): return 5", [{"input": "1", "output": "2"}], "f"),
+            ("def check(c): pass\ndef f(x): return 5", "def check(c): assert c(1) == 2", "f"),
+        ],
+    )  # fmt: skip
+    def test_where_nothing_was_shown_nothing_is_right(self, scorer, code, tests, entry_point):
+        assert grade(scorer, code, tests, entry_point)[0] == 0
+
     def test_an_answers_names_do_not_replace_the_tests_own(self):
         tests = "import os\ny = 1\ndef g(a): return [a + z for _ in b]\nassert f(math.pi, y, len)"
         assert free_names(tests) == {"f", "math", "z", "b"}
@@ -281,6 +345,30 @@ class TestItems:
             ("assert f(", None, "is not Python"),
             ("assert f(1)", "f g", "\"entry_point\" is 'f g'"),
             ([{"input": "x", "output": "1"}], "f", '"tests" 1: with an entry_point'),
+            ("assert f(1)", [], r'"entry_point" is \[\]'),
+            ("assert f(1)", ["f", "g()"], r'"entry_point" is .*or a list of names'),
+            ("assert f(1)", 5, '"entry_point" is 5'),
+            ("assert (f(1) == 2, 'two')", None, "has no assert;"),
+            ("try: f()\nexcept ValueError: pass\nelse: assert False", None, "that can hold"),
+            ("def check(candidate):\n    assert candidate(1)", None, "defines check and never"),
+            ("def check(c):\n    assert c(1)\n    check(c)", None, "defines check and never"),
+            ("def test_a(): assert f(1) == 2", None, "in test_a, which nothing calls"),
+            ("assert f(1)\ndef test_b(): assert f(2)", None, "in test_b, which nothing calls"),
+            ("class T:\n    def test_a(self): assert f(1)", None, "in T, which nothing calls"),
+            ("def a(): b()\ndef b(): assert f(1)\nf(2)", None, "in b, which nothing calls"),
+            ("def check(c): assert c(1)\ndef test_a(): assert f(1)", "f", "in test_a, which"),
+            ("assert candidate(1) == 2", None, 'uses candidate, and there is no "entry_point"'),
+            ("assert np.allclose(f(1), 2)", None, 'uses f, np, all undefined; name in "entry_'),
+            ("assert isclose(f(1), 2)", None, "uses f, isclose, all undefined"),
+            ("assert np.allclose(f(1), 2)", "f", "uses np, which is neither defined there nor in"),
+            ("def check(c):\n    assert poly(c(1)) == 0", "find_zero", "uses poly, which is"),
+            ("assert 1 + 1 == 2", None, "uses nothing of the answer"),
+            ("assert abs(-1) == 1", "f", "uses nothing of the answer"),
+            ("def f(x): return x\nassert f(1) == 1", "f", "uses nothing of the answer"),
+            ("import numpy as np\nassert np.sum(f(1)) == 2", "f", "imports numpy, and the sand"),
+            ("def check(c):\n    from solution import f\n    assert f(1)", "f", "imports solution"),
+            ("from . import f\nassert f(1)", None, r"imports \., and the sandbox"),
+            ("from math import *\nassert gcd(1, 2) == 1", "gcd", r"imports \* from math"),
         ],
     )
     def test_without_tests_are_refused(self, scorer, tests, entry_point, message):
@@ -346,11 +434,20 @@ def test_last_block(text, code):
 
 
 def test_events_need_the_word():
-    assert read_events("w total 2\nw pass 0\nw pass 1\nw end", "w") == (2, 2)
-    assert read_events("x total 1\nx pass 0\nx end", "w") == (0, 2)
-    assert read_events("w total 2\nw pass 0", "w") == (1, 3)
-    assert read_events("w total 2\nw pass 0\nw fail 0\nw pass 1\nw end", "w") == (1, 2)
-    assert read_events("", "w") == (0, 2)
+    assert read_events("w 2 0 0 0\nw 2 2 0 1", "w") == (2, 2)
+    assert read_events("x 1 1 0 1", "w") == (0, 1)
+    assert read_events("w 2 0 0 0\nw 2 1 0 0", "w") == (1, 3)
+    assert read_events("w 2 1 1 1\nnoise", "w") == (1, 2)
+    assert read_events("w 3 1 0 1", "w") == (3, 3)  # two had no occasion
+    assert read_events("w 2 0 0 1", "w") == (0, 2)
+    assert read_events("", "w") == (0, 1)
+
+
+def test_large_tests_are_not_kept(scorer):
+    """LiveCodeBench's hold megabytes, and each was the key of a result."""
+    tests = [{"input": "x" * 3_000_000, "output": "3000000"}]
+    assert grade(scorer, "print(len(input()))", tests) == (1, 1)
+    assert max(map(len, code_scorer._results)) <= 32
 
 
 @pytest.mark.parametrize(
