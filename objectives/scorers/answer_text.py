@@ -85,8 +85,8 @@ _TEXT = re.compile(
 _LEFT_RIGHT = re.compile(r"\\(?:left|right|bigl?|bigr|Bigl?|Bigr)(?![a-zA-Z])")
 _NESTED_BOX = re.compile(r"\\(?:f?boxed|fbox)\s*\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}")
 # One character a turn: nested repeats would take exponential time on "$$$$$$...".
-_BEFORE = re.compile(r"^(?:\\[(\[]|[$*:=：\s])+")
-_AFTER = re.compile(r"(?:\\[)\]]|[$*\s.。།۔])+$")
+_BEFORE = re.compile(r"^(?:\\[(\[]|[$*:=：\s\"“”„«»「『])+")
+_AFTER = re.compile(r"(?:\\[)\]]|[$*\s.。།۔\"“”«»」』])+$")
 
 # 1,000 and the Indian 1,00,000; also 1'000, 1_000 and, where nothing else follows, 1 000.
 _THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:[,'_]\d{2,3})*[,'_]\d{3}(?![\d,])")
@@ -110,6 +110,14 @@ def fold(text: str) -> str:
     return _LOWERED_RUN.sub(lambda m: f"_{{{''.join(map(_LOWERED.__getitem__, m[0]))}}}", text)
 
 
+def latex_symbols(text: str) -> str:
+    """`text` with LaTeX commands for the symbols of mathematics."""
+    if text.isascii():
+        return text
+    text = _ROOT.sub(lambda m: f"\\sqrt{{{m[1] or m[2]}}}", text)
+    return _SYMBOL.sub(lambda m: _SYMBOLS[m[0]], text)
+
+
 def clean(text: str) -> str:
     """A candidate without dressing: math signs, bold, text commands, thousands separators."""
     text = fold(text)
@@ -119,10 +127,7 @@ def clean(text: str) -> str:
         text = _LATEX_SPACE.sub(lambda m: "" if m[0] in ("\\!", "{,}", "\\,") else " ", text)
         text = _TEXT.sub(r" \1 ", text)
         text = _LEFT_RIGHT.sub("", text.replace("\\$", "$"))
-    if not text.isascii():
-        text = _ROOT.sub(lambda m: f"\\sqrt{{{m[1] or m[2]}}}", text)
-        text = _SYMBOL.sub(lambda m: _SYMBOLS[m[0]], text)
-    text = " ".join(text.split())
+    text = " ".join(latex_symbols(text).split())
     previous = None
     while previous != text:
         previous, text = text, _AFTER.sub("", _BEFORE.sub("", text))

@@ -1,7 +1,7 @@
 r"""Finding the final answer in a text.
 
 A final answer is, in this order: the last complete `\boxed{}`; what follows the last `####`; what
-follows the last "the answer is" (in the languages below); the only number of a text that holds
+follows the last "the answer is" (see `answer_phrases`); the only number of a text that holds
 just one. Anything else is no answer: the last of several numbers is a guess, not a statement.
 
 Just one place of a text is read, so that writing several answers earns nothing; and where that
@@ -12,6 +12,7 @@ one answer of several members, which no single number equals.
 import re
 import unicodedata
 
+from objectives.scorers.answer_phrases import ends_of_phrases, without_phrase
 from objectives.scorers.answer_text import (
     CURRENCY,
     MAX_LENGTH,
@@ -19,54 +20,17 @@ from objectives.scorers.answer_text import (
     fold,
     join_thousands,
 )
-from objectives.scorers.plain_number import plain_number
+from objectives.scorers.plain_number import changes_value, plain_number
 
 MAX_TEXT = 32_768
 """Characters read, from the end: a final answer stands there, and endless loops cost no time."""
 _LONE_TEXT = 2_000  # a single number in a longer text is no statement
 _MAX_BOXES = 64
 
-# "The answer is", where languages put the answer behind it. White space may stand anywhere in the
-# unspaced scripts, whose words some tokenizers part.
-_PHRASES = (
-    r"final\s+answer(?:\s+is)?",
-    r"answer\s+is",
-    r"answer\s*[:=]",
-    r"คำ\s*ตอบ(?:\s*สุดท้าย)?\s*(?:คือ|เป็น|[:=])",
-    r"ตอบ\s*[:=]",
-    r"উত্তর(?:টি)?\s*(?:হলো|হল|হচ্ছে|হবে|[:=])",
-    r"ଉତ୍ତର(?:ଟି)?\s*(?:ହେଉଛି|ହେଲା|[:=])",
-    r"(?:விடை|பதில்)\s*(?:என்பது|[:=]|(?=VALUE))",
-    r"(?:సమాధానం|జవాబు)\s*(?:[:=]|(?=VALUE))",
-    r"(?:ལན|དྲིས་ལན)་?\s*ནི་?",
-    r"(?:хариулт|хариу)\s*(?:нь|бол|[:=])",
-    r"ᠬᠠᠷᠢᠭᠤᠯᠲᠠ\s*(?:ᠨᠢ|ᠪᠣᠯ|[:=])",
-    r"جاۋاب(?:ى)?\s*(?:[:=]|(?=VALUE))",
-    r"(?:الإجابة|الجواب|الاجابة)(?:\s+النهائية)?\s*(?:هي|هو|[:=])",
-    r"(?:پاسخ|جواب)\s*(?:نهایی\s*)?[:=]",
-    r"(?:उत्तर|जवाब)\s*(?:है|[:=])",
-    r"જવાબ\s*(?:છે|[:=]|(?=VALUE))",
-    r"ಉತ್ತರ\s*(?:[:=]|(?=VALUE))",
-    r"ഉത്തരം\s*(?:[:=]|(?=VALUE))",
-    r"答案\s*(?:是|为|為|[:=])",
-    r"答え\s*(?:は|[:=])",
-    r"(?:정답|답)\s*(?:은|[:=])",
-    r"ចម្លើយ\s*(?:គឺ|[:=])",
-    r"ຄຳຕອບ\s*(?:ແມ່ນ|ຄື|[:=])",
-    r"အဖြေ\s*(?:မှာ|[:=])",
-    r"පිළිතුර\s*(?:වන්නේ|[:=]|(?=VALUE))",
-    r"(?:đáp\s+án|câu\s+trả\s+lời)\s*(?:là|[:=])",
-    r"jawaban(?:nya)?\s*(?:adalah|[:=])",
-    r"(?:respuesta|resposta)\s*(?:es|é|[:=])",
-    r"réponse\s*(?:est|[:=])",
-    r"antwort\s*(?:ist|lautet|[:=])",
-    r"ответ\s*[:=]",
-)
-_PHRASE = re.compile(
-    unicodedata.normalize("NFC", "|".join(_PHRASES)).replace(
-        "VALUE", rf"\s*(?:[-{CURRENCY}\d]|\\[(\[])"
-    ),
-    re.IGNORECASE,
+# **42**, `42`, __42__ and *42* without the marks; 3**2, 2 * 3 and a_1 have none.
+_EMPHASIS = re.compile(
+    r"(?<![0-9a-zA-Z)\]}*_`])(\*\*\*?|__|`{1,2}|(?<![\d)}\]]\s)\*)(?![\s*_`])"
+    r"([^*`\n]{1,400}?)(?<!\s)\1(?![0-9a-zA-Z*_`])"
 )
 _BOXED = re.compile(r"\\(?:f?boxed|fbox)\s*\{")
 _EITHER = (
@@ -87,7 +51,7 @@ _JOINT = re.compile(rf"(?:[\s,;/|&$.*()]|\\[()\[\]]|\\text\{{|\}}|{_JOINING})*",
 # A sentence ends here: a full stop before white space (decimals have a digit there), or the marks
 # of the other scripts.
 _SENTENCE_END = re.compile(
-    r"(?<!\bRs)(?<!\bTk)(?<!\bRp)(?<!\bapprox)(?<!\bNo)[.!?](?=\s|$)|[。！？।॥།។؟۔]"
+    r"(?<!\bRs)(?<!\bTk)(?<!\bRp)(?<!\bapprox)(?<!\bNo)[.!?](?=\s|$)|</answer\b|[。！？।॥།។؟۔]"
 )
 # `####` states an answer when a value follows; before a word it may be a heading, and so it may
 # before a number with a point and a word ("#### 2. Add them").
@@ -105,7 +69,7 @@ _INLINE = re.compile(r"\$(?P<a>[^$]+)\$|\\\((?P<b>.+?)\\\)")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _THEN_WORDS = re.compile(
     rf"(?P<value>[{CURRENCY}]?\s*{_VALUE})[,;]?\s+\(?"
-    rf"(?!(?:to|maybe|perhaps|possibly|either|otherwise|alternatively|squared|cubed|{_JOINING}|"
+    rf"(?!(?:to|maybe|perhaps|possibly|either|otherwise|alternatively|{_JOINING}|"
     r"ถึง)\b)(?:[^\W\d_a-zA-Z]|[a-zA-Z]{2})",
     re.IGNORECASE,
 )
@@ -115,8 +79,42 @@ _DENIED = re.compile(
     r"\b(?:less|more|greater|fewer|larger|smaller|bigger|other|rather)\s+than\b|"
     r"\bat\s+(?:least|most)\b|\b(?:twice|thrice|double|triple|half|square root|square|cube)\b"
     r"(?:\s+of)?\s*$|"
+    r"(?:\b(?:minus|negative)|ลบ)\s*$|"
     r"ไม่ใช่|ไม่เท่ากับ|น้อยกว่า|มากกว่า|ليس|أقل من|أكثر من|不是|不等于|小于|大于|नहीं|அல்ல|కాదు|ନୁହେଁ|"
     r"\bбиш\b|ئەمەس|아니|ではな|じゃな|មិនមែន|ບໍ່ແມ່ນ|မဟုတ်|không phải|\bbukan\b|\bnicht\b|\bне\b",
+    re.IGNORECASE,
+)
+# "3 hours 20 minutes", "5 km 300 m": neither number is the value. Words that tell why, or out of
+# how many, do not make one value of two.
+_COMPOUND = re.compile(
+    r"\s*(?!(?:of|from|not|because|since|as|if|so|for|with|in|at|per|after|before|when|while)\b|"
+    r"ไม่|จาก|เพราะ|ใน|ต่อ|โดย|เนื่อง|ซึ่ง|ดังนั้น|不|因|从|從)"
+    rf"[^\s\d,;:.()=+*/^<>{{}}\\-]{{1,24}}\s*(?:(?:{_BOTH})\s*)?\d+(?:\.\d+)?\s*[^\W\d_]"
+)
+_EQUAL_TO = re.compile(
+    r"=|เท่า\s*กับ|\bequals?\b(?:\s+to\b)?|\bwhich\s+(?:is|gives|makes)\b|\b(?:gives|makes)\b|"
+    r"等于|等於|সমান|समान|சமம்|సమానం"
+)
+_SUM = re.compile(r"[\d.(][\d.\s()+\-*/^]*[+\-*/^][\d.\s()+\-*/^]*$")
+# Step 1, problem 7: which one it is, not how many.
+_ORDINAL_BEFORE = re.compile(
+    r"(?:\b(?:step|problem|question|part|case|exercise|example|equation|figure|chapter|page|day|"
+    r"item|stage|phase|bước|câu|langkah|soal|paso|problema|étape|schritt|aufgabe|шаг|задача|алхам|"
+    r"бодлого)|[#第]|(?:ขั้น\s*ตอน|ขั้น|ข้อ|โจทย์|ตอน|บท|หน้า|ส่วน|ครั้ง|วัน)\s*(?:ที่)?|ধাপ|প্রশ্ন|সমস্যা|"
+    r"ପଦକ୍ଷେପ|ସୋପାନ|ପ୍ରଶ୍ନ|படி|கேள்வி|దశ|ప్రశ్న|གོམ་པ|རིམ་པ|དྲི་བ|باسقۇچ|قەدەم|سوئال|الخطوة|خطوة|السؤال|المسألة|"
+    r"مرحله|سوال|चरण|प्रश्न|પગલું|ಹಂತ|ഘട്ടം|步骤|步驟|问题|問題|题|題|ステップ|단계|문제|"
+    r"ជំហាន|ທີ|ຂັ້ນຕອນ|အဆင့်|පියවර)\W{0,3}$",
+    re.IGNORECASE,
+)
+_ORDINAL_AFTER = re.compile(r"\s*(?:단계|번째|番目|[.-]?р\b|st\b|nd\b|rd\b|th\b)")
+# "1. First we think", which a text that starts to list its thoughts begins with.
+_NUMBERING = re.compile(r"[ \t#*]*\d{1,2}[.)][ \t]+[^\W\d_]")
+# "Option 3", and words that name a number in a box; others could deny or change it.
+_NUMBERED = re.compile(r"^(?:option|choice|ข้อ|选项|選項)\s*(?=\d)", re.IGNORECASE)
+_LABEL = re.compile(
+    rf"^(?:(?:จำนวน|ทั้ง\s*หมด|รวม|เหลือ|ราคา|ประมาณ|เท่า\s*กับ|เป็น\s*เงิน|คือ|มี|ได้|total|about|"
+    rf"approximately|equals|মোট|প্রায়|ମୋଟ|மொத்தம்|మొత్తం|कुल|нийт|བསྡོམས|总共|总计|共|一共|約|约|合計|총|약|jumlah|"
+    rf"tổng)\s*(?:of\s+|:\s*)?)+(?=[-{CURRENCY}\d])",
     re.IGNORECASE,
 )
 _ASKS = re.compile(r"[^.!\n।။။]*[?？؟]")
@@ -128,8 +126,10 @@ def final_answer(text: str) -> str | None:
     `text` is what follows the thinking. Several answers given in one breath come as one list,
     with commas between.
     """
-    text = fold(text[-MAX_TEXT:])
+    text = _EMPHASIS.sub(r"\2", fold(text[-MAX_TEXT:]))
     candidate = _last_boxed(text)
+    if candidate is not None:
+        candidate = _unnamed(candidate)
     if candidate is None:
         candidate = _after_marker(text)
     if candidate is None:
@@ -166,6 +166,8 @@ def _last_boxed(text: str) -> str | None:
         close = _closing(text, end)
         if close is None:
             continue
+        if not clean(text[end : min(close, end + MAX_LENGTH)]):
+            continue  # empty
         apart = [box for box in found if box[0] > close]  # without those inside this one
         if apart and _JOINT.fullmatch(text, close + 1, apart[-1][0]) is None:
             break
@@ -199,9 +201,9 @@ def _after_marker(text: str) -> str | None:
     marks = list(_HASHES.finditer(text))
     if marks:
         return _hashed(text, marks)
-    said = max((phrase.end() for phrase in _PHRASE.finditer(text)), default=None)
-    if said is not None:
-        return _statement(text[said : said + 4 * MAX_LENGTH])
+    said = ends_of_phrases(text)
+    if said:
+        return _statement(text[said[-1] : said[-1] + 4 * MAX_LENGTH])
     _, hashes, after = text.rpartition("####")
     return _statement(after[: 4 * MAX_LENGTH]) if hashes else None
 
@@ -232,20 +234,33 @@ def _statement(text: str) -> str:
             return inline["a"] or inline["b"]
         line = re.sub(r"[$]|\\[()]", " ", line)  # "$1$ or $2$"
     end = _SENTENCE_END.search(line)
-    line = clean(line[: end.start()] if end and end.start() > 0 else line)
+    line = _NUMBERED.sub("", clean(line[: end.start()] if end and end.start() > 0 else line))
     if plain_number(line) is not None:
         return line
     if _OR.search(line):
         return line
     # "7 because 3 + 4 = 7", "18 eggs out of 20": the value comes first, words follow.
     first = _THEN_WORDS.match(line)
-    if first:
+    words = line[first.end("value") :] if first else ""
+    if first and not changes_value(words) and _COMPOUND.match(words) is None:
         return first["value"]
-    # "5 + 2 = 7": the value comes last.
-    _, equals, value = line.rpartition("=")
-    if equals and plain_number(clean(value)) is not None:
-        return line if _WORD.search(_COMMAND.sub("", line)) is None else value
+    # "5 + 2 = 7", "42 times 2, which is 84": the value comes last.
+    equals = list(_EQUAL_TO.finditer(line))
+    value = clean(line[equals[-1].end() :]) if equals else ""
+    if plain_number(value) is not None:
+        sides = line[: equals[-1].start()], line[equals[-1].end() :]
+        if equals[-1][0] != "=" or _WORD.search(_COMMAND.sub("", sides[0])) is None:
+            return line if equals[-1][0] == "=" else value
+        sum_ = _SUM.search(sides[0])  # what the words end in must be equal too
+        return f"{sum_[0]} = {value}" if sum_ else value
     return _only_number(line) or line
+
+
+def _unnamed(content: str) -> str:
+    r"""What a box holds, without words that call it the answer: \boxed{\text{Answer: 42}}."""
+    cleaned = clean(content)
+    bare = _LABEL.sub("", without_phrase(cleaned).lstrip(" :=*"), count=1)
+    return bare if bare != cleaned and plain_number(clean(bare)) is not None else content
 
 
 def _lone_value(text: str) -> str | None:
@@ -268,9 +283,13 @@ def _only_number(text: str) -> str | None:
     if len(found) != 1 or "\\" in text:
         return None
     start, end = found[0].span()
+    if _ORDINAL_BEFORE.search(text, 0, start) or _ORDINAL_AFTER.match(text, end):
+        return None
+    if _NUMBERING.match(text, text.rfind("\n", 0, start) + 1):
+        return None
     rest = text[:start] + " " + text[end:]
     if re.search(r"\d", rest) or not _WORD.search(rest):
         return None
-    if _DENIED.search(text[:start]) or _ASKS.match(text, end):
+    if _DENIED.search(text[:start]) or _ASKS.match(text, end) or changes_value(text[end:]):
         return None
     return found[0][0]

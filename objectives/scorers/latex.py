@@ -7,7 +7,7 @@ an expression is wrong instead.
 
 import re
 
-from objectives.scorers.answer_text import fold
+from objectives.scorers.answer_text import fold, latex_symbols
 from objectives.scorers.plain_number import changes_value
 
 _COMMANDS = re.compile(
@@ -28,6 +28,7 @@ _BINARY = re.compile(
     r"(?<=[\d)}])\s*(?=\()|(?<=\))\s*(?=[\d\\])"
 )
 _SUBSCRIPT = re.compile(r"_\s*\{?\s*(\d+)")
+_BASE = re.compile(r"_\s*(?:\d|\{\s*\d+\s*\})(?=\s)")  # \log_2 3 are not two numbers in a row
 _DEEPEST = 20  # brackets in brackets: parsing takes exponential time
 # Rows of numbers, which it adds up or runs together; and powers that only cost memory.
 _NO_VALUE = re.compile(r"\d\s+\d|\d[eE][-+]?\d|\^\s*\{?[-+]?\d{7}|\d{100}")
@@ -53,7 +54,7 @@ def askable(text: str, gold: str) -> bool:
             return False
     if "%" in rest.replace("\\%", ""):
         return False  # a comment, to LaTeX
-    if _NO_VALUE.search(rest) or _depth(rest) > _DEEPEST:
+    if _NO_VALUE.search(_BASE.sub("", rest)) or _depth(rest) > _DEEPEST:
         return False
     rest = _COMMAND.sub(" ", rest)
     if _ALLOWED.fullmatch(rest) is None or rest.count("{") != rest.count("}"):
@@ -114,6 +115,5 @@ def echoed(answer: str, question: str) -> bool:
         + r"\s*".join(signs)
         + r"(?!\s*[+\-*/^]|[\w}\])]|\.\d)"
     )
-    question = _DELIMITER.sub(" $ ", fold(question))
-    question = question.replace("×", "\\times").replace("÷", "\\div")
+    question = _DELIMITER.sub(" $ ", latex_symbols(fold(question)))
     return re.search(pattern, question) is not None

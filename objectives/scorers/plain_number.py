@@ -40,7 +40,7 @@ _PLAIN = re.compile(
     (?:(?P<whole>\d+)\s+(?=\d+\s*/))?
     (?P<number>\d+(?:\.\d*)?|\.\d+) (?:\s*/\s*(?P<below>\d+))?
     (?:(?:\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*\{{?\s*|[eE])(?P<exponent>[-+]?\d+)\s*\}}?)?
-    \s*(?P<percent>{_PER_CENT})?
+    (?:\s*(?P<percent>{_PER_CENT}))?
     (?P<unit>.*)
     """,
     re.VERBOSE | re.DOTALL,
@@ -60,6 +60,7 @@ _UNIT = re.compile(
     | [^\W\d_a-zA-Z] | [a-zA-Z]{{2}} | [{CURRENCY}] | (?<=\\circ)
     )?
     [^\d=+*^<>\\{{}}()\[\]]*
+    (?:(?<=[/a-z])\^\s*\{{?-?[1-3]\}}?[\s.]*)?
     (?:\([^\d()\\]*\)[\s.]*)?
     """,
     re.VERBOSE,
@@ -67,13 +68,26 @@ _UNIT = re.compile(
 _STARTS_UNIT = re.compile(
     rf"\s*(?:\^\\circ|[^\W\d_a-zA-Z]|[a-zA-Z]{{2}}|[mk]\s*\^|[{CURRENCY}]|\()"
 )
-_LONE_LETTER = re.compile(r"\s+[mgLlshNJWVKCF]\s*")
-# What follows a number and makes it another one, or not the only one.
+# Letters that are seldom variables; what stands below a slash must be a unit too.
+_LONE_LETTER = re.compile(
+    r"\s+[mgLlshNJWVKCF](?:\s*/\s*(?:[kcm]?m|k?g|m?[lL]|s|sec|h|hr|min|mol|K|C)(?:\^\{?[23]\}?)?)?[\s.]*"
+)
+# What follows a number and makes it another one, or not the only one: arithmetic in words, halves,
+# doubts. "7 times" alone is how often.
 _CHANGES = re.compile(
-    r"^\s*(?:squared|cubed|factorial|pi\b|squares?\s+root|mod\b|modulo)|"
-    r"\b(?:halves|thirds|fourths|fifths|sixths|sevenths|eighths|ninths|tenths|"
+    r"^\W*(?:squared|cubed|factorial|pi\b|squares?\s+root|mod\b|modulo|plus|minus|divided|multiplied|"
+    r"added|subtracted|to\s+the\s+(?:power|\w+th)|raised|by\s+\d|(?:times|over|less|more)\s+\W*(?:\d|[a-z]\b)|"
+    r"(?:per\s?cent|%)\s+of)\b|"
+    r"^\W*(?:[a-z]+\s+){0,3}(?:halves|thirds|fourths|fifths|sixths|sevenths|eighths|ninths|tenths|"
     r"(?:hundred|thousand|million)ths)\b|"
-    r"^\W*(?:or|maybe|perhaps|possibly|either|otherwise)\b",
+    r"^\W*(?:[a-z]+\s+){0,2}and\s+(?:an?|one|two|three)[\s-]+(?:half|thirds?|quarters?|fourths?|fifths?)\b|"
+    r"^\W*(?:or|maybe|perhaps|possibly|either|otherwise)\b|"
+    r"^\W*(?:คูณ|บวก|ลบ|หาร|乘|加|减|減|除|掛け|足す|引く|割る|곱하기|더하기|빼기|나누기|"
+    r"গুণ|যোগ|বিয়োগ|ভাগ|गुणा|जोड़|घटा|भाग|más|menos|moins|fois|geteilt|mal\s+\d|tambah|kurang|kali\s+\d|"
+    r"dibagi|cộng|trừ|nhân|chia|плюс|минус|умнож|раздел)|ยก\s*กำลัง|平方$|"
+    r"^[^\d,.;]{0,40}?(?:ครึ่ง(?!\s*หนึ่ง)|ເຄິ່ງ|កន្លះ|(?<!一)半(?!径|徑|圆|分|額|额|价|價|數|数)|"
+    r"\s반(?:\s|$|이)|\by\s+media|\bet\s+demie?|\bsetengah|\brưỡi|ونصف|و\s?نیم|"
+    r"\bхагас|সাড়ে|साढ़े)",
     re.IGNORECASE,
 )
 # Words that multiply the number before them; Latin and Cyrillic ones as whole words.

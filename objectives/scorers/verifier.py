@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from pathlib import Path
+from typing import Any
 
 from objectives.errors import ScorerError
 
@@ -35,15 +36,18 @@ class Verifier:
         """Whether math-verify holds `answer` equal to `gold`; False when it takes over `limit` s.
 
         Both are LaTeX. Waiting for a free child, and for one to start, is not counted. A child
-        that hangs is replaced; a question over which two children die counts as False.
+        that hangs is replaced; a question over which two children die counts as False. The caller
+        may be interrupted at any time: the child that still computes is then ended.
 
         Raises:
             ScorerError: a child cannot be started at all.
         """
-        job = json.dumps({"gold": gold, "answer": answer, "limit": limit}).encode() + b"\n"
         child = self._take()
         try:
-            return child.verdict(job, limit)
+            return child.verdict(gold, answer, limit)
+        except BaseException:
+            child.stop()  # it may still be at this question
+            raise
         finally:
             self._give_back(child)
 
@@ -66,11 +70,18 @@ class Verifier:
 
     def _take(self) -> "_Child":
         """An idle child: one that has started before one that is starting, before a new one."""
-        with self._freed:
-            self._freed.wait_for(lambda: self._idle)
-            child = max(self._idle, key=lambda one: (one.ready, one.process is not None))
-            self._idle.remove(child)
-            return child
+        child = None
+        try:
+            with self._freed:
+                self._freed.wait_for(lambda: self._idle)
+                child = max(self._idle, key=lambda one: (one.ready, one.process is not None))
+                self._idle.remove(child)
+                return child
+        except BaseException:
+            # Interrupted with a child in hand: lost, it would keep others waiting for ever.
+            if child is not None and child not in self._idle:
+                self._give_back(child)
+            raise
 
     def _give_back(self, child: "_Child") -> None:
         with self._freed:
@@ -92,11 +103,12 @@ class _Child:
         self.process: subprocess.Popen[bytes] | None = None
         self.ready = False
         self._pending = b""
+        self._asked = 0
 
-    def verdict(self, job: bytes, limit: float) -> bool:
+    def verdict(self, gold: str, answer: str, limit: float) -> bool:
         for _ in range(2):
             process = self._started()
-            reply = self._ask(process, job, limit)
+            reply = self._ask(process, {"gold": gold, "answer": answer, "limit": limit})
             if reply in ("true", "false"):
                 return reply == "true"
             # The next one starts while the caller goes on; its start is not waited for.
@@ -108,14 +120,20 @@ class _Child:
                 return False
         return False
 
-    def _ask(self, process: "subprocess.Popen[bytes]", job: bytes, limit: float) -> str | None:
+    def _ask(self, process: "subprocess.Popen[bytes]", job: dict[str, Any]) -> str | None:
+        """The reply to this job and to no other, or None when there is none in time."""
         assert process.stdin is not None
-        self._deadline = time.monotonic() + limit
+        self._asked += 1
+        self._deadline = time.monotonic() + job["limit"]
         try:
-            process.stdin.write(job)
+            process.stdin.write(json.dumps({**job, "number": self._asked}).encode() + b"\n")
         except BrokenPipeError:
             return None  # it died between questions
-        return self._line(process, self._deadline)
+        while (line := self._line(process, self._deadline)) is not None:
+            number, _, reply = line.partition(" ")
+            if number == str(self._asked):
+                return reply
+        return None
 
     def _started(self) -> "subprocess.Popen[bytes]":
         if self.process is None:

@@ -5,8 +5,8 @@ cannot be interrupted at all. So it lives in a process that can be killed. Impor
 project: a start costs what math-verify costs.
 
 Arguments: the parent's process id, and how many bytes its memory may grow by.
-In: `{"gold": str, "answer": str, "limit": seconds}`; out: `true`, `false`, or either with `last`
-behind it, after which it ends for having grown; first of all `ready`.
+In: `{"number": int, "gold": str, "answer": str, "limit": seconds}`; out: the number, and `true` or
+`false`, with `last` behind it where the process ends for having grown; first of all `ready`.
 """
 
 import json
@@ -67,7 +67,7 @@ def main(parent: int, memory: int) -> None:
             equal = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         grown = _memory() - before > memory // 4
-        reply(("true" if equal else "false") + (" last" if grown else ""))
+        reply(f"{job['number']} {'true' if equal else 'false'}{' last' if grown else ''}")
         if grown:
             return
 

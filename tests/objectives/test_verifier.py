@@ -1,6 +1,7 @@
 """The pool of math-verify processes, with answers that really hang it."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -113,6 +114,67 @@ def test_a_child_that_dies_over_a_question_gets_it_asked_again():
             os.kill(first, signal.SIGKILL)
             assert verdict.result() is True
         assert first not in verifier.pids()
+    finally:
+        verifier.close()
+
+
+class Interrupted(BaseException):
+    """As a Ctrl-C or a cancelled task."""
+
+
+@contextlib.contextmanager
+def interrupted_after(seconds):
+    def handler(number, frame):
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        with pytest.raises(Interrupted):
+            yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_an_interrupted_question_leaves_no_verdict_to_the_next():
+    verifier = Verifier(1)
+    try:
+        assert verifier.equal("7", "\\sqrt{49}", 5.0)
+        (first,) = verifier.pids()
+        os.kill(first, signal.SIGSTOP)  # so that the interruption comes before the verdict
+        with interrupted_after(0.2):
+            verifier.equal("7", "8", 30.0)
+        assert gone([first], 5)  # it computes for nobody
+        for _ in range(3):
+            assert verifier.equal("7", "\\sqrt{49}", 5.0)
+            assert not verifier.equal("7", "\\sqrt{50}", 5.0)
+    finally:
+        verifier.close()
+
+
+def test_interruptions_at_any_moment_lose_no_child():
+    verifier = Verifier(1)
+    try:
+        assert verifier.equal("7", "\\sqrt{49}", 5.0)
+        for wait in (0.0005, 0.003):  # writing, waiting
+            with interrupted_after(wait):
+                while True:
+                    verifier.equal("7", "8", 5.0)
+            assert verifier.equal("7", "\\sqrt{49}", 5.0)
+        assert len(verifier._idle) == 1
+    finally:
+        verifier.close()
+
+
+def test_a_stale_reply_is_taken_for_no_question():
+    verifier = Verifier(1)
+    try:
+        assert verifier.equal("7", "\\sqrt{49}", 5.0)
+        stale = {"number": 0, "gold": "7", "answer": "8", "limit": 5.0}
+        for _ in range(3):
+            verifier._children[0].process.stdin.write(json.dumps(stale).encode() + b"\n")
+            assert verifier.equal("7", "\\sqrt{49}", 5.0)
     finally:
         verifier.close()
 
