@@ -12,6 +12,8 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
+from objectives.web_deadline import DeadlineHTTP, DeadlineHTTPS
+
 MAX_REPLY = 16 << 20  # bytes
 MAX_PAUSE = 60.0  # seconds between two tries, whatever the service asks for
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -33,8 +35,9 @@ class Endpoint:
     """A URL that takes JSON by POST.
 
     The key is read from the environment variable `key_env` at each use and kept nowhere, so that
-    neither a pickle nor a message can hold it. `timeout` is in seconds, for one try; there are
-    `tries` in all, `backoff` seconds apart at first and twice as long each time, with jitter.
+    neither a pickle nor a message can hold it. `timeout` is in seconds, for the whole of one try;
+    there are `tries` in all, `backoff` seconds apart at first and twice as long each time, with
+    jitter.
     """
 
     url: str
@@ -69,7 +72,7 @@ class Endpoint:
         """
         data = json.dumps(body, sort_keys=True).encode()
         request = urllib.request.Request(self.url, data, self._headers(), method="POST")
-        opener = urllib.request.build_opener(_NoRedirects)
+        opener = urllib.request.build_opener(_NoRedirects, DeadlineHTTP, DeadlineHTTPS)
         problem = ""
         for turn in range(self.tries):
             pause = self.backoff * 2**turn
@@ -90,14 +93,10 @@ class Endpoint:
         raise WebError(f"{problem} (tried {self.tries} times)")
 
     def _once(self, opener: urllib.request.OpenerDirector, request: urllib.request.Request) -> Any:
-        deadline = time.monotonic() + self.timeout
         reply = bytearray()
         with opener.open(request, timeout=self.timeout) as response:
-            # The socket's limit is for each read; a service that drips would hold us for ever.
             while chunk := response.read1(1 << 16):
                 reply += chunk
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"no whole answer in {self.timeout:g} s")
                 if len(reply) > MAX_REPLY:
                     raise ValueError(f"an answer of more than {MAX_REPLY >> 20} MiB")
         try:

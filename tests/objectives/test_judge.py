@@ -2,6 +2,10 @@ import email.utils
 import logging
 import pickle
 import re
+import shutil
+import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -45,6 +49,21 @@ def judge(server: LocalServer, **params) -> Judge:
 def case(text: str, answer: str = "gold", **fields) -> Sample:
     item = Item("item 7", ({"role": "user", "content": "Why?"},), answer, {}, "d", fields)
     return Sample(item, Generation(text, 5, "stop"))
+
+
+def dribble(listening: socket.socket, begin: bytes, drip: bytes) -> None:
+    """Serve one connection: `begin` at once, `drip` a byte each 50 ms; then wait for its end."""
+    connection, _ = listening.accept()
+    with connection:
+        try:
+            connection.sendall(begin)
+            for byte in drip:
+                connection.sendall(bytes([byte]))
+                time.sleep(0.05)
+            while connection.recv(1 << 16):
+                pass
+        except OSError:
+            return
 
 
 class TestSuite(ScorerSuite):
@@ -232,6 +251,64 @@ class TestService:
             with pytest.raises(ScorerError, match=r"in (time|0.2 s).*\(tried 2 times\)"):
                 judge(server, timeout=0.2, tries=2).score(case("x"))
             assert time.monotonic() - start < 2
+
+    @pytest.mark.parametrize(
+        ("scheme", "begin", "drip"),
+        [
+            ("http", b"", b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 400),
+            ("http", b"HTTP/1.1 200 OK\r\n", b"A: b\r\n" * 70),
+            ("http", b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 20),
+            ("http", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 80),
+            ("http", b"HTTP/1.1 500 Oops\r\n\r\n", b"x" * 400),
+            ("http", b"", b""),
+            ("https", b"\x16\x03\x03\x40\x00", b"x" * 400),  # a handshake's first record
+        ],
+    )
+    def test_a_service_that_drips_before_it_answers(self, scheme, begin, drip):
+        """A limit for each read would wait 20 s here, and for ever for a patient attacker."""
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            thread = threading.Thread(target=dribble, args=(listening, begin, drip))
+            thread.start()
+            url = f"{scheme}://127.0.0.1:{listening.getsockname()[1]}/"
+            start = time.monotonic()
+            with pytest.raises(WebError, match=r"in time|in 0.3 s|HTTP 500|timed out"):
+                Endpoint(url, timeout=0.3, tries=1).post({})
+            took = time.monotonic() - start
+            thread.join(5)
+        assert 0.2 < took < 1.5
+        assert not thread.is_alive()  # the connection was closed
+
+    def test_over_tls(self, monkeypatch, tmp_path):
+        """With a certificate of our own: an answer, one that drips, and a name that is wrong."""
+        if shutil.which("openssl") is None:
+            pytest.skip("no openssl to make a certificate with")
+        key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt"]
+        command += ["ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=localhost", "-addext"]
+        command += ["subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+        subprocess.run(command, check=True, capture_output=True)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        with local_server(context) as server:
+            server.replies = [Reply({"a": "x" * 100_000}), Reply(text="x" * 400, drip=True)]
+            url = server.url.replace("127.0.0.1", "localhost")
+            assert Endpoint(url, tries=1).post({"b": 1}) == {"a": "x" * 100_000}
+            start = time.monotonic()
+            with pytest.raises(WebError, match=r"in 0.5 s|in time|timed out"):
+                Endpoint(url, timeout=0.5, tries=1).post({})
+            assert time.monotonic() - start < 2
+            with pytest.raises(WebError, match="IP address mismatch"):
+                Endpoint(server.url, tries=1).post({})
+
+    def test_a_name_that_is_looked_up_for_ever(self, monkeypatch):
+        over = threading.Event()
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(9))
+        start = time.monotonic()
+        with pytest.raises(WebError, match=r"no address in 0.2 s"):
+            Endpoint("http://slow.example/", timeout=0.2, tries=1).post({})
+        over.set()
+        assert time.monotonic() - start < 1.5
 
     def test_a_service_that_is_not_there(self):
         scorer = Judge(url="http://127.0.0.1:9/v1", model="m", tries=2, backoff=0.01)
