@@ -463,8 +463,10 @@ def _confirmed(run: Run) -> list[Member]:
 
 
 def print_json(data: Any) -> None:
-    """JSON on standard output, unstyled."""
-    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    """JSON on standard output, unstyled; infinite bounds are null."""
+    from search.results import finite
+
+    sys.stdout.write(json.dumps(finite(data), indent=2, ensure_ascii=False) + "\n")
 
 
 def say(line: str) -> None:

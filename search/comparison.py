@@ -21,6 +21,7 @@ from objectives.splits import Split
 from objectives.statistics import mean_of
 from search import study as studies
 from search.config import Constraint, Objective, measures_of
+from search.describe import begun_study
 from search.errors import ConfigError
 from search.results import Result
 from search.run import Run
@@ -165,13 +166,17 @@ def _has(result: Result, task: str, key: str) -> bool:
 def _dev(run: Run, label: str) -> Result:
     """The result of a trial or a baseline on the dev items."""
     number = label.removeprefix("trial").lstrip(": ")
-    path = run.trial(int(number)) if number.isdecimal() else run.baseline(label)
+    path = run.baseline(label)
+    if number.isdecimal():
+        trials = begun_study(run).get_trials(deepcopy=False)
+        told = trials[int(number)].user_attrs if int(number) < len(trials) else {}
+        path = run.trial(int(told.get(studies.DUPLICATE_OF, number)))
     if not path.is_file():
-        known = [path.stem.lstrip("0") or "0" for path in sorted((run.folder / "trials").glob("*"))]
         if number.isdecimal():
+            scored = sorted(studies.scored(begun_study(run)))
             raise ConfigError(
-                f"{run.folder}: no result of trial {number}; there are {len(known)} trials"
-                + (f", up to {known[-1]}" if known else "")
+                f"{run.folder}: no result of trial {number}; there are {len(scored)} trials"
+                + (f", up to {scored[-1]}" if scored else "")
             )
         labels = [*run.search.file.baselines, *(f"expert:{n}" for n in run.search.space.names)]
         there = [one for one in dict.fromkeys(labels) if run.baseline(one).is_file()]
@@ -267,8 +272,6 @@ def noise(run: Run) -> list[Told]:
     Raises:
         ConfigError: fewer than two trials are scored.
     """
-    from search.describe import begun_study
-
     study = begun_study(run)
     trials = studies.scored(study)
     near = studies.current_front(study, run.search)

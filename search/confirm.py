@@ -26,7 +26,7 @@ from search.config import Search
 from search.errors import ExportError, RunError, WorkerError
 from search.front import Point, dominates, front, gains, knee, representatives
 from search.pool import Pool
-from search.results import Result, joint
+from search.results import Result, finite, is_result_of, joint, read_estimate
 from search.run import Run
 from search.worker import Job
 
@@ -102,7 +102,7 @@ def confirm(
         recipes[f"trial {number}"] = recipe
         claimed[f"trial {number}"] = Result.load(run.trial(number))
     for label, recipe in baselines(search).items():
-        if run.baseline(label).is_file():
+        if is_result_of(run.baseline(label), run.fingerprint(recipe)):
             recipes[label] = recipe
             claimed[label] = Result.load(run.baseline(label))
     results = score_all(run, pool, recipes, "confirm", progress)
@@ -137,23 +137,28 @@ def members_of(
         )
         for label, result in results.items()
     ]
-    candidates = {m.label: m.point(search) for m in members if m.trial is not None}
-    kept = set(front(candidates))
+    points = {m.label: m.point(search) for m in members if m.trial is not None}
+    candidates = {m.label: points[m.label] for m in members if m.label in points and m.feasible}
+    kept = front(candidates)
     return [
-        replace(m, on_front=m.label in kept, behind=_behind(m.label, candidates))
+        replace(m, on_front=m.label in kept, behind=_behind(m.label, points[m.label], candidates))
         if m.trial is not None
         else m
         for m in members
     ]
 
 
-def _behind(label: str, candidates: dict[str, Point]) -> str | None:
-    """Which of the dominating points is furthest ahead in all objectives at once."""
-    mine = candidates[label]
+def _behind(label: str, mine: Point, candidates: dict[str, Point]) -> str | None:
+    """Which of the points that are ahead is so most clearly, in all objectives at once.
+
+    Of equal points the first stays on the front, and the others are behind it.
+    """
+    if label in front(candidates):
+        return None
     ahead = {
         other: min(theirs - own for theirs, own in zip(point, mine, strict=True))
         for other, point in candidates.items()
-        if dominates(point, mine)
+        if other != label and (point == mine or dominates(point, mine))
     }
     return max(ahead, key=lambda other: ahead[other]) if ahead else None
 
@@ -172,6 +177,7 @@ def score_all(
     jobs = {
         places[label]: Job(label, recipes[label], fingerprint, split)
         for fingerprint, label in labels.items()
+        if not places[label].is_file()
     }
     _score(pool, jobs, progress)
     return {label: Result.load(place) for label, place in places.items()}
@@ -179,10 +185,11 @@ def score_all(
 
 def score_baselines(run: Run, pool: Pool, recipes: dict[str, Recipe]) -> dict[str, Result]:
     """Score on the dev items those baselines that are not yet; their results by label."""
+    fingerprints = {label: run.fingerprint(recipe) for label, recipe in recipes.items()}
     jobs = {
-        run.baseline(label): Job(label, recipe, run.fingerprint(recipe), "dev")
+        run.baseline(label): Job(label, recipe, fingerprints[label], "dev")
         for label, recipe in recipes.items()
-        if not run.baseline(label).is_file()
+        if not is_result_of(run.baseline(label), fingerprints[label])
     }
     _score(pool, jobs)
     return {job.key: Result.load(place) for place, job in jobs.items()}
@@ -191,10 +198,10 @@ def score_baselines(run: Run, pool: Pool, recipes: dict[str, Recipe]) -> dict[st
 def _score(
     pool: Pool, jobs: dict[Path, Job], progress: Callable[[str, int, int], None] | None = None
 ) -> None:
-    """Do the jobs whose results are not there yet, and keep each where it belongs."""
-    missing = {job.key: place for place, job in jobs.items() if not place.is_file()}
-    for place in missing.values():
-        pool.submit(jobs[place])
+    """Do the jobs, and keep each result where it belongs."""
+    places = {job.key: place for place, job in jobs.items()}
+    for job in jobs.values():
+        pool.submit(job)
     done = 0
     while pool.busy:
         for outcome in pool.wait(timeout=1.0):
@@ -202,10 +209,10 @@ def _score(
                 raise WorkerError(
                     f"{outcome.job.key} on {outcome.job.split} items: {outcome.error}"
                 )
-            outcome.result.save(missing[outcome.job.key])
+            outcome.result.save(places[outcome.job.key])
             done += 1
             if progress is not None:
-                progress(outcome.job.key, done, len(missing))
+                progress(outcome.job.key, done, len(jobs))
 
 
 def choose(
@@ -263,7 +270,8 @@ def _bounds(search: Search) -> str:
 def save(run: Run, members: list[Member], finished: int) -> None:
     """Write the confirmed members and after how many trials they were, atomically."""
     data = {"finished": finished, "members": [asdict(member) for member in members]}
-    write_atomic(run.confirmed, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(finite(data), indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomic(run.confirmed, text + "\n")
 
 
 def load(run: Run) -> tuple[list[Member], int]:
@@ -288,7 +296,7 @@ def load(run: Run) -> tuple[list[Member], int]:
 def _member(row: dict[str, object]) -> Member:
     def estimates(data: object) -> dict[str, Estimate]:
         assert isinstance(data, dict)
-        return {name: Estimate(**value) for name, value in data.items()}
+        return {name: read_estimate(value) for name, value in data.items()}
 
     both = row["joint"]
     return Member(
@@ -296,7 +304,7 @@ def _member(row: dict[str, object]) -> Member:
             **row,
             "claimed": estimates(row["claimed"]),
             "confirmed": estimates(row["confirmed"]),
-            "joint": Estimate(**both) if isinstance(both, dict) else None,
+            "joint": read_estimate(both) if isinstance(both, dict) else None,
         }  # type: ignore[arg-type]
     )
 

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 import optuna
@@ -28,7 +27,7 @@ from search.errors import WorkerError
 from search.front import front as front_of
 from search.front import hypervolume
 from search.pool import Outcome, Pool
-from search.results import Result
+from search.results import Result, is_result_of
 from search.run import Run
 from search.tracking import Tracker
 from search.worker import Job
@@ -83,6 +82,7 @@ class Driver:
         baselines: recipes by label, scored first on the dev items where that is not done yet.
         listener: shows progress.
         confirm_share: what confirming one merge costs, in trials.
+        test_share: what testing one costs, report tasks included.
         began: when the session began (time.monotonic), for the time budget.
 
     Attributes:
@@ -100,6 +100,7 @@ class Driver:
         baselines: dict[str, Recipe],
         listener: Listener,
         confirm_share: float = 1.0,
+        test_share: float = 1.0,
         began: float | None = None,
     ) -> None:
         self.run = run
@@ -115,6 +116,7 @@ class Driver:
             start = time.monotonic() if began is None else began
             self._deadline = start + seconds(self.search.file.budget.timeout)
         self._confirm_share = confirm_share
+        self._test_share = test_share
         self._baselines = baselines
         self._trials: dict[int, optuna.Trial] = {}
         self._by_fingerprint: dict[str, int] = {}
@@ -134,7 +136,7 @@ class Driver:
             self.listener.started(self)
             for label, recipe in self._baselines.items():
                 fingerprint = self.run.fingerprint(recipe)
-                if not _is_result_of(self.run.baseline(label), fingerprint):
+                if not is_result_of(self.run.baseline(label), fingerprint):
                     self.pool.submit(Job(f"baseline {label}", recipe, fingerprint, "dev"))
             told = False
             while True:
@@ -187,8 +189,9 @@ class Driver:
         if self._deadline == math.inf or not self.account.jobs:
             return 0.0
         per_trial = self.account.busy_seconds / self.account.jobs
-        merges = self.search.file.confirm.max + len(self._baselines) + 1
-        return per_trial * (1.0 + self._confirm_share * merges / max(1, self.pool.size))
+        merges = self.search.file.confirm.max + len(self._baselines)
+        confirming = self._confirm_share * merges / max(1, self.pool.size)
+        return per_trial * (1.0 + confirming + self._test_share)  # one worker does the test
 
     def _start(self, trial: optuna.Trial, recipe: Recipe, fingerprint: str) -> None:
         # From here on the trial can be continued after a crash: its recipe is stored.
@@ -290,11 +293,6 @@ class Driver:
 
     def _stop(self) -> None:
         self.stopping = True
-
-
-def _is_result_of(path: Path, fingerprint: str) -> bool:
-    """Whether `path` holds the result of the merge with this fingerprint."""
-    return path.is_file() and Result.load(path).fingerprint == fingerprint
 
 
 @contextmanager

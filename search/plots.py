@@ -84,7 +84,7 @@ class FrontPlot:
             text=[f"trial {n}" for n in self.front],
             mode="lines+markers",
             name="front, claimed (dev)",
-            line={"color": FRONT_COLOR, "shape": "vh", "dash": "dot"},
+            line={"color": FRONT_COLOR, "shape": "hv", "dash": "dot"},
             marker={"color": FRONT_COLOR, "size": 9},
         )
         figure.add_scatter(

@@ -6,6 +6,7 @@ Scores are stored per item: paired comparisons, confirmation and audits need the
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -53,12 +54,16 @@ class Result:
         return sum(item.tokens for items in self.items.values() for item in items)
 
     def ended(self, reason: FinishReason) -> float:
-        """Share of all answers that ended so, in [0, 1]: cut at the limit, or for a loop."""
+        """Share of all answers that ended so, in [0, 1]: cut at the limit, or for a loop.
+
+        Items that are scored without an answer have no tokens, and do not count.
+        """
         answers = [
             answer.finish_reason
             for items in self.items.values()
             for item in items
             for answer in item.answers
+            if answer.tokens
         ]
         return sum(given == reason for given in answers) / len(answers) if answers else 0.0
 
@@ -103,6 +108,31 @@ class Result:
             aggregate(self.items[task], key, measure, level, side, exact=exact)
             for (task, key), measure in zip(target.parts, target.measures, strict=True)
         ]
+
+
+def finite(data: Any) -> Any:
+    """JSON data with null for what JSON has no number for: bounds of unbounded scores."""
+    if isinstance(data, Mapping):
+        return {key: finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def read_estimate(data: Mapping[str, Any]) -> Estimate:
+    """An estimate that was written with `finite`."""
+    low, high = data["low"], data["high"]
+    return Estimate(
+        data["value"],
+        -math.inf if low is None else low,
+        math.inf if high is None else high,
+        data["n"],
+    )
+
+
+def is_result_of(path: Path, fingerprint: str) -> bool:
+    """Whether `path` holds the result of the merge with this fingerprint."""
+    return path.is_file() and Result.load(path).fingerprint == fingerprint
 
 
 def values_of(result: Result, search: Search) -> list[float]:

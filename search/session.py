@@ -160,8 +160,11 @@ def run(prepared: Prepared, folder: Path, listener: Listener) -> Found:
     began = time.monotonic()
     with _session(prepared, folder, listener) as (opened, pool, tracker):
         # What confirming and testing one merge costs, in trials.
-        share = prepared.answers("confirm") / max(1, prepared.answers("dev"))
-        driver = Driver(opened, pool, tracker, prepared.baselines, listener, share, began)
+        confirm, test = (
+            prepared.answers(split) / max(1, prepared.answers("dev"))
+            for split in ("confirm", "test")
+        )
+        driver = Driver(opened, pool, tracker, prepared.baselines, listener, confirm, test, began)
         driver.search_all()
         if driver.stopping:
             return _end(opened, driver.study, tracker, [], None, None, None, stopped=True)
@@ -175,7 +178,7 @@ def run(prepared: Prepared, folder: Path, listener: Listener) -> Found:
 def confirm(opened: Run, listener: Listener, more: Sequence[str] = ()) -> Found:
     """Confirm the front of a run that was stopped, beside `more` baselines, and export its knee.
 
-    The run keeps the added baselines.
+    The run keeps the added baselines until its search file, which does not name them, is run again.
 
     Raises:
         ConfigError: one of them is none, or not of this search's kind.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from merge_core.yaml_io import dump_yaml, load_yaml
 from objectives import Estimate, ItemScore, SampleScore
 from search.comparison import compare, noise, signed
-from search.confirm import Member
+from search.confirm import Member, load, members_of, save
 from search.confirmed import findings, standing
 from search.errors import ConfigError
 from search.results import Result
@@ -199,6 +200,43 @@ def test_what_fell_off_is_named_with_what_is_ahead_of_it(folder: Path) -> None:
     assert "baseline uniform is ahead of trial 2" in lines
     assert "right: claimed better than confirmed by +0.200 on average, +0.300 at most" in lines
     assert [standing(m) for m in members] == ["front", "fell off: behind trial 1", "baseline"]
+
+
+def test_the_front_is_of_feasible_members_and_equals_are_behind_the_first(folder: Path) -> None:
+    search = Run.open(folder / "runs" / "search").search
+
+    def result(name: str, right: int) -> Result:
+        rows = [
+            ItemScore(str(i), {"math": float(i < right), "language": 1.0}, "x", 1, "stop")
+            for i in range(20)
+        ]
+        return Result({}, name, "confirm", {"sums": rows})
+
+    results = {
+        "trial 1": result("a", 12),
+        "trial 2": result("b", 12),
+        "trial 3": result("c", 20),
+        "trial 4": result("d", 5),
+    }
+    results["trial 3"] = replace(results["trial 3"], fault="overflow")
+    recipe = search.example()
+    members = members_of(search, dict.fromkeys(results, recipe), results, results)
+    by_label = {m.label: m for m in members}
+    assert [label for label, m in by_label.items() if m.on_front] == ["trial 1"]
+    assert by_label["trial 2"].behind == "trial 1"  # equal, and later
+    assert by_label["trial 4"].behind == "trial 1"  # not the infeasible one, which nobody can take
+    assert standing(by_label["trial 3"]) == "off: constraint"
+
+
+def test_infinite_bounds_are_null_in_json_and_come_back(folder: Path) -> None:
+    run = Run.open(folder / "runs" / "search")
+    one = replace(
+        member("trial 1", (0.8, 0.7)), joint=None, claimed={"p": Estimate(3.0, 1.0, math.inf, 1)}
+    )
+    save(run, [one], finished=4)
+    assert "Infinity" not in run.confirmed.read_text()
+    (again,), _ = load(run)
+    assert again.claimed["p"] == Estimate(3.0, 1.0, math.inf, 1)
 
 
 def test_samples_are_kept_and_their_ends_counted(tmp_path: Path) -> None:
