@@ -50,7 +50,8 @@ sells seven she should since six solution step ten than that the their them then
 they think this three thus total twelve twenty two was we were what when where which who why
 will with would you your
 """
-_ENGLISH = frozenset(_ENGLISH_TEXT.split())
+ENGLISH_WORDS = frozenset(_ENGLISH_TEXT.split())
+"""In lower case."""
 # English words of the list that another language has too, by language.
 _SHARED: dict[str, frozenset[str]] = {
     "af": frozenset(("was", "her", "second", "all", "is")),
@@ -103,7 +104,7 @@ def english_words(text: str, language: str) -> float:
     """The share of letters of `text` in words that are English and nothing else; 0 in English."""
     if language in ENGLISHES:
         return 0.0
-    known = _ENGLISH - _SHARED.get(language, frozenset())
+    known = ENGLISH_WORDS - _SHARED.get(language, frozenset())
     words = [word.lower() for word in _WORD.findall(text)]
     letters = sum(map(len, words))
     return sum(len(word) for word in words if word in known) / letters if letters else 0.0

