@@ -64,7 +64,10 @@ def main(
         events.flush()
 
     numbering = _Asserts()
+    usual = sys.getrecursionlimit()
+    sys.setrecursionlimit(20_000)  # tests may be as deep as Python's parser takes them
     tree = ast.fix_missing_locations(numbering.visit(ast.parse(tests)))
+    sys.setrecursionlimit(usual)
     recorder = _Recorder(numbering.total, report)
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
@@ -125,6 +128,9 @@ class _Asserts(ast.NodeTransformer):
 
     def __init__(self) -> None:
         self.total = 0
+
+    def visit(self, node: ast.AST) -> Any:
+        return node if isinstance(node, ast.expr) else super().visit(node)
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST:
         if always_holds(node):

@@ -171,8 +171,7 @@ class _Reach:
     waiting: list[tuple[str, _Function]] = field(default_factory=list)
 
     def run(self, nodes: Iterable[ast.AST]) -> None:
-        for node in nodes:
-            self._visit(node, None)
+        self._visit(nodes)
         self.follow()
 
     def follow(self) -> None:
@@ -187,27 +186,31 @@ class _Reach:
             if not reached:
                 return
             for _, function in reached:
-                for node in function.body:
-                    self._visit(node, None)
+                self._visit(function.body)
 
     def missed(self) -> str | None:
         """The function or class of the first assert that was not reached."""
-        return next((name for name, node in self.waiting if _asserts(node)), None)
+        in_order = sorted(self.waiting, key=lambda pair: pair[1].lineno)
+        return next((name for name, node in in_order if _asserts(node)), None)
 
-    def _visit(self, node: ast.AST, owner: str | None) -> None:
-        """Note what `node` uses; methods wait for the name of their class, `owner`."""
-        if isinstance(node, _Function):
-            self.waiting.append((owner or node.name, node))
-            if node.decorator_list:
-                self.names.add(owner or node.name)  # the decorator may call or keep it
-            parts = [*node.decorator_list, node.args]
-        else:
-            parts = list(ast.iter_child_nodes(node))
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-            self.names.add(node.id)
-        elif isinstance(node, ast.Attribute):
-            self.attributes.add(node.attr)
-        elif isinstance(node, ast.ClassDef):
-            owner = node.name
-        for part in parts:
-            self._visit(part, owner)
+    def _visit(self, nodes: Iterable[ast.AST]) -> None:
+        """Note what `nodes` use; methods wait for the name of their class.
+
+        No recursion: expressions may be as deep as Python's parser takes them.
+        """
+        stack: list[tuple[ast.AST, str | None]] = [(node, None) for node in nodes]
+        while stack:
+            node, owner = stack.pop()
+            if isinstance(node, _Function):
+                self.waiting.append((owner or node.name, node))
+                if node.decorator_list:
+                    self.names.add(owner or node.name)  # the decorator may call or keep it
+                stack += [(part, owner) for part in (*node.decorator_list, node.args)]
+                continue
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+                self.names.add(node.id)
+            elif isinstance(node, ast.Attribute):
+                self.attributes.add(node.attr)
+            elif isinstance(node, ast.ClassDef):
+                owner = node.name
+            stack += [(part, owner) for part in ast.iter_child_nodes(node)]

@@ -200,11 +200,17 @@ class TestAsserts:
         wrong = grade(scorer, "def f(x): return 5\ng = f", tests, entry_point)
         assert wrong[0] == 0
 
-    def test_by_the_thousand(self, scorer):
+    def test_by_the_thousand(self):
+        scorer = Code(sandbox=working_sandbox(), time_limit=20)
         tests = "".join(f"assert f({n}) == {n}\n" for n in range(5000))
         assert grade(scorer, "def f(n): return n", tests) == (1, 1)
         # Whatever fails between, and all reported.
         assert grade(scorer, "def f(n): return n - n % 2", tests) == (0, 0.5)
+
+    def test_as_deep_as_python_takes_them(self, scorer):
+        for depth in (300, 900):
+            tests = f"assert f({'1 + ' * depth} 1) == {depth + 1}"
+            assert grade(scorer, "def f(n): return n", tests) == (1, 1)
 
     def test_a_hang_fails_what_comes_after(self):
         scorer = Code(sandbox=working_sandbox(), time_limit=0.3)
@@ -356,6 +362,7 @@ class TestItems:
             ("assert f(1)\ndef test_b(): assert f(2)", None, "in test_b, which nothing calls"),
             ("class T:\n    def test_a(self): assert f(1)", None, "in T, which nothing calls"),
             ("def a(): b()\ndef b(): assert f(1)\nf(2)", None, "in b, which nothing calls"),
+            ("def a(): assert f(1)\ndef b(): assert f(1)\nf(2)", None, "in a, which nothing"),
             ("def check(c): assert c(1)\ndef test_a(): assert f(1)", "f", "in test_a, which"),
             ("assert candidate(1) == 2", None, 'uses candidate, and there is no "entry_point"'),
             ("assert np.allclose(f(1), 2)", None, 'uses f, np, all undefined; name in "entry_'),
