@@ -13,19 +13,21 @@ from objectives.scorers.languages import ENGLISHES, Expected
 from objectives.scorers.prose import words
 
 _LABEL = (
-    r"(?:(?:so|thus|hence|therefore),?[ ])?(?:(?:the|my)[ ])?(?:(?:final|correct)[ ])?"
-    r"(?:answer|result|ans)(?:[ ]is)?"
+    r"(?:(?:so|thus|hence|therefore),?[ ])?(?:(?:the|my)[ ])?(?:(?:final|correct|best)[ ])?"
+    r"(?:answer|result|solution|option|choice|ans)(?:[ ]is)?"
 )
-# Signs between the parts, `**Answer**: `, and the value on the next line, below a heading.
-_SIGNS = r"[^\p{L}\p{N}\\$\n]{0,8}"
-_VALUE = r"(?=\p{N}|\$|\\[(\[]|\\(?:boxed|fbox|text|d?frac|sqrt|pi)\b|[A-J](?![\p{L}\p{M}\p{N}]))"
+# Signs between the parts, as in `**Answer**: `, and line ends below a heading.
+_SIGNS = r"[^\p{L}\p{N}\\$]{0,12}"
+_VALUE = (
+    r"(?=\p{N}|\$|\\[(\[]|\\(?:boxed|fbox|text|d?frac|sqrt|pi)\b|\p{Latin}(?![\p{L}\p{M}\p{N}]))"
+)
 _LINE = regex.compile(
-    rf"^[^\p{{L}}\p{{N}}\n]{{0,12}}{_LABEL}(?:{_SIGNS}\s{_LABEL})?{_SIGNS}(?:\n{{1,2}}{_SIGNS})?"
+    rf"^[^\p{{L}}\p{{N}}\n]{{0,12}}{_LABEL}(?:\b{_SIGNS}\s{_LABEL})?\b{_SIGNS}"
     rf"{_VALUE}(?P<value>[^\n]*)$",
     regex.IGNORECASE | regex.MULTILINE,
 )
 _LAST = regex.compile(
-    rf"(?<!\p{{Latin}}){_LABEL}{_SIGNS}(?P<value>\$?\$?\\(?:boxed|fbox)\{{[^\n]{{0,200}})\s*\Z",
+    rf"(?<!\p{{Latin}}){_LABEL}\b{_SIGNS}(?P<value>\$?\$?\\(?:boxed|fbox)\{{[^\n]{{0,200}}+)\s*\Z",
     regex.IGNORECASE,
 )
 _HOPE = regex.compile(r"I hope it is correct\.?\s*$")  # Minerva's prompt ends its answers so

@@ -42,6 +42,11 @@ ENDINGS = [
     "\nAnswer: (B)",
     "\n> Answer: $11$",
     "\nFinal Answer: The final answer is $11$. I hope it is correct.",
+    "\n\n**Final Answer**\n\nThe final answer is $\\boxed{11}$.",
+    "\n\n✅ **Answer: 11**",
+    "\n\nThe correct option is (B).",
+    "\n\nFinal answer: x = 11",
+    "\r\n\r\nAnswer: 11\r\n",
     "\n#### 11",
 ]
 
@@ -69,6 +74,8 @@ def test_keys_of_json_cost_nothing():
         f"{YES}\nThe answer is 7 because she had five apples",  # a sentence behind it
         f"{YES}\nThe answer that she wants to hear is 7",  # a sentence before it
         f"{YES}\nAnswer: {ENGLISH}",
+        f"{YES}\nAnswer: a fair answer is a very long answer",
+        f"{YES}\n" + "The answer is 7 and my answer is final\n" * 3,
         f"{YES}\n**Answer**\n\n{ENGLISH}",
         f"{YES}\n{ENGLISH}\n\nThe final answer is \\boxed{{7}}",
         f"{YES} {ENGLISH}, so the final answer is \\boxed{{7}}",
