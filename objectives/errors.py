@@ -13,5 +13,9 @@ class ScorerError(ObjectiveError):
     """A scorer is unknown, has a wrong parameter, or lacks an optional package."""
 
 
+class ServiceError(ScorerError):
+    """What a scorer depends on outside failed over one answer: the next may do better."""
+
+
 class EngineError(ObjectiveError):
     """An engine cannot start, or weights do not fit the live model."""

@@ -25,8 +25,10 @@ class Noise:
         discordance: share of items where a and b score differently.
         square: mean square of the differences as shares of the range's width: `discordance` for
             binary scores. It is what items needed depend on.
+        size: root mean square of the differences where there are any, as a share of the range's
+            width; 1 where there are none, for then nobody knows. A true difference of d needs a
+            mean square of at least d times this.
         width: of the scores' range.
-        binary: whether scores are the range's ends and nothing between.
         level, power: what `items` and `smallest` are asked for: a two-sided finding at `level`,
             with probability `power`.
     """
@@ -36,8 +38,8 @@ class Noise:
     standard_error: float
     discordance: float
     square: float
+    size: float
     width: float
-    binary: bool
     level: float
     power: float
 
@@ -75,7 +77,7 @@ class Noise:
     def _items(self, share: float) -> float:
         normal = NormalDist()
         alpha, beta = normal.inv_cdf((1.0 + self.level) / 2), normal.inv_cdf(self.power)
-        square = max(self.square, share if self.binary else share**2)
+        square = max(self.square, share * self.size, share**2)
         # Under "no difference" the differences' variance is their mean square; else less.
         reach = alpha * math.sqrt(square) + beta * math.sqrt(square - share**2)
         return (reach / share) ** 2
@@ -99,14 +101,16 @@ def items_to_tell(
     width = bounds[1] - bounds[0]
     square = math.fsum(((x - y) / width) ** 2 for x, y in zip(a, b, strict=True)) / found.n
     variance = max(0.0, square - (found.value / width) ** 2)
+    differing = found.wins + found.losses
+    size = math.sqrt(square * found.n / differing) if differing else 1.0
     return Noise(
         n=found.n,
         difference=found.value,
         standard_error=width * math.sqrt(variance / max(1, found.n - 1)),
-        discordance=(found.wins + found.losses) / found.n,
+        discordance=differing / found.n,
         square=square,
+        size=min(1.0, size),
         width=width,
-        binary=binary,
         level=level,
         power=power,
     )

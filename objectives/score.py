@@ -106,8 +106,11 @@ def _rate(scorer: Scorer, samples: Sequence[Sample]) -> list[dict[str, float]]:
         }
 
     if scorer.parallel > 1 and len(samples) > 1:
-        with ThreadPoolExecutor(scorer.parallel) as threads:
+        threads = ThreadPoolExecutor(scorer.parallel)
+        try:
             return list(threads.map(rate, samples))
+        finally:  # after an error or Ctrl-C nobody wants the rest
+            threads.shutdown(wait=False, cancel_futures=True)
     return [rate(sample) for sample in samples]
 
 
@@ -128,7 +131,8 @@ def _of_item(item: Item, rows: Sequence[SampleScore], task: Task) -> ItemScore:
     for key in task.measures:
         values = [row.scores[key] for row in rows if key in row.scores]
         if values:
-            means[key] = math.fsum(values) / len(values)
+            low, high = task.measures[key].range  # which rounding must not leave
+            means[key] = min(high, max(low, math.fsum(values) / len(values)))
     tokens = sum(row.tokens for row in rows)
     return ItemScore(item.id, means, first.text, tokens, first.finish_reason, tuple(rows))
 

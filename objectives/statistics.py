@@ -44,8 +44,8 @@ def estimate(
         binary: whether scores are the lower or the upper bound and nothing between; checked only,
             for the interval of graded scores becomes that of binary ones where they are such.
         level: probability with which the interval holds the mean over all items there might be.
-        bounds: the scores' range; where its upper end is infinite, the mean and its interval are
-            weighted ones by the jackknife, and hold for many items only.
+        bounds: the scores' range; where an end is infinite, the mean and its interval are weighted
+            ones by the jackknife, and hold for many items only.
         side: "both" ends at `level`; or "lower" or "upper", that end alone at `level`, while the
             other end is the range's.
         weights: of geometric means and unbounded scores: one per item (tokens), each at least 0.
@@ -65,7 +65,7 @@ def estimate(
         raise ValueError(f"scores must lie in [{low}, {high}]")
     _check_level(level)
     tail = (1.0 - level) / 2 if side == "both" else 1.0 - level
-    if geometric or math.isinf(high):
+    if geometric or math.isinf(high) or math.isinf(low):
         value, below, above = _weighted(scores, weights, bounds, tail, geometric)
     elif weights is not None:
         raise ValueError("weights are for geometric means and unbounded scores only")

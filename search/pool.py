@@ -21,6 +21,7 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
+from objectives.errors import ServiceError
 from search.config import WorkersEntry
 from search.errors import USER_ERRORS, WorkerError
 from search.results import Result
@@ -195,7 +196,7 @@ class Pool:
         except RayTaskError as error:
             del self._tries[job.key]
             cause = error.cause
-            if isinstance(cause, USER_ERRORS):
+            if isinstance(cause, USER_ERRORS) and not isinstance(cause, ServiceError):
                 raise cause from None
             log.error("%s failed on %s:\n%s", job.key, member.name, error)
             return Outcome(job, None, f"{type(cause).__name__}: {cause}")

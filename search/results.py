@@ -19,6 +19,7 @@ from objectives.scorers.base import Measure
 from objectives.statistics import Side, mean_of
 from objectives.task import JOINT, Split
 from search.config import Constraint, Objective, Search
+from search.errors import RunError
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,19 @@ class Result:
 
     @classmethod
     def load(cls, path: Path) -> Result:
-        """Read what `save` wrote."""
-        data = json.loads(path.read_text(encoding="utf-8"))
-        items = {task: [_item(row) for row in rows] for task, rows in data["items"].items()}
-        return cls(**{**data, "items": items, "notes": tuple(data.get("notes", ()))})
+        """Read what `save` wrote.
+
+        Raises:
+            RunError: it is damaged.
+        """
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            items = {task: [_item(row) for row in rows] for task, rows in data["items"].items()}
+            return cls(**{**data, "items": items, "notes": tuple(data.get("notes", ()))})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunError(
+                f"{path}: is damaged ({type(error).__name__}); put it back from a copy"
+            ) from error
 
     def estimate(
         self, target: Objective | Constraint, level: float = 0.95, *, exact: bool = False

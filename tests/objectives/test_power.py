@@ -152,3 +152,10 @@ def test_components_of_a_difference():
 def test_nonsense_is_refused(call):
     with pytest.raises(ValueError, match=r"\w"):
         call()
+
+
+def test_where_nothing_differs_graded_scores_are_planned_for_as_binary_ones():
+    nobody_knows = items_to_tell([0.5] * 20, [0.5] * 20, False)
+    assert nobody_knows.items(0.05) == items_to_tell([1.0] * 20, [1.0] * 20, True).items(0.05)
+    a, b = [0.25] + [0.0] * 127, [0.0] * 128
+    assert items_to_tell(a, b, False).items(0.02) > 50  # one step of avg@4 says little

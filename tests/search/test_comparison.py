@@ -136,6 +136,13 @@ def test_noise_says_how_many_items_it_takes(folder: Path, cli: CommandLine) -> N
     assert json.loads(cli("noise", "runs/search", "--json").out)[0]["n"] == 4
 
 
+def test_a_damaged_result_is_named(folder: Path, cli: CommandLine) -> None:
+    (folder / "runs" / "search" / "trials" / "000001.json").write_text('{"items": [')
+    ended = cli("compare", "runs/search", "0", "1")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "000001.json: is damaged" in ended.err
+
+
 @pytest.mark.slow
 def test_more_baselines_stand_beside_the_front_on_demand(folder: Path) -> None:
     rival = folder / "elsewhere" / "rival"
