@@ -29,8 +29,9 @@ _MAX_BOXES = 64
 
 # **42**, `42`, __42__ and *42* without the marks; 3**2, 2 * 3 and a_1 have none.
 _EMPHASIS = re.compile(
-    r"(?<![0-9a-zA-Z)\]}*_`])(\*\*\*?|__|`{1,2}|(?<![\d)}\]]\s)\*)(?![\s*_`])"
-    r"([^*`\n]{1,400}?)(?<!\s)\1(?![0-9a-zA-Z*_`])"
+    r"(?<![0-9a-zA-Z)\]}])(?:(?<!\*)(?=\*)|(?<!_)(?=_)|(?<!`)(?=`))"
+    r"(\*\*\*?|__|`{1,2}|(?<![\d)}\]]\s)\*)(?![\s*_`])([^*`\n]{1,400}?)(?<!\s)\1"
+    r"(?![0-9a-zA-Z])(?:(?<=\*)(?!\*)|(?<=_)(?!_)|(?<=`)(?!`))"
 )
 _BOXED = re.compile(r"\\(?:f?boxed|fbox)\s*\{")
 _EITHER = (
@@ -95,15 +96,15 @@ _EQUAL_TO = re.compile(
     r"=|เท่า\s*กับ|\bequals?\b(?:\s+to\b)?|\bwhich\s+(?:is|gives|makes)\b|\b(?:gives|makes)\b|"
     r"等于|等於|সমান|समान|சமம்|సమానం"
 )
-_SUM = re.compile(r"[\d.(][\d.\s()+\-*/^]*[+\-*/^][\d.\s()+\-*/^]*$")
+_SUM = re.compile(r"[\d.()+\-*/^][\d.\s()+\-*/^]*$")
 # Step 1, problem 7: which one it is, not how many.
 _ORDINAL_BEFORE = re.compile(
-    r"(?:\b(?:step|problem|question|part|case|exercise|example|equation|figure|chapter|page|day|"
-    r"item|stage|phase|bước|câu|langkah|soal|paso|problema|étape|schritt|aufgabe|шаг|задача|алхам|"
-    r"бодлого)|[#第]|(?:ขั้น\s*ตอน|ขั้น|ข้อ|โจทย์|ตอน|บท|หน้า|ส่วน|ครั้ง|วัน)\s*(?:ที่)?|ধাপ|প্রশ্ন|সমস্যা|"
-    r"ପଦକ୍ଷେପ|ସୋପାନ|ପ୍ରଶ୍ନ|படி|கேள்வி|దశ|ప్రశ్న|གོམ་པ|རིམ་པ|དྲི་བ|باسقۇچ|قەدەم|سوئال|الخطوة|خطوة|السؤال|المسألة|"
-    r"مرحله|سوال|चरण|प्रश्न|પગલું|ಹಂತ|ഘട്ടം|步骤|步驟|问题|問題|题|題|ステップ|단계|문제|"
-    r"ជំហាន|ທີ|ຂັ້ນຕອນ|အဆင့်|පියවර)\W{0,3}$",
+    r"(?:\b(?:step|problem|question|part|exercise|example|equation|figure|chapter|stage|phase|bước|câu|"
+    r"langkah|soal|paso|problema|étape|schritt|aufgabe|шаг|задача|алхам|бодлого)|"
+    r"(?:ขั้น\s*ตอน|ขั้น|ข้อ|โจทย์)\s*(?:ที่)?|(?:ตอน|บท|หน้า|ส่วน|ครั้ง|วัน)\s*ที่|ধাপ|প্রশ্ন|সমস্যা|"
+    r"ପଦକ୍ଷେପ|ସୋପାନ|ପ୍ରଶ୍ନ|(?<!\S)படி|கேள்வி|దశ|ప్రశ్న|(?:གོམ་པ|རིམ་པ|དྲི་བ)་?|باسقۇچ|قەدەم|سوئال|"
+    r"الخطوة|خطوة|السؤال|المسألة|مرحله|سوال|चरण|प्रश्न|પગલું|ಹಂತ|ഘട്ടം|步骤|步驟|问题|問題|第|题|題|ステップ|"
+    r"단계|문제|ជំហាន|ទី|ຂັ້ນຕອນ|ທີ|အဆင့်|පියවර)[ \t]*#?$|#$",
     re.IGNORECASE,
 )
 _ORDINAL_AFTER = re.compile(r"\s*(?:단계|번째|番目|[.-]?р\b|st\b|nd\b|rd\b|th\b)")
@@ -126,7 +127,7 @@ def final_answer(text: str) -> str | None:
     `text` is what follows the thinking. Several answers given in one breath come as one list,
     with commas between.
     """
-    text = _EMPHASIS.sub(r"\2", fold(text[-MAX_TEXT:]))
+    text = _plain(fold(text[-MAX_TEXT:]))
     candidate = _last_boxed(text)
     if candidate is not None:
         candidate = _unnamed(candidate)
@@ -137,6 +138,13 @@ def final_answer(text: str) -> str | None:
     if candidate is None or len(candidate) > MAX_LENGTH:
         return None
     return clean(candidate) or None
+
+
+def _plain(text: str) -> str:
+    """`text` without emphasis, also of one kind in another."""
+    for _ in range(2):
+        text = _EMPHASIS.sub(r"\2", text)
+    return text
 
 
 def alternatives(text: str) -> list[str]:
@@ -252,7 +260,7 @@ def _statement(text: str) -> str:
         if equals[-1][0] != "=" or _WORD.search(_COMMAND.sub("", sides[0])) is None:
             return line if equals[-1][0] == "=" else value
         sum_ = _SUM.search(sides[0])  # what the words end in must be equal too
-        return f"{sum_[0]} = {value}" if sum_ else value
+        return f"{sum_[0].strip()} = {value}" if sum_ and re.search(r"\d", sum_[0]) else value
     return _only_number(line) or line
 
 
@@ -268,7 +276,7 @@ def _lone_value(text: str) -> str | None:
     if len(text) > _LONE_TEXT:
         return None
     cleaned = clean(text) if len(text) <= MAX_LENGTH else ""
-    if plain_number(cleaned) is not None:
+    if plain_number(cleaned) is not None and _NUMBERING.match(text) is None:
         return cleaned
     number = _only_number(join_thousands(text))
     if number is not None:

@@ -9,7 +9,7 @@ from pydantic import Field
 from objectives.errors import ScorerError
 from objectives.item import Item
 from objectives.scorers import base
-from objectives.scorers.answer_text import MAX_LENGTH, clean
+from objectives.scorers.answer_text import CURRENCY, MAX_LENGTH, clean
 from objectives.scorers.base import Sample, Scorer, split_thinking
 from objectives.scorers.final_answer import alternatives, final_answer
 from objectives.scorers.latex import askable, echoed, left_undone, same_form, without_unit
@@ -17,10 +17,18 @@ from objectives.scorers.plain_number import PlainNumber, plain_number
 from objectives.scorers.verifier import shared_verifier
 
 _OTHER_CHOICE = re.compile(r"(?<!\w)\(?[A-J][).](?:\s|$)|\bor\b")
-_EQUALS = re.compile(r"(?<![<>!\\:=])=(?!=)")
+_EQUALS = re.compile(r"(?<![<>!\\:=])=+")
 _COMMA_DECIMAL = re.compile(r"(?<![\d,])(\d+),(\d{1,2}|\d{4,})(?![\d,])")
 _HAS_VALUE = re.compile(r"\d|\\[a-zA-Z]")
 _APPROX = re.compile(r"\\approx\b")
+# What may stand left of "=" without being computed: letters and words, with indices and powers.
+_NAME = re.compile(
+    r"(?:\\(?!ne|[lg]e|[lg]t|pm|mp|approx|not|equiv|sim)[a-zA-Z]+|[a-zA-Z]|[^\x00-\x7f]|"
+    r"[_^]\{?[-\w]{1,8}\}?|[\s+\-*/.,:'(){}|])+"
+)
+_DENIES = re.compile(r"\bnot\b|ไม่|不|ليس|नहीं", re.IGNORECASE)
+_CALL = re.compile(r"(?<=[a-zA-Z])\s*\([^()]{0,40}\)")  # f(3), and P(X = 2)
+_UNITS = re.compile(rf"[{CURRENCY}]|(?<![\\a-zA-Z])(?:[a-zA-Z]{{2,}}|[^\x00-\x7f]+)(?![a-zA-Z(])")
 
 
 class Math(Scorer):
@@ -34,8 +42,12 @@ class Math(Scorer):
       1500, `1.500` always 1.5, and `1.000.000` a million. `0{,}5` is 0.5.
     * 50% is 50 and 0.5.
     * Of "a ≈ b", b counts where the expected number has decimals, otherwise a.
+    * Of "a = b", b counts where a is a name (x, total, f(3)) or comes to b: 20 + 22 = 42.
     * "7 or 8", two boxes side by side and `#### 7 #### 8` are one list; a list is right for a
       number only where each member is ("1/2 or 0.5").
+    * A unit of one letter stands apart (5 m, 5 m/s); 5x and 5 x are products.
+    * Two values in one (3 hours 20 minutes) are no number, nor is one that words change (7 squared,
+      7 plus 3).
     * Arithmetic left undone (5 + 2, 14/2) is not a number, and an expression copied from the
       question is no answer, whatever it equals.
     * Number words are not read, nor numerals without a decimal value, East Asian ones aside.
@@ -106,7 +118,9 @@ class Math(Scorer):
                 self._is_number(gold, expected, member, question)
                 for member in alternatives(answer) or [answer]
             )
-        members = [_unlabelled(member, gold) for member in alternatives(answer)]
+        members = [self._unlabelled(member, gold) for member in alternatives(answer)]
+        if _EQUALS.search(gold) is None and any(map(_EQUALS.search, members)):
+            return False
         if len(members) == 1 and _squeezed(members[0]) == _squeezed(gold):
             return True
         if gold[:1] not in "([{\\":
@@ -124,7 +138,7 @@ class Math(Scorer):
 
     def _is_number(self, gold: str, expected: PlainNumber, answer: str, question: str) -> bool:
         """Whether one member of an answer is the expected number."""
-        answer = _unlabelled(answer, gold)
+        answer = self._unlabelled(answer, gold)
         given = plain_number(answer)
         if given is not None:
             return expected.same(given) and (expected.undone or not given.undone)
@@ -133,6 +147,37 @@ class Math(Scorer):
         if _EQUALS.search(answer) or left_undone(answer, gold):
             return False  # 1 = 2 = 7, or a computation not carried out
         return self._asked(gold, answer, question)
+
+    def _unlabelled(self, answer: str, gold: str) -> str:
+        """`x = 7` and `5 + 2 = 7` without what stands before; as it was where sides disagree."""
+        last = clean(_EQUALS.split(answer)[-1])
+        sides = [clean(side) for side in _EQUALS.split(_CALL.sub("", answer))]
+        if len(sides) == 1 or not last:
+            return answer
+        known = [number for number in map(plain_number, sides) if number is not None]
+        if any(not number.same(known[-1]) for number in known):
+            return answer  # 1 = 2 = 7
+        label = _EQUALS.split(gold)
+        if len(label) > 1 and _squeezed(label[0]) != _squeezed(_EQUALS.split(answer)[0]):
+            return answer  # y = 7 is not x = 7
+        if len(label) > 1 and len(sides) == 2 and plain_number(last) is None:
+            return answer  # y = 2x and its like are the verifier's
+        return last if all(self._leads_to(side, last) for side in sides[:-1]) else answer
+
+    def _leads_to(self, side: str, value: str) -> bool:
+        """Whether what stands left of "=" is a name, or an expression equal to `value`."""
+        number, known = plain_number(value), plain_number(side)
+        if number is not None and known is not None:
+            return number.same(known)
+        if _is_name(side):
+            return True
+        side = _UNITS.sub(" ", side)
+        if number is not None:
+            exact = number.value / 100 if number.percent else number.value
+            value = f"\\frac{{{exact.numerator}}}{{{exact.denominator}}}"
+        if not (askable(side, side) and askable(value, value)):
+            return False
+        return shared_verifier(self.parallel).equal(value, side, self.params.time_limit)
 
     def _asked(self, gold: str, answer: str, question: str) -> bool:
         """The verifier's verdict, where it may be asked."""
@@ -151,7 +196,20 @@ def _gold(answer: str) -> str:
 
 
 def _squeezed(text: str) -> str:
-    return "".join(text.split()).casefold()
+    """Without spaces, but for those between two numbers: 4 2 is not 42."""
+    return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text).casefold()
+
+
+def _is_name(side: str) -> bool:
+    return (
+        _NAME.fullmatch(side) is not None
+        and any(char.isalpha() for char in side)
+        and not any(char.isnumeric() and not char.isascii() for char in side)
+        and side[0] not in "^_*/.,:)+'"
+        and _balanced(side.replace("(", "{").replace(")", "}"))
+        and side.count("|") % 2 == 0
+        and _DENIES.search(side) is None
+    )
 
 
 def _balanced(text: str) -> bool:
@@ -180,22 +238,6 @@ def _chooses(answer: str, gold: str) -> bool:
         re.IGNORECASE | re.DOTALL,
     )
     return match is not None and _OTHER_CHOICE.search(match["rest"] or "") is None
-
-
-def _unlabelled(answer: str, gold: str) -> str:
-    """`x = 7` and `5 + 2 = 7` without what stands before; as it was where sides disagree."""
-    sides = [clean(side) for side in _EQUALS.split(answer)]
-    if len(sides) == 1 or not sides[-1]:
-        return answer
-    known = [number for number in map(plain_number, sides) if number is not None]
-    if any(not number.same(known[-1]) for number in known):
-        return answer  # 1 = 2 = 7
-    label = _EQUALS.split(gold)
-    if len(label) > 1 and _squeezed(label[0]) != _squeezed(sides[0]):
-        return answer  # y = 7 is not x = 7
-    if len(label) > 1 and len(sides) == 2 and plain_number(sides[-1]) is None:
-        return answer  # y = 2x and its like are the verifier's
-    return sides[-1]
 
 
 def _numbers(members: list[str]) -> list[PlainNumber] | None:

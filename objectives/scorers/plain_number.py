@@ -55,12 +55,12 @@ _UNIT = re.compile(
     \s*(?:\^\\circ\s*)?
     (?:
       (?:[mskc]|[cmkd]?m|in|ft|yd|mi|units?|met(?:er|re)s?|inch(?:es)?|feet|miles?)
-          \s*\^\s*\{{?[23]\}}?
+          \s*\^\s*\{{?[23]\}}? (?!\s*[a-zA-Z](?![a-zA-Z]))
     | (?:(?<=\s)[mgLlshNJWVKCF]\b)
     | [^\W\d_a-zA-Z] | [a-zA-Z]{{2}} | [{CURRENCY}] | (?<=\\circ)
     )?
     [^\d=+*^<>\\{{}}()\[\]]*
-    (?:(?<=[/a-z])\^\s*\{{?-?[1-3]\}}?[\s.]*)?
+    (?:(?<=[/a-z\s])\^\s*\{{?-?[1-3]\}}?[\s.]*)?
     (?:\([^\d()\\]*\)[\s.]*)?
     """,
     re.VERBOSE,
@@ -70,22 +70,22 @@ _STARTS_UNIT = re.compile(
 )
 # Letters that are seldom variables; what stands below a slash must be a unit too.
 _LONE_LETTER = re.compile(
-    r"\s+[mgLlshNJWVKCF](?:\s*/\s*(?:[kcm]?m|k?g|m?[lL]|s|sec|h|hr|min|mol|K|C)(?:\^\{?[23]\}?)?)?[\s.]*"
+    r"\s+[mgLlshNJWVKCF](?:\s*/\s*(?:[kcm]?m|k?g|m?[lL]|s|sec|h|hr|min|mol|K|C)(?:\s*\^\{?[23]\}?)?)?[\s.]*"
 )
 # What follows a number and makes it another one, or not the only one: arithmetic in words, halves,
 # doubts. "7 times" alone is how often.
 _CHANGES = re.compile(
-    r"^\W*(?:squared|cubed|factorial|pi\b|squares?\s+root|mod\b|modulo|plus|minus|divided|multiplied|"
-    r"added|subtracted|to\s+the\s+(?:power|\w+th)|raised|by\s+\d|(?:times|over|less|more)\s+\W*(?:\d|[a-z]\b)|"
-    r"(?:per\s?cent|%)\s+of)\b|"
+    r"^\W*(?:squared|cubed|factorial|pi\b|squares?\s+root|mod\b|modulo|plus|minus|"
+    r"(?:divided|multiplied)\s+by|added\s+to|subtracted\s+from|(?:raised\s+)?to\s+the\s+(?:power|\w+th)|"
+    r"by\s+\d|(?:times|over|less|more)\s+\W*(?:\d|[b-hj-z]\b)|(?:per\s?cent|%)\s+of)\b|"
     r"^\W*(?:[a-z]+\s+){0,3}(?:halves|thirds|fourths|fifths|sixths|sevenths|eighths|ninths|tenths|"
     r"(?:hundred|thousand|million)ths)\b|"
     r"^\W*(?:[a-z]+\s+){0,2}and\s+(?:an?|one|two|three)[\s-]+(?:half|thirds?|quarters?|fourths?|fifths?)\b|"
     r"^\W*(?:or|maybe|perhaps|possibly|either|otherwise)\b|"
-    r"^\W*(?:คูณ|บวก|ลบ|หาร|乘|加|减|減|除|掛け|足す|引く|割る|곱하기|더하기|빼기|나누기|"
+    r"^\W*(?:คูณ|บวก|ลบ|หาร|乘(?!客)|加(?!仑|侖)|减|減|除(?!了|外|非)|掛け|足す|引く|割る|곱하기|더하기|빼기|나누기|"
     r"গুণ|যোগ|বিয়োগ|ভাগ|गुणा|जोड़|घटा|भाग|más|menos|moins|fois|geteilt|mal\s+\d|tambah|kurang|kali\s+\d|"
-    r"dibagi|cộng|trừ|nhân|chia|плюс|минус|умнож|раздел)|ยก\s*กำลัง|平方$|"
-    r"^[^\d,.;]{0,40}?(?:ครึ่ง(?!\s*หนึ่ง)|ເຄິ່ງ|កន្លះ|(?<!一)半(?!径|徑|圆|分|額|额|价|價|數|数)|"
+    r"dibagi|cộng|trừ|nhân|chia|плюс|минус|умнож|раздел)[^\d,.;]{0,12}\d|^\W*ยก\s*กำลัง|平方$|"
+    r"^[^\d,.;]{0,40}?(?:ครึ่ง(?!\s*(?:หนึ่ง|ของ))|ເຄິ່ງ|កន្លះ|(?<!一)半(?!径|徑|圆|分|額|额|价|價|數|数)|"
     r"\s반(?:\s|$|이)|\by\s+media|\bet\s+demie?|\bsetengah|\brưỡi|ونصف|و\s?نیم|"
     r"\bхагас|সাড়ে|साढ़े)",
     re.IGNORECASE,

@@ -3,7 +3,7 @@
 Each group says what it shows. The ambiguous ones are decided in `objectives.scorers.math.Math`.
 """
 
-from tests.objectives import math_attacks
+from tests.objectives import math_attacks, math_wordings
 
 STATEMENTS = [  # how models state answers, the demo world's ways first
     ("<think> มี 5 . ซื้อ 2 ดังนั้น 5 + 2 = 7 </think> คำตอบ คือ #### 7 ลูก ครับ", "7", 1),
@@ -341,6 +341,7 @@ CHOICES = [
 ]
 GROUPS = {
     name.lower(): cases
-    for name, cases in [*list(globals().items()), *vars(math_attacks).items()]
+    for table in (dict(globals()), vars(math_attacks), vars(math_wordings))
+    for name, cases in table.items()
     if name.isupper() and isinstance(cases, list)
 }

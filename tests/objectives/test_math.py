@@ -53,6 +53,15 @@ def test_copying_an_expression_from_the_question_is_no_answer():
     question = "Expand $(x + 1)^2 - x$, and what is √49 or \\(3 \\times \\sqrt{8}\\)?"
     assert scorer.score(asked(question, "\\boxed{(x+1)^2 - x}", "x^2 + x + 1")) == 0.0
     assert scorer.score(asked(question, "\\boxed{3 × \\sqrt{8}}", "6\\sqrt{2}")) == 0.0
+    question = "What is 2 · √8, 3 ⋅ √8 and √8 ÷ 3?"  # every symbol as answers have it
+    for copied, expected in (
+        ("2 \\cdot \\sqrt{8}", "4\\sqrt{2}"),
+        ("3 ∙ √8", "6\\sqrt{2}"),
+        ("\\sqrt{8} \\div 3", "\\frac{2\\sqrt{2}}{3}"),
+    ):
+        assert scorer.score(asked(question, f"\\boxed{{{copied}}}", expected)) == 0.0
+        assert scorer.score(asked("?", f"\\boxed{{{copied}}}", expected)) == 1.0
+    question = "Expand $(x + 1)^2 - x$."
     assert scorer.score(asked(question, "\\boxed{x(x+1) + 1}", "x^2 + x + 1")) == 1.0
     assert scorer.score(asked(question, "\\boxed{6\\sqrt2}", "6\\sqrt{2}")) == 1.0
     # What is expected word for word is right, whoever wrote it first; and so is a plain number.
