@@ -15,6 +15,7 @@ from objectives.item_file import near
 from objectives.item_source import ItemsConfig
 from objectives.tables import did_you_mean
 from objectives.thinking import Thinking, split_text
+from objectives.wording import WORDS, dotted, known_keys, real, shown
 
 __all__ = ["Measure", "Params", "Sample", "Scorer", "Thinking", "split_thinking"]
 
@@ -96,7 +97,7 @@ class Scorer(ABC):
         try:
             self.params = self.Params(**params)
         except ValidationError as error:
-            raise ScorerError(self._parameter_error(error)) from None
+            raise ScorerError(self._parameter_error(error, params)) from None
         self.name = self.params.name or type(self).name
 
     @property
@@ -151,17 +152,38 @@ class Scorer(ABC):
         own = {self.name: Measure(self.range, self.direction, self.binary)}
         return own | {f"{self.name}.{key}": value for key, value in self.extra_measures.items()}
 
-    def _parameter_error(self, error: ValidationError) -> str:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+    def _parameter_error(self, error: ValidationError, params: Mapping[str, Any]) -> str:
+        faults = error.errors()
+        # An unknown parameter is often the reason of the other faults.
+        first = next((one for one in faults if one["type"] == "extra_forbidden"), faults[0])
+        whose, where = f"scorer {self.name}", tuple(first["loc"])
+        place = dotted(real(where, params))
         if first["type"] == "extra_forbidden":
-            known = list(self.Params.model_fields)
-            hint = did_you_mean(field, known) if known else "it takes none"
-            return f"scorer {self.name}: unknown parameter {field!r}; {hint}"
+            known = known_keys(self.Params, where)
+            hint = did_you_mean(str(where[-1]), known) if known else "it takes none"
+            return f"{whose}: unknown parameter {place!r}; {hint}"
         if first["type"] == "missing":
-            return f"scorer {self.name}: parameter {field!r} is missing; give it a value"
-        what = first["msg"].removeprefix("Value error, ")
-        return f"scorer {self.name}: {field}: {what}"
+            if isinstance(where[-1], int):
+                return f"{whose}: {place} has too few values, {shown(first['input'])}"
+            inside = f" in {place}" if place else ""
+            return f"{whose}: parameter {where[-1]!r} is missing{inside}; give it a value"
+        if first["type"] in ("value_error", "assertion_error"):
+            what = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+            return f"{whose}: {place}: {what}" if place else f"{whose}: {what}"
+        given = first["input"]
+        if first["type"] == "too_short":
+            return f"{whose}: {place} is empty: give at least one"
+        if first["type"] not in WORDS:
+            told = first["msg"]
+            return f"{whose}: {place}: {told[0].lower()}{told[1:]}, not {shown(given)}"
+        # A union has a fault for each of its members.
+        alike = [one for one in faults if real(tuple(one["loc"]), params) == real(where, params)]
+        words = [
+            WORDS[one["type"]].format(**one.get("ctx", {})) for one in alike if one["type"] in WORDS
+        ]
+        what = " or ".join(dict.fromkeys(words)).replace(" or has to be ", " or ")
+        but = "" if given == "" else f", not {shown(given)}"
+        return f"{whose}: {place} {what}{but}"
 
 
 class CombinationParams(Params):

@@ -35,7 +35,8 @@ class Mean(Combination):
 
     def combine(self, sample: Sample, scores: Mapping[str, float]) -> float:
         """Within [0, 1]."""
-        weights = self.params.weights or (1.0,) * len(self.params.of)
+        given = self.params.weights or (1.0,) * len(self.params.of)
+        weights = [weight / max(given) for weight in given]  # sums of the largest are infinite
         total = math.fsum(w * scores[key] for w, key in zip(weights, self.params.of, strict=True))
         return min(1.0, total / math.fsum(weights))
 

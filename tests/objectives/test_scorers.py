@@ -3,10 +3,11 @@ import pytest
 from objectives.errors import ScorerError
 from objectives.scorers import SCORERS, make_scorer
 from objectives.scorers.base import Scorer, split_thinking
-from objectives.tables import resolve
+from objectives.tables import did_you_mean, resolve
 from tests.objectives.samples import sample
 from tests.objectives.scorer_suite import ScorerSuite
 
+JUDGE = {"url": "http://localhost:1", "model": "m"}
 REFS = {
     "all": {"all": {"of": ["math"]}},
     "choice": "choice",
@@ -61,9 +62,20 @@ def test_every_table_entry_resolves():
         ({"language": {"expect": "the"}}, "unknown language 'the'; did you mean 'te'|'th'"),
         ({"language": {"expects": "th"}}, "unknown parameter 'expects'|'expect' is missing"),
         ("language", "scorer language: parameter 'expect' is missing"),
-        ({"math": {"time_limit": 0}}, "scorer math: time_limit: .*greater than 0"),
+        ({"math": {"time_limit": 0}}, "scorer math: time_limit has to be more than 0.*, not 0"),
         ({"think": {"x": 1}}, "unknown parameter 'x'; choose one of name"),
         ({"math": [1]}, "parameters are a mapping"),
+        ({"math": {"time_limit": "x"}}, "math: time_limit has to be a number, not 'x'$"),
+        ({"math": {"name": "9 x"}}, "math: name may hold letters, digits, - and _ only, not '9 x'"),
+        ({"min": {"of": "math"}}, "min: of has to be a list, not 'math'$"),
+        ({"judge": JUDGE | {"cache": 3}}, "cache has to be true or false or text, not 3$"),
+        ({"judge": JUDGE | {"scale": [1]}}, r"judge: scale has too few values, \[1\]$"),
+        ({"judge": JUDGE | {"scale": [1, 2, 3]}}, r"scale has too many values, not \[1, 2, 3\]$"),
+        ({"language": {"expect": "TH"}}, "unknown language 'TH'; did you mean 'th'"),
+        (
+            {"lm_eval": {"metrics": ["acc"], "chat": {"templat": True}}},
+            "unknown parameter 'chat.templat'; did you mean 'template'",
+        ),
         ({"math": {}, "think": {}}, "got math, think; list each apart"),
         ({}, "got nothing"),
     ],
@@ -72,6 +84,16 @@ def test_a_wrong_reference_is_one_clear_line(ref, message):
     with pytest.raises(ScorerError, match=message) as caught:
         make_scorer(ref)
     assert "\n" not in str(caught.value)
+
+
+def test_a_hint_is_short():
+    with pytest.raises(ScorerError, match="unknown language 'english'; choose one of aa, ") as no:
+        make_scorer({"language": {"expect": "english"}})
+    assert str(no.value).endswith(", ...")
+    assert str(no.value).count(",") == 20
+    assert did_you_mean("ACC", ["acc", "f1"]) == "did you mean 'acc'?"
+    assert did_you_mean("LANGUGE", ["language", "math"]) == "did you mean 'language'?"
+    assert did_you_mean("xyz", ["b", "a"]) == "choose one of a, b"
 
 
 @pytest.mark.parametrize(
