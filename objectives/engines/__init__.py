@@ -2,11 +2,18 @@
 
 from pathlib import Path
 
-from objectives.engines.base import Engine
+from objectives.engines.base import Engine, PromptCheck
 from objectives.engines.config import ENGINES, EngineConfig, ScriptedConfig, TransformersConfig
 from objectives.tables import resolve
 
-__all__ = ["ENGINES", "EngineConfig", "ScriptedConfig", "TransformersConfig", "make_engine"]
+__all__ = [
+    "ENGINES",
+    "EngineConfig",
+    "ScriptedConfig",
+    "TransformersConfig",
+    "make_engine",
+    "prompt_check",
+]
 
 
 def make_engine(config: EngineConfig, model: str | Path) -> Engine:
@@ -20,3 +27,16 @@ def make_engine(config: EngineConfig, model: str | Path) -> Engine:
     """
     engine: Engine = resolve(ENGINES, config.kind)(config, model)
     return engine
+
+
+def prompt_check(config: EngineConfig, model: str | Path) -> PromptCheck:
+    """What can be known of prompts to the engine of `config`; needs no weights and no device.
+
+    `model` is a directory as `make_engine` takes, of which only tokenizer, chat template and
+    configuration are read.
+
+    Raises:
+        EngineError: they cannot be read; one line says why.
+    """
+    check: PromptCheck = resolve(ENGINES, config.kind).prompt_check(config, model)
+    return check

@@ -3,16 +3,21 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from objectives.errors import EngineError
 from objectives.weights import WeightSource
 
 Message = dict[str, str]
 """One chat turn: `{"role": "system" | "user" | "assistant", "content": text}`."""
+
+
+LEAST_TEMPERATURE = 1e-3
+"""Of sampling: what is colder is greedy in all but name."""
 
 
 FinishReason = Literal["stop", "length", "loop"]
@@ -44,13 +49,26 @@ class GenerationSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_tokens: int = Field(512, gt=0, description="new tokens at most, end token included")
-    temperature: float = Field(0.0, ge=0, allow_inf_nan=False, description="0 is greedy")
-    top_p: float = Field(1.0, gt=0, le=1, description="nucleus of sampling; unused when greedy")
+    temperature: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="0 is greedy; otherwise at least 0.001"
+    )
+    top_p: float = Field(1.0, ge=1e-6, le=1, description="nucleus of sampling; unused when greedy")
     seed: int = Field(0, description="of sampling; each prompt draws its own stream from its id")
     stop_loops: bool = Field(True, description="end an answer that only repeats itself")
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (), description="strings that end an answer and are cut from it"
     )
+
+    @field_validator("temperature")
+    @classmethod
+    def _greedy_or_warm(cls, temperature: float) -> float:
+        # Logits divided by less leave float32, and nothing is left to be drawn from.
+        if 0 < temperature < LEAST_TEMPERATURE:
+            raise ValueError(
+                f"temperature {temperature:g} is too small to sample with; write 0, which is"
+                f" greedy, or at least {LEAST_TEMPERATURE:g}"
+            )
+        return temperature
 
 
 @dataclass(frozen=True)
@@ -110,6 +128,29 @@ class Generation:
     thinking_open: bool = False
 
 
+class PromptCheck:
+    """What can be known of prompts before there are weights; this one takes whatever it is given.
+
+    An engine that knows better has its own: see `Engine.prompt_check`.
+    """
+
+    def prompts(self, prompts: Sequence[Prompt], settings: GenerationSettings) -> int:
+        """Encode every prompt as `Engine.generate` does; how many get less than `max_tokens`.
+
+        Raises:
+            EngineError: one cannot be asked; it is named by its id.
+        """
+        del prompts, settings
+        return 0
+
+    def continuations(self, requests: Sequence[Continuation]) -> None:
+        """Encode every continuation as `Engine.loglikelihood` does.
+
+        Raises:
+            EngineError: one cannot be asked; it is named by its id.
+        """
+
+
 class Engine(ABC):
     """A live model whose weights can be replaced in place.
 
@@ -119,6 +160,16 @@ class Engine(ABC):
     """
 
     kind: ClassVar[str]
+
+    @classmethod
+    def prompt_check(cls, config: Any, model: str | Path) -> PromptCheck:
+        """The check of prompts for an engine of this `config` on a model directory.
+
+        Raises:
+            EngineError: the directory's tokenizer or configuration cannot be read.
+        """
+        del config, model
+        return PromptCheck()
 
     @abstractmethod
     def load(self, source: WeightSource) -> None:

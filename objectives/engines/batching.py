@@ -1,7 +1,8 @@
 """Which prompts are answered together: as many as fit into memory, longest first.
 
 What a batch takes is estimated from the model's configuration, on the safe side. Where the
-estimate fails, or another process took the memory meanwhile, the batch is halved and tried again.
+estimate fails, or another process took the memory meanwhile, the batch is halved and tried again;
+after a while of smaller ones twice as many are tried, because that process may have ended.
 """
 
 import logging
@@ -23,6 +24,9 @@ CPU_TOKENS = 16384
 
 LOGIT_CELLS = {"cuda": 1 << 27, "mps": 1 << 25, "cpu": 1 << 24}
 """Logits that scoring makes at a time at most: more are no faster."""
+
+GROW_AFTER = 20
+"""Batches in a row that fit before twice as many tokens are tried; each relapse doubles it."""
 
 _SHARE = {"cuda": 0.8, "mps": 0.5, "cpu": 0.5}
 """Share of the free memory that a batch may take: main memory has other users."""
@@ -84,7 +88,7 @@ class Footprint:
 
 
 class Batcher:
-    """Runs work in batches that fit, and remembers what did not.
+    """Runs work in batches that fit, and remembers for a while what did not.
 
     `free` tells the free bytes of the device, and is asked before every batch. `out_of_memory`
     counts the batches that were halved.
@@ -101,7 +105,9 @@ class Batcher:
         self._device = device
         self._footprint = footprint
         self._free = free
-        self._most_tokens: int | None = None
+        self._most_tokens: int | None = None  # since memory ran out, until it has grown back
+        self._failed_tokens = 0  # the most that did not fit since then
+        self._patience, self._fits_in_row, self._grown = GROW_AFTER, 0, False
         self.out_of_memory = 0
 
     def run(
@@ -121,6 +127,7 @@ class Batcher:
             batch = self.next(order[at:], sizes)
             if self._fitted(batch, work):
                 at += len(batch)
+                self._grow(batch, sizes)
                 continue
             # Outside of the except clause: its traceback held the tensors of the failed attempt.
             if self._device.type == "cuda":
@@ -180,10 +187,32 @@ class Batcher:
             return False
         return True
 
+    def _grow(self, batch: Sequence[int], sizes: Sequence[Size]) -> None:
+        """Let batches be larger again once many have fitted: not all want of memory lasts."""
+        most = self._most_tokens
+        if most is None and not self._grown:
+            return
+        if most is not None and 2 * len(batch) * _columns(batch, sizes) <= most:
+            return  # a small one, as at the end of a task, tells nothing of larger ones
+        self._fits_in_row += 1
+        if self._fits_in_row < self._patience:
+            return
+        self._fits_in_row, self._grown = 0, most is not None
+        if most is None:  # it has grown back and stayed well: the next want is a new one
+            self._patience = GROW_AFTER
+        elif 2 * most < self._failed_tokens:
+            self._most_tokens = 2 * most
+        else:
+            self._most_tokens, self._failed_tokens = None, 0
+
     def _shrink(self, batch: Sequence[int], sizes: Sequence[Size]) -> None:
         """Half of what failed is the most from now on: the next weights have the same shapes."""
-        columns = max(sizes[i].width for i in batch) + max(sizes[i].extra for i in batch)
+        columns = _columns(batch, sizes)
         self._most_tokens = len(batch) // 2 * columns
+        self._failed_tokens = max(self._failed_tokens, len(batch) * columns)
+        if self._grown:
+            self._patience *= 2  # what did not fit before does not fit now: rarer and rarer trials
+        self._fits_in_row, self._grown = 0, False
         self.out_of_memory += 1
         if self.out_of_memory == 1:
             _log.warning(
@@ -192,6 +221,10 @@ class Batcher:
                 len(batch),
                 columns,
             )
+
+
+def _columns(batch: Sequence[int], sizes: Sequence[Size]) -> int:
+    return max(sizes[i].width for i in batch) + max(sizes[i].extra for i in batch)
 
 
 def free_bytes(device: torch.device) -> int:

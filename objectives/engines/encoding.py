@@ -7,15 +7,24 @@ and `HFLM.tok_encode` of lm_eval 0.4.13), so that likelihoods are the same numbe
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from objectives.engines.base import ChatSettings, Continuation, Message, Prompt
+from objectives.engines.base import (
+    ChatSettings,
+    Continuation,
+    GenerationSettings,
+    Message,
+    Prompt,
+    PromptCheck,
+)
 from objectives.errors import EngineError
 from objectives.thinking import ends_open, split_text
 
 _TEMPLATE_OWN = ("tools", "documents", "chat_template")
 """Parameters of `apply_chat_template` that are the template's matter, not the engine's."""
+
+_REFUSALS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What templates and tokenizers raise, besides their own errors, for what they cannot take."""
 
 
 @dataclass(frozen=True)
@@ -27,25 +36,49 @@ class Span:
     tokens: tuple[int, ...]
 
 
-class Encoder:
+class Encoder(PromptCheck):
     """A tokenizer and its chat template; `limit` is the most tokens that the model takes."""
 
-    def __init__(self, tokenizer: Any, path: Path, limit: int | None) -> None:
+    def __init__(self, tokenizer: Any, limit: int | None) -> None:
         self._tokenizer = tokenizer
-        self._path = path
         self._limit = limit
         begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
         self._prefix_id: int | None = end if begin is None else begin
         self._prefix = "" if self._prefix_id is None else str(tokenizer.decode(self._prefix_id))
         reserved = inspect.signature(tokenizer.apply_chat_template).parameters
-        self._reserved = frozenset(reserved) - frozenset(_TEMPLATE_OWN)
+        self._reserved = frozenset({*reserved, "messages"}) - frozenset(_TEMPLATE_OWN)
+
+    def prompts(self, prompts: Sequence[Prompt], settings: GenerationSettings) -> int:
+        """Every prompt as it will be asked; how many have room for less than `max_tokens`."""
+        rooms = (self.room(p.id, len(self.prompt(p)[0]), settings) for p in prompts)
+        return sum(room < settings.max_tokens for room in rooms)
+
+    def continuations(self, requests: Sequence[Continuation]) -> None:
+        """Every continuation as it will be asked."""
+        for request in requests:
+            self.spans([request])
+
+    def room(self, name: str, length: int, settings: GenerationSettings) -> int:
+        """New tokens a prompt may get: the settings', less what the model's positions forbid.
+
+        Raises:
+            EngineError: none at all; `name` is the prompt's.
+        """
+        if self._limit is None:
+            return settings.max_tokens
+        if length >= self._limit:
+            raise EngineError(
+                f"prompt {name!r} has {length} tokens, the model takes {self._limit} with the"
+                " answer; shorten it"
+            )
+        return min(settings.max_tokens, self._limit - length)
 
     def prompt(self, prompt: Prompt) -> tuple[list[int], bool]:
         """Token ids of the rendered chat and prefill, and whether they end inside the thinking."""
         text, templated = self._render(prompt.id, prompt.messages, prompt.chat)
         prefill = prompt.chat.prefill
         thinking = split_text(prefill, ends_open(text))
-        tokens = self._encode(text + prefill, templated)
+        tokens = self._encode(prompt.id, text + prefill, templated)
         if not tokens:
             raise EngineError(f"prompt {prompt.id!r} has no tokens; give it text")
         return tokens, thinking.opened and not thinking.closed
@@ -94,17 +127,17 @@ class Encoder:
         context = text.rstrip()
         whole = text + request.text
         if context:
-            before = self._encode(context, templated)
-            tokens = self._encode(whole, templated)
+            before = self._encode(request.id, context, templated)
+            tokens = self._encode(request.id, whole, templated)
             if templated and tokens[: len(before)] != before:
-                return before, self._encode(whole[len(context) :], templated)
+                return before, self._encode(request.id, whole[len(context) :], templated)
             return tokens[: len(before)], tokens[len(before) :]
         if self._prefix_id is None:
             raise EngineError(
-                f"{self._path}: the tokenizer has neither bos nor eos token to begin a document"
-                " with; name one in its tokenizer_config.json"
+                "the tokenizer has neither bos nor eos token to begin a document with; name one in"
+                " its tokenizer_config.json"
             )
-        tokens = self._encode(whole, templated=True)
+        tokens = self._encode(request.id, whole, templated=True)
         if request.messages and tokens[:1] == [self._prefix_id]:
             tokens = tokens[1:]  # the text itself begins the document
         return [self._prefix_id], tokens
@@ -138,14 +171,30 @@ class Encoder:
             text = self._tokenizer.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=True, **chat.template_kwargs
             )
-        except TemplateError as error:
+        except (TemplateError, *_REFUSALS) as error:
+            roles = {message["role"] for message in messages}
+            hint = ", or put its system message elsewhere by `system_role: user`"
             raise EngineError(
-                f"prompt {name!r}: the chat template of {self._path} refuses it: {error}"
+                f"prompt {name!r}: the chat template refuses it: {_one_line(error)}; change its"
+                f" messages or the task's `chat`{hint if 'system' in roles else ''}"
             ) from None
         return str(text), True
 
-    def _encode(self, text: str, templated: bool) -> list[int]:
+    def _encode(self, name: str, text: str, templated: bool) -> list[int]:
         # A template writes the special tokens itself; adding them again would double them.
         begun = bool(self._prefix) and text.startswith(self._prefix)
         special = not templated and not begun
-        return [int(i) for i in self._tokenizer(text, add_special_tokens=special)["input_ids"]]
+        try:
+            ids = self._tokenizer(text, add_special_tokens=special)["input_ids"]
+        except _REFUSALS as error:
+            half = next((c for c in text if "\ud800" <= c <= "\udfff"), None)
+            what = f"half a character, {half!r}" if half else _one_line(error)
+            raise EngineError(
+                f"prompt {name!r}: the tokenizer refuses its text: {what}; mend it"
+            ) from None
+        return [int(i) for i in ids]
+
+
+def _one_line(error: Exception) -> str:
+    said = " ".join(str(error).split())[:200].rstrip(".")
+    return said or type(error).__name__

@@ -17,6 +17,7 @@ from objectives.engines.base import (
     GenerationSettings,
     Likelihood,
     Prompt,
+    PromptCheck,
 )
 from objectives.engines.batching import Batcher, Footprint, Size, free_bytes
 from objectives.engines.config import TransformersConfig
@@ -45,9 +46,8 @@ class TransformersEngine(Engine):
         free: Callable[[torch.device], int] = free_bytes,
     ) -> None:
         """`free` tells the free bytes of a device, by which batches are sized."""
-        self._path = Path(model)
         device = _device(config.device)
-        self._model, self._tokenizer, self._complete = _open(self._path, _dtype(config.dtype))
+        self._model, self._tokenizer, self._complete = _open(Path(model), _dtype(config.dtype))
         # Moving and freezing keep the parameters' identity where it matters: before LiveWeights.
         self._model.to(device).eval().requires_grad_(False)
         self._batcher = Batcher(config, device, Footprint.of(self._model), free)
@@ -55,9 +55,18 @@ class TransformersEngine(Engine):
         self._end_ids = _end_ids(self._model, self._tokenizer)
         self._pad_id = int(self._tokenizer.pad_token_id or 0)  # masked: any id will do
         self._hidden_ids = _hidden_ids(self._tokenizer)
-        limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
-        self._limit: int | None = limit
-        self._encoder = Encoder(self._tokenizer, self._path, limit)
+        self._encoder = Encoder(self._tokenizer, _limit(self._model.config))
+
+    @classmethod
+    def prompt_check(cls, config: TransformersConfig, model: str | Path) -> PromptCheck:
+        """The engine's own encoder, of the tokenizer and configuration in `model` alone."""
+        from transformers import AutoConfig
+
+        path = Path(model)
+        with _opening(path):
+            tokenizer = _tokenizer(path)
+            own = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+        return Encoder(tokenizer, _limit(own))
 
     def load(self, source: WeightSource) -> None:
         """Check all specs, then copy tensor by tensor into the live parameters."""
@@ -74,7 +83,7 @@ class TransformersEngine(Engine):
         rows, opens = [], []
         for prompt in prompts:
             tokens, thinking_open = self._encoder.prompt(prompt)
-            budget = self._budget(prompt.id, len(tokens), settings)
+            budget = self._encoder.room(prompt.id, len(tokens), settings)
             rows.append(Row(prompt.id, tokens, budget, prompt.sample))
             opens.append(thinking_open)
         stopped = self._stop_check(settings)
@@ -149,16 +158,6 @@ class TransformersEngine(Engine):
         if not self._complete:
             raise EngineError("no complete weights loaded; load before asking anything")
 
-    def _budget(self, name: str, length: int, settings: GenerationSettings) -> int:
-        """New tokens this prompt may get: the settings', less what the model's positions forbid."""
-        if self._limit is None:
-            return settings.max_tokens
-        if length >= self._limit:
-            raise EngineError(
-                f"prompt {name!r} has {length} tokens, the model takes {self._limit}; shorten it"
-            )
-        return min(settings.max_tokens, self._limit - length)
-
     def _stop_check(self, settings: GenerationSettings) -> Callable[[list[int]], bool]:
         """Whether an answer is over though no end token ended it."""
         # Only the newest token can complete a stop string; each of the others has a byte at least.
@@ -198,31 +197,22 @@ def _open(path: Path, dtype: torch.dtype | str) -> tuple[Any, Any, bool]:
     The third says whether the model has its weights: a directory without any weight file is the
     skeleton of a model whose weights are loaded later.
     """
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    if not (path / "config.json").is_file():
-        raise EngineError(f"{path}: no config.json there; give a local model directory")
-    whole = any(file for pattern in _WEIGHTS for file in path.glob(pattern))
-    try:
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(
-                path, trust_remote_code=False, local_files_only=True
+    with _opening(path):
+        whole = any(file for pattern in _WEIGHTS for file in path.glob(pattern))
+        tokenizer = _tokenizer(path)
+        if whole:
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                path,
+                output_loading_info=True,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
             )
-            if whole:
-                model, loading = AutoModelForCausalLM.from_pretrained(
-                    path,
-                    output_loading_info=True,
-                    dtype=dtype,
-                    use_safetensors=True,
-                    trust_remote_code=False,
-                    local_files_only=True,
-                )
-            else:
-                model, loading = _unfilled(path, dtype), {"missing_keys": ()}
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        what = " ".join(str(error).split())
-        raise EngineError(f"{path}: the model cannot be opened: {what[:300]}") from error
+        else:
+            model, loading = _unfilled(path, dtype), {"missing_keys": ()}
     if loading["missing_keys"]:
         # Otherwise these would stay random, and be scored.
         raise EngineError(
@@ -238,6 +228,37 @@ def _open(path: Path, dtype: torch.dtype | str) -> tuple[Any, Any, bool]:
             " use another engine"
         )
     return model, tokenizer, whole
+
+
+@contextlib.contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    """Whatever a model directory does not allow, in one line; nothing is shown meanwhile."""
+    from safetensors import SafetensorError
+
+    if not (path / "config.json").is_file():
+        raise EngineError(f"{path}: no config.json there; give a local model directory")
+    try:
+        with _quiet():
+            yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        what = " ".join(str(error).split())
+        raise EngineError(f"{path}: the model cannot be opened: {what[:300]}") from error
+
+
+def _tokenizer(path: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # the tokenizers library has no class of its own for a broken file
+        what = " ".join(str(error).split())
+        raise EngineError(f"{path}: the tokenizer cannot be opened: {what[:300]}") from error
+
+
+def _limit(config: Any) -> int | None:
+    """The most tokens that a model takes, answer included; None where nothing says."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) else None
 
 
 def _unfilled(path: Path, dtype: torch.dtype | str) -> Any:

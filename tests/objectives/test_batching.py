@@ -2,6 +2,7 @@
 
 import logging
 import random
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from objectives.engines import TransformersConfig, make_engine
 from objectives.engines.base import Continuation, GenerationSettings
 from objectives.engines.batching import (
     CPU_TOKENS,
+    GROW_AFTER,
     LOGIT_CELLS,
     Batcher,
     Footprint,
@@ -120,6 +122,55 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_next_ones_start_smaller(tin
         assert sum(rows > 5 for rows in seen) == failed
     (record,) = caplog.records
     assert "cpu ran out of memory on 24 prompts" in record.message
+
+
+def worked(maker, room, count):
+    """The sizes of the batches that were tried on `count` rows where `room()` rows fit."""
+    tried = []
+
+    def work(batch):
+        tried.append(len(batch))
+        if len(batch) > room():
+            raise torch.OutOfMemoryError
+
+    maker.run(range(count), [Size(10, 6)] * count, [str(i) for i in range(count)], work)
+    return tried
+
+
+SIXTEEN = CPU.model_copy(update={"max_batch_tokens": 256})  # rows of 16 tokens
+
+
+def test_batches_grow_again_after_a_passing_want_of_memory():
+    maker = batcher(SIXTEEN)
+    rooms = iter([3, 3, 3])
+    tried = worked(maker, lambda: next(rooms, 16), 400)
+    assert tried[:3] == [16, 8, 4]
+    small, middle = tried.index(4, 3), tried.index(8, 3)
+    assert tried[3:middle] == [2] * GROW_AFTER + [4] * GROW_AFTER
+    assert small == 3 + GROW_AFTER
+    assert tried[middle : middle + GROW_AFTER] == [8] * GROW_AFTER
+    assert set(tried[middle + GROW_AFTER : -1]) == {16}
+    assert maker.out_of_memory == 3
+    worked(maker, lambda: 16, 16 * GROW_AFTER)
+    assert maker._patience == GROW_AFTER
+
+
+def test_lasting_want_of_memory_is_tried_ever_more_rarely():
+    maker = batcher(SIXTEEN)
+    tried = worked(maker, lambda: 8, 8 * 1000)
+    failed = [at for at, rows in enumerate(tried) if rows > 8]
+    assert [b - a - 1 for a, b in pairwise(failed)] == [
+        GROW_AFTER * 2**n for n in range(len(failed) - 1)
+    ]
+    assert len(failed) == 6
+
+
+def test_small_batches_do_not_tell_that_larger_ones_fit():
+    maker = batcher(SIXTEEN)
+    worked(maker, lambda: 8, 16)
+    for _ in range(3 * GROW_AFTER):
+        worked(maker, lambda: 8, 2)
+    assert worked(maker, lambda: 8, 16) == [8, 8]
 
 
 def test_one_prompt_that_does_not_fit_is_named(tiny):
