@@ -142,7 +142,7 @@ def final_answer(text: str) -> str | None:
 
 def _plain(text: str) -> str:
     """`text` without emphasis, also of one kind in another."""
-    for _ in range(2):
+    for _ in range(2 if re.search(r"[*`]|__", text) else 0):
         text = _EMPHASIS.sub(r"\2", text)
     return text
 

@@ -9,7 +9,8 @@ from pydantic import Field
 from objectives.errors import ScorerError
 from objectives.item import Item
 from objectives.scorers import base
-from objectives.scorers.answer_text import CURRENCY, MAX_LENGTH, clean
+from objectives.scorers.answer_text import MAX_LENGTH, clean
+from objectives.scorers.arithmetic import comes_to, plain_signs, rounds_to
 from objectives.scorers.base import Sample, Scorer, split_thinking
 from objectives.scorers.final_answer import alternatives, final_answer
 from objectives.scorers.latex import askable, echoed, left_undone, same_form, without_unit
@@ -28,7 +29,6 @@ _NAME = re.compile(
 )
 _DENIES = re.compile(r"\bnot\b|ไม่|不|ليس|नहीं", re.IGNORECASE)
 _CALL = re.compile(r"(?<=[a-zA-Z])\s*\([^()]{0,40}\)")  # f(3), and P(X = 2)
-_UNITS = re.compile(rf"[{CURRENCY}]|(?<![\\a-zA-Z])(?:[a-zA-Z]{{2,}}|[^\x00-\x7f]+)(?![a-zA-Z(])")
 
 
 class Math(Scorer):
@@ -154,26 +154,28 @@ class Math(Scorer):
         sides = [clean(side) for side in _EQUALS.split(_CALL.sub("", answer))]
         if len(sides) == 1 or not last:
             return answer
-        known = [number for number in map(plain_number, sides) if number is not None]
-        if any(not number.same(known[-1]) for number in known):
-            return answer  # 1 = 2 = 7
         label = _EQUALS.split(gold)
         if len(label) > 1 and _squeezed(label[0]) != _squeezed(_EQUALS.split(answer)[0]):
             return answer  # y = 7 is not x = 7
         if len(label) > 1 and len(sides) == 2 and plain_number(last) is None:
             return answer  # y = 2x and its like are the verifier's
+        # 1 = 2 = 7 leads nowhere.
         return last if all(self._leads_to(side, last) for side in sides[:-1]) else answer
 
     def _leads_to(self, side: str, value: str) -> bool:
         """Whether what stands left of "=" is a name, or an expression equal to `value`."""
         number, known = plain_number(value), plain_number(side)
-        if number is not None and known is not None:
-            return number.same(known)
+        if number is not None and known is not None and number.same(known):
+            return True
         if _is_name(side):
             return True
-        side = _UNITS.sub(" ", side)
+        side = plain_signs(side)
         if number is not None:
-            exact = number.value / 100 if number.percent else number.value
+            exact = number.value / 100 if number.percent and "/100" in side else number.value
+            sum_ = comes_to(side)
+            if sum_ is not None:
+                _, _, places = value.partition(".")
+                return rounds_to(sum_, len(re.sub(r"\D.*", "", places)), exact)
             value = f"\\frac{{{exact.numerator}}}{{{exact.denominator}}}"
         if not (askable(side, side) and askable(value, value)):
             return False
