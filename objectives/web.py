@@ -5,6 +5,8 @@ import http.client
 import json
 import os
 import random
+import re
+import socket
 import time
 import urllib.error
 import urllib.parse
@@ -47,8 +49,12 @@ class Endpoint:
     backoff: float = 1.0
 
     def __post_init__(self) -> None:
-        parts = urllib.parse.urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urllib.parse.urlsplit(self.url)
+            sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port or an address that is none
+            sound = False
+        if not sound or re.search(r"\s", self.url):
             raise WebError(f"{self._shown()!r} is not an http(s) URL; write https://host/path")
         if parts.username or parts.password:
             raise WebError(
@@ -57,12 +63,21 @@ class Endpoint:
             )
 
     def check(self) -> None:
-        """Whether the key is there.
+        """Whether the key is there, and somebody answers at the URL; nothing is asked of them.
 
         Raises:
-            WebError: its variable is not set, or holds what no header can.
+            WebError: the key's variable is not set or holds what no header can, or nobody listens.
         """
         self._headers()
+        parts = urllib.parse.urlsplit(self.url)
+        host = str(parts.hostname)
+        if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
+            return  # only the proxy knows
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            socket.create_connection((host, port), timeout=min(10.0, self.timeout)).close()
+        except OSError as error:
+            raise WebError(f"{self._shown()}: {self._hidden(_words(error))}") from None
 
     def post(self, body: Any) -> Any:
         """The JSON that the service answers `body` with.
@@ -133,7 +148,10 @@ class Endpoint:
 
     def _shown(self) -> str:
         """The URL without what could be secret in it."""
-        parts = urllib.parse.urlsplit(self.url)
+        try:
+            parts = urllib.parse.urlsplit(self.url)
+        except ValueError:
+            return "the URL"
         host = parts.netloc.rpartition("@")[2]
         return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
 

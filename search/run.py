@@ -36,6 +36,7 @@ from merge_core.tokenizers import TOKENIZER_FILE
 from merge_core.yaml_io import load_yaml, one_line, write_atomic
 from objectives import make_scorer
 from objectives.item_source import digest
+from objectives.scorers import frozen_ref
 from search.config import FROZEN, Search, parse
 from search.errors import ConfigError, RunError
 
@@ -265,6 +266,7 @@ def freeze(search: Search) -> dict[str, Any]:
         model.pop("model")
     for task in frozen["tasks"].values():
         task.pop("items")
+        task["scorers"] = [frozen_ref(reference) for reference in task["scorers"]]
         if task["fewshot"] is not None:
             task["fewshot"].pop("items")
     frozen["storage"] = redacted(frozen["storage"] or "")

@@ -4,12 +4,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from objectives.errors import ScorerError
+from objectives.errors import ServiceError
 
 Status = Literal["ok", "error", "time", "output"]
 
 
-class SandboxError(ScorerError):
+class SandboxError(ServiceError):
     """A sandbox cannot run here, or broke: nothing is known of the program it was given."""
 
 

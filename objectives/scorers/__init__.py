@@ -51,3 +51,13 @@ def make_scorer(ref: str | Mapping[str, Mapping[str, Any] | None]) -> Scorer:
         )
     scorer: Scorer = resolve(SCORERS, name)(**(params or {}))
     return scorer
+
+
+def frozen_ref(ref: str | Mapping[str, Any]) -> str | dict[str, Any]:
+    """What of a reference decides the scores: its operational parameters may change in a run."""
+    if isinstance(ref, str):
+        return ref
+    ((name, params),) = ref.items()
+    operational = resolve(SCORERS, name).operational if name in SCORERS else frozenset()
+    kept = {key: value for key, value in (params or {}).items() if key not in operational}
+    return {name: kept}

@@ -88,6 +88,7 @@ class Scorer(ABC):
     correctness: ClassVar[bool] = False  # tells right from wrong: one half of the joint score
     speech: ClassVar[bool] = False  # tells whether the language is right: the other half
     extra_measures: ClassVar[Mapping[str, Measure]] = {}  # what `extras` may give, by sub-name
+    operational: ClassVar[frozenset[str]] = frozenset()  # parameters that say how, not what
     params: Params
 
     class Params(Params):

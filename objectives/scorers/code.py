@@ -47,6 +47,7 @@ class Code(Scorer):
     binary: ClassVar[bool] = True
     correctness: ClassVar[bool] = True
     extra_measures: ClassVar[dict[str, Measure]] = {"passed": Measure()}
+    operational: ClassVar[frozenset[str]] = frozenset({"sandbox", "parallel"})
     params: "Params"
 
     class Params(base.Params):

@@ -2,16 +2,17 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from objectives.errors import ScorerError
+from objectives.errors import ScorerError, ServiceError
 from objectives.item import Item
 from objectives.item_source import ItemsConfig
 from objectives.scorers import base
@@ -86,6 +87,9 @@ class Judge(Scorer):
     """
 
     name = "judge"
+    operational: ClassVar[frozenset[str]] = frozenset(
+        {"url", "key_env", "timeout", "tries", "backoff", "asks", "parallel", "cache"}
+    )
     params: "Params"
 
     class Params(base.Params):
@@ -110,7 +114,7 @@ class Judge(Scorer):
         @field_validator("scale")
         @classmethod
         def _ascends(cls, scale: tuple[float, float]) -> tuple[float, float]:
-            if not scale[0] < scale[1]:
+            if not scale[0] < scale[1] or not all(map(math.isfinite, scale)):
                 raise ValueError(f"goes from worst to best, got {list(scale)}")
             return scale
 
@@ -165,7 +169,7 @@ class Judge(Scorer):
         """In [0, 1].
 
         Raises:
-            ScorerError: the service failed in every try, or gave no judgement.
+            ServiceError: the service failed in every try, or gave no judgement.
         """
         answer = split_thinking(sample.generation).answer.strip()
         if not answer:
@@ -203,13 +207,13 @@ class Judge(Scorer):
             try:
                 reply = _content(self._endpoint().post(body))
             except WebError as error:
-                raise ScorerError(f"scorer {self.name}: item {item.id!r}: {error}") from None
+                raise ServiceError(f"scorer {self.name}: item {item.id!r}: {error}") from None
             judgement = self._read(reply)
             if judgement is not None:
                 if self.params.cache:
                     self._store(digest, reply)
                 return judgement
-        raise ScorerError(
+        raise ServiceError(
             f"scorer {self.name}: item {item.id!r}: {self.params.model} gave no judgement in"
             f" {self.params.asks} answers; look at `prompt`, `scale` and `max_tokens`, or ask more"
             " (`asks`)"
@@ -250,8 +254,10 @@ class Judge(Scorer):
         return judgement
 
     def _url(self) -> str:
-        url = self.params.url.rstrip("/")
-        return url if url.endswith("/chat/completions") else f"{url}/chat/completions"
+        url, mark, query = self.params.url.partition("?")
+        url = url.rstrip("/")
+        own = url if url.endswith("/chat/completions") else f"{url}/chat/completions"
+        return f"{own}{mark}{query}"
 
     def _endpoint(self) -> Endpoint:
         given = self.params

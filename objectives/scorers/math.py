@@ -18,6 +18,7 @@ from objectives.scorers.plain_number import PlainNumber, plain_number
 from objectives.scorers.verifier import shared_verifier
 
 _OTHER_CHOICE = re.compile(r"(?<!\w)\(?[A-J][).](?:\s|$)|\bor\b")
+_CHOICE_LABEL = re.compile(r"^(?:\([A-J]\)|[A-J]\))\s+(?=\S)")  # (B) 42
 _EQUALS = re.compile(r"(?<![<>!\\:=])=+")
 _COMMA_DECIMAL = re.compile(r"(?<![\d,])(\d+),(\d{1,2}|\d{4,})(?![\d,])")
 _HAS_VALUE = re.compile(r"\d|\\[a-zA-Z]")
@@ -56,6 +57,7 @@ class Math(Scorer):
     name = "math"
     binary: ClassVar[bool] = True
     correctness: ClassVar[bool] = True
+    operational: ClassVar[frozenset[str]] = frozenset({"processes"})
     params: "Params"
 
     class Params(base.Params):
@@ -110,7 +112,9 @@ class Math(Scorer):
         decimals = expected is not None and expected.value.denominator != 1
         if _APPROX.search(answer) and not _APPROX.search(gold):
             exact, about = _APPROX.split(answer, maxsplit=1)
-            answer = clean(about if (decimals and "." in gold) or not exact.strip() else exact)
+            named = expected is not None and "\\" not in exact and _is_name(clean(exact))
+            wants_decimals = decimals and "." in gold
+            answer = clean(about if wants_decimals or named or not exact.strip() else exact)
         if expected is not None:
             if decimals and "/" not in gold:
                 answer = _COMMA_DECIMAL.sub(r"\1.\2", answer)
@@ -138,7 +142,7 @@ class Math(Scorer):
 
     def _is_number(self, gold: str, expected: PlainNumber, answer: str, question: str) -> bool:
         """Whether one member of an answer is the expected number."""
-        answer = self._unlabelled(answer, gold)
+        answer = self._unlabelled(_CHOICE_LABEL.sub("", answer), gold)
         given = plain_number(answer)
         if given is not None:
             return expected.same(given) and (expected.undone or not given.undone)

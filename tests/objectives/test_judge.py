@@ -1,5 +1,6 @@
 import email.utils
 import logging
+import math
 import pickle
 import re
 import shutil
@@ -16,6 +17,7 @@ import pytest
 from objectives.engines.base import Generation
 from objectives.errors import ScorerError
 from objectives.item import Item
+from objectives.scorers import frozen_ref, make_scorer
 from objectives.scorers.base import Sample
 from objectives.scorers.judge import Judge, cache_folder
 from objectives.web import Endpoint, WebError
@@ -425,6 +427,10 @@ class TestCache:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
+        ({"url": "http://h:99999/v1"}, r"not an http\(s\) URL"),
+        ({"url": "http://h /v1"}, r"not an http\(s\) URL"),
+        ({"url": "http://[::1/v1"}, r"not an http\(s\) URL"),
+        ({"url": "http://h", "scale": [0, math.inf]}, "from worst to best"),
         ({"url": "api.openai.com"}, r"not an http\(s\) URL"),
         ({"scale": [5, 1]}, "scale: goes from worst to best"),
         ({"prompt": "{question}"}, r"prompt: needs \{answer\}"),
@@ -443,3 +449,26 @@ def test_wrong_parameters_are_one_clear_line(params, message):
 def test_a_sample_of_the_suite_reaches_the_judge(server):
     server.replies = [says("[[10]]")]
     assert judge(server).score(sample("7")) == 1
+
+
+def test_a_query_stays_behind_the_path():
+    assert make_scorer({"judge": {"url": "http://h/v1?version=3", "model": "m"}})._url() == (
+        "http://h/v1/chat/completions?version=3"
+    )
+
+
+def test_nobody_at_the_url_is_said_before_anything_runs():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    judge = make_scorer({"judge": {"url": f"http://127.0.0.1:{port}/v1", "model": "m"}})
+    with pytest.raises(ScorerError, match="Connection refused"):
+        judge.check()
+
+
+def test_what_decides_is_frozen_and_how_it_is_asked_is_not():
+    ref = {"judge": {"url": "http://h", "model": "m", "asks": 4, "scale": [1, 5]}}
+    assert frozen_ref(ref) == {"judge": {"model": "m", "scale": [1, 5]}}
+    assert frozen_ref("math") == "math"
+    assert frozen_ref({"code": {"sandbox": "landlock", "memory": 512}}) == {"code": {"memory": 512}}
+    assert frozen_ref({"think": None}) == {"think": {}}
