@@ -1,15 +1,11 @@
 """The user's own function as a scorer: any Python that turns an answer into a number."""
 
-import importlib
 import inspect
 import math
-import sys
-import threading
+import re
 from collections.abc import Callable, Mapping
-from functools import lru_cache
-from importlib.machinery import FrozenImporter
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field
@@ -18,15 +14,22 @@ from objectives.errors import ScorerError
 from objectives.item_source import ItemsConfig
 from objectives.scorers import base
 from objectives.scorers.base import Direction, Measure, Sample, Scorer
+from objectives.scorers.python_module import inside, resolved, sources, what_failed
 from objectives.tables import did_you_mean
 
-_IMPORTING = threading.RLock()
+_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
     if not bounds[0] < bounds[1]:
         raise ValueError(f"a range is [least, most], got [{bounds[0]:g}, {bounds[1]:g}]")
     return bounds
+
+
+def _a_path(text: str) -> str:
+    if not _PATH.fullmatch(text):
+        raise ValueError(f"write package.module:function, not {text!r}")
+    return text
 
 
 Range = Annotated[tuple[float, float], AfterValidator(_ascending)]
@@ -39,7 +42,7 @@ class Python(Scorer):
     tags) and `sample.generation` (text, tokens, finish_reason). A class that is a `Scorer` of
     generations is made with `args` instead, and has to declare the same range, direction and
     binary as the task file. The module is one that Python finds, or stands in the task file's
-    folder; what it imports of that folder, it imports at its top.
+    folder, and may import its neighbours there (see `python_module`).
 
     The task file says what the score is like, so that a search can be checked without running
     anybody's code. The function runs in the process that scores: it is trusted with everything.
@@ -51,8 +54,7 @@ class Python(Scorer):
     class Params(base.Params):
         """Which function, and what its score is like."""
 
-        function: str = Field(
-            pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$",
+        function: Annotated[str, AfterValidator(_a_path)] = Field(
             description="package.module:function, of an installed module or of the file's folder",
         )
         range: Range = Field((0.0, 1.0), description="[least, most] of the score")
@@ -84,10 +86,9 @@ class Python(Scorer):
         return self.with_params(root=folder)
 
     def files(self) -> tuple[Path, ...]:
-        """The module, where it stands in the task file's folder."""
+        """The module, where it stands in the task file's folder, and what it imports of that."""
         root, name = self.params.root, self.params.function.partition(":")[0]
-        file = None if root is None else _file_in(root, name)
-        return () if file is None else (file,)
+        return () if root is None else sources(root, name)
 
     def check(self) -> None:
         """Import the module and look the function up."""
@@ -108,13 +109,15 @@ class Python(Scorer):
         return {key: value for key, value in self._called(sample).items() if key != "score"}
 
     def _function(self) -> Callable[[Sample], Any]:
-        found = _resolved(self.params.function, self.params.root)
+        """What is called; only `_inside` its module's folder."""
+        found = resolved(self.params.function, self.params.root)
         if isinstance(found, type) and issubclass(found, Scorer):
             return self._of_class(found)
         if not callable(found) or isinstance(found, type):
             raise ScorerError(
                 f"scorer {self.name}: {self.params.function} is {_a(found)}; name a function"
             )
+        self._returns(found)
         args = self.params.args
         try:
             inspect.signature(found).bind(None, **args)
@@ -127,8 +130,32 @@ class Python(Scorer):
             pass  # some builtins tell no signature
         return lambda sample: found(sample, **args)
 
+    def _returns(self, function: Callable[..., Any]) -> None:
+        """Refuse what gives no number when it is called."""
+        for one in (function, getattr(function, "__call__", None)):  # noqa: B004
+            if inspect.iscoroutinefunction(one):
+                kind = "an async function"
+            elif inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one):
+                kind = "a generator"
+            else:
+                continue
+            raise ScorerError(
+                f"scorer {self.name}: {self.params.function} is {kind}; write a plain function that"
+                " returns the score"
+            )
+
     def _of_class(self, made: type[Scorer]) -> Callable[[Sample], Any]:
-        scorer = made(**self.params.args)
+        try:
+            with self._inside():
+                scorer = made(**self.params.args)
+        except ScorerError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise ScorerError(
+                f"scorer {self.name}: {self.params.function} cannot be made with"
+                f" {', '.join(self.params.args) or 'no args'}: {what_failed(error)}"
+            ) from error
+        self._returns(scorer.score)
         own = Measure(scorer.range, scorer.direction, scorer.binary)
         if scorer.reads != "generation":
             raise ScorerError(
@@ -145,12 +172,16 @@ class Python(Scorer):
             )
         return lambda sample: {"score": scorer.score(sample), **scorer.extras(sample)}
 
+    def _inside(self) -> AbstractContextManager[None]:
+        return inside(self.params.function, self.params.root)
+
     def _called(self, sample: Sample) -> dict[str, float]:
         function = self._function()
         try:
-            said = function(sample)
-        except Exception as error:
-            raise self._fault(sample, f"{type(error).__name__}: {error}") from error
+            with self._inside():
+                said = function(sample)
+        except (Exception, SystemExit) as error:  # nobody's answer ends a search
+            raise self._fault(sample, what_failed(error)) from error
         said = said if isinstance(said, Mapping) else {"score": said}
         known = {"score": self.params.range, **self.params.extras}
         if "score" not in said:
@@ -182,89 +213,6 @@ class Python(Scorer):
         return ScorerError(
             f"scorer {self.name}: {self.params.function} on item {sample.item.id!r}: {told}"
         )
-
-
-@lru_cache
-def _resolved(path: str, root: Path | None) -> Any:
-    """What a dotted path names; imported once a process.
-
-    Raises:
-        ScorerError: there is no such module or attribute, or the module fails.
-    """
-    name, _, attribute = path.partition(":")
-    try:
-        if root is not None and _file_in(root, name) is not None:
-            module = _imported_from(root, name)
-        else:
-            module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            place = f"in {root} nor " if root else ""
-            raise ScorerError(
-                f"scorer {path}: no module {error.name!r} {place}among the installed ones;"
-                " mend the path"
-            ) from None
-        raise ScorerError(f"scorer {path}: {name} needs {error.name!r}; install it") from None
-    except Exception as error:
-        told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise ScorerError(f"scorer {path}: importing {name} failed: {told}") from error
-    if not hasattr(module, attribute):
-        names = [key for key in vars(module) if not key.startswith("_")]
-        hint = did_you_mean(attribute, names) if names else "it is empty"
-        raise ScorerError(f"scorer {path}: {name} has no {attribute!r}; {hint}")
-    return getattr(module, attribute)
-
-
-def _imported_from(root: Path, name: str) -> ModuleType:
-    """A module of a folder, without a trace in `sys.path` or `sys.modules`.
-
-    Two task files may each have a `metrics.py` beside them: neither may be taken for the other, nor
-    for an installed module of that name.
-    """
-    top = _top(name)
-    if top in sys.builtin_module_names or FrozenImporter.find_spec(top) is not None:
-        raise ImportError(f"Python has a module {top} of its own; rename the one in {root}")
-    with _IMPORTING:
-        if top in sys.modules and _is_of_folder(top, root):
-            return importlib.import_module(name)  # Python finds the folder by itself
-        own = {top} | (_names_in(root) - sys.stdlib_module_names)
-        hidden = {key: sys.modules.pop(key) for key in list(sys.modules) if _top(key) in own}
-        before = {_top(key) for key in sys.modules}
-        sys.path.insert(0, str(root))
-        importlib.invalidate_caches()
-        try:
-            return importlib.import_module(name)
-        finally:
-            sys.path.remove(str(root))
-            for key in [key for key in sys.modules if _top(key) not in before]:
-                if _top(key) in own:
-                    del sys.modules[key]
-            sys.modules.update(hidden)
-
-
-def _top(name: str) -> str:
-    return name.partition(".")[0]
-
-
-def _names_in(root: Path) -> set[str]:
-    """Modules and packages of a folder, but those that Python finds there anyway."""
-    names = {file.stem for file in root.glob("*.py")}
-    names |= {file.parent.name for file in root.glob("*/__init__.py")}
-    return {name for name in names if name not in sys.modules or not _is_of_folder(name, root)}
-
-
-def _is_of_folder(name: str, root: Path) -> bool:
-    """Whether an imported module was read from the folder."""
-    file = _file_in(root, name)
-    mine = getattr(sys.modules[name], "__file__", None)
-    return file is not None and mine is not None and Path(mine).resolve() == file.resolve()
-
-
-def _file_in(root: Path, name: str) -> Path | None:
-    """The file that a module of the folder would be read from."""
-    place = root.joinpath(*name.split("."))
-    files = (place / "__init__.py", place.with_suffix(".py"))
-    return next((file for file in files if file.is_file()), None)
 
 
 def _a(value: Any) -> str:

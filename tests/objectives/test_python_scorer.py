@@ -15,7 +15,7 @@ from objectives.task import Task, TaskConfig
 from tests.objectives.samples import sample
 
 METRICS = """
-import helpers
+import helpers, sys
 from objectives.scorers.base import Scorer
 
 def share(sample, of="a", **more):
@@ -33,6 +33,37 @@ def odd(sample, value=None):
 
 def fails(sample):
     raise RuntimeError("no\\nluck")
+
+def leaves(sample):
+    sys.exit(3)
+
+async def later(sample):
+    return 1.0
+
+def many(sample):
+    yield 1.0
+
+class Waits:
+    async def __call__(self, sample):
+        return 1.0
+
+waits = Waits()
+
+class Half(Scorer):
+    name = "half"
+
+class Fails(Scorer):
+    name = "fails"
+    def __init__(self, **params):
+        super().__init__(**params)
+        raise OSError("no file")
+    def score(self, sample):
+        return 0.0
+
+class Later(Scorer):
+    name = "later"
+    async def score(self, sample):
+        return 0.0
 
 class Shout(Scorer):
     name = "shout"
@@ -187,6 +218,7 @@ def test_a_scorer_class_is_made_with_its_arguments(folder):
         ("needy:f", "needy needs 'no_such_package'; install it"),
         ("raises:f", "importing raises failed: ZeroDivisionError"),
         ("empty:f", "empty has no 'f'"),
+        ("ends:f", "importing ends failed: SystemExit: 3"),
         ("package.nothing:f", "no module 'package'"),
     ],
 )
@@ -195,6 +227,7 @@ def test_what_cannot_be_found_is_one_clear_line(folder, path, message):
     (folder / "needy.py").write_text("import no_such_package\n")
     (folder / "raises.py").write_text("1 / 0\n")
     (folder / "empty.py").write_text("")
+    (folder / "ends.py").write_text("import sys\nsys.exit(3)\n")
     scorer = make_scorer(f"python:{path}").bound("items.jsonl", folder)
     with pytest.raises(ScorerError, match=message) as caught:
         scorer.check()
@@ -208,9 +241,102 @@ def test_arguments_are_checked_before_anything_runs(folder):
 
 
 @pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("later", "metrics:later is an async function; write a plain function"),
+        ("many", "metrics:many is a generator; write a plain function"),
+        ("waits", "metrics:waits is an async function"),
+        ("Later", "metrics:Later is an async function"),
+        ("Half", "metrics:Half cannot be made with no args: TypeError: .*abstract"),
+        ("Fails", "metrics:Fails cannot be made with no args: OSError: no file"),
+    ],
+)
+def test_what_gives_no_number_is_refused_at_check(folder, function, message):
+    with pytest.raises(ScorerError, match=message) as caught:
+        made(folder, function).check()
+    assert "\n" not in str(caught.value)
+
+
+LATE = """
+import pickle
+from dataclasses import dataclass
+
+class Kept:
+    pass
+
+def who(sample):
+    import late_helper
+    from lib import inner
+
+    @dataclass
+    class Point:
+        x: "int" = 1
+
+    assert type(pickle.loads(pickle.dumps(Kept()))) is Kept
+    assert pickle.loads(pickle.dumps(late_helper.Told())).who == {who!r} == inner.WHO
+    return Point().x
+"""
+
+
+def test_modules_are_whole_when_their_functions_are_called(tmp_path, monkeypatch):
+    """Classes are pickled and dataclasses made at call time, neighbours imported late."""
+    taken = types.ModuleType("late_helper")
+    monkeypatch.setitem(sys.modules, "late_helper", taken)
+    before, path = set(sys.modules), list(sys.path)
+    for who in ("one", "two"):
+        write(tmp_path / who, who, LATE.format(who=who))
+        (tmp_path / who / "late_helper.py").write_text(f"class Told:\n    who = {who!r}\n")
+        (tmp_path / who / "lib").mkdir()
+        (tmp_path / who / "lib" / "__init__.py").write_text("")
+        (tmp_path / who / "lib" / "inner.py").write_text(f"WHO = {who!r}\n")
+    for who in ("one", "two", "one"):
+        assert made(tmp_path / who, "who").score(sample("x")) == 1.0
+    assert sys.modules["late_helper"] is taken
+    assert not {"metrics", "lib", "lib.inner"} & (set(sys.modules) - before)
+    assert sys.path == path
+
+
+def test_packages_without_an_init_are_each_folders_own(tmp_path):
+    says = "from lib import inner\ndef who(sample):\n    return float(inner.WHO == {!r})\n"
+    for who in ("one", "two"):
+        write(tmp_path / who, who, says.format(who))
+        (tmp_path / who / "lib").mkdir()
+        (tmp_path / who / "lib" / "inner.py").write_text(f"WHO = {who!r}\n")
+    for who in ("one", "two", "one"):
+        assert made(tmp_path / who, "who").score(sample("x")) == 1.0
+
+
+def test_its_files_are_the_module_and_what_it_imports_of_its_folder(folder):
+    (folder / "pack" / "deep").mkdir(parents=True)
+    (folder / "pack" / "__init__.py").write_text("from .deep import leaf as twig")
+    (folder / "pack" / "deep" / "leaf.py").write_text("from .. import other\nimport metrics")
+    (folder / "pack" / "other.py").write_text("import json, torch")
+    (folder / "unused.py").write_text("")
+    (folder / "broken.py").write_text("import (")
+    (folder / "helpers.py").write_text("def late():\n    import pack, broken\n")
+
+    def names(path):
+        files = make_scorer(f"python:{path}").bound("items.jsonl", folder).files()
+        return [file.relative_to(folder).as_posix() for file in files]
+
+    assert names("metrics:share") == [
+        "broken.py",
+        "helpers.py",
+        "metrics.py",
+        "pack/__init__.py",
+        "pack/deep/leaf.py",
+        "pack/other.py",
+    ]
+    assert names("pack.deep.leaf:f") == names("metrics:share")
+    assert names("unused:f") == ["unused.py"]
+    assert names("statistics:mean") == []
+
+
+@pytest.mark.parametrize(
     ("function", "value", "message"),
     [
         ("fails", None, "metrics:fails on item 'i': RuntimeError: no luck"),
+        ("leaves", None, "metrics:leaves on item 'i': SystemExit: 3"),
         ("odd", "None", "score is None, not a number"),
         ("odd", "'1'", "score is of type str, not a number"),
         ("odd", "[1]", "score is of type list, not a number"),
@@ -241,12 +367,12 @@ def test_binary_is_a_promise(folder):
     ("ref", "message"),
     [
         ("python", "parameter 'function' is missing"),
-        ("python:", "function: .*match"),
-        ("python:metrics", "function: .*match"),
-        ("python:metrics:a.b", "function: .*match"),
+        ("python:", "function: write package.module:function, not"),
+        ("python:metrics", "function: write package.module:function, not"),
+        ("python:metrics:a.b", "function: write package.module:function, not"),
         ("pyton:metrics:a", "unknown scorer 'pyton:metrics:a'; did you mean 'python'|choose one"),
         ({"python": {"function": "m:f", "range": [1, 0]}}, "a range is .least, most., got .1, 0."),
-        ({"python": {"function": "m:f", "direction": "up"}}, "direction"),
+        ({"python": {"function": "m:f", "direction": "up"}}, "direction has to be 'maximize' or"),
         ({"python": {"function": "m:f", "extra": 1}}, "did you mean 'extras'"),
     ],
 )
