@@ -282,8 +282,12 @@ def item_digests(search: Search) -> dict[str, str]:
             digests[f"{name}.fewshot"] = digest(task.fewshot.items, search.root)
         for reference in task.scorers:
             scorer = make_scorer(reference).bound(task.items, search.root)
-            for file in scorer.files():
-                digests[f"{name}.{scorer.name}"] = digest(str(file), search.root)
+            files = scorer.files()
+            # A run moves with its project: files are known by where they stand among themselves.
+            above = os.path.commonpath([file.parent for file in files]) if files else ""
+            for file in files:
+                key = f"{name}.scorer.{scorer.name}.{file.relative_to(above).as_posix()}"
+                digests[key] = digest(str(file), search.root)
     return digests
 
 

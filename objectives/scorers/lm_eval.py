@@ -44,6 +44,9 @@ _KNOWN: dict[str, tuple[str, Measure]] = {
     ),
 }
 _ALIKE = {"nanmean": "mean"}
+_IGNORED = {"__pycache__", ".ipynb_checkpoints"}
+"""Folders that the harness does not look into."""
+
 _INSTALL = "needs lm-evaluation-harness; pip install mergefront[lm-eval]"
 
 
@@ -132,6 +135,15 @@ class LmEval(EngineScorer):
             include = (root / Path(items.include).expanduser()).resolve()
         return self.with_params(task=items.lm_eval, include=include)
 
+    def files(self) -> tuple[Path, ...]:
+        """The task files of the folder and their Python; data are known by their documents."""
+        include = self.params.include
+        if include is None:
+            return ()
+        found = (file for kind in ("*.yaml", "*.py") for file in include.rglob(kind))
+        below = ((file, file.relative_to(include).parts) for file in found if file.is_file())
+        return tuple(sorted(file for file, parts in below if not _IGNORED.intersection(parts)))
+
     def measures(self) -> dict[str, Measure]:
         """The metrics, and the counts that some are weighted by."""
         found: dict[str, Measure] = {}
@@ -172,9 +184,9 @@ class LmEval(EngineScorer):
                 for item, requests in zip(items, asked, strict=True)
             ]
 
-    def _answered(self, lm: Any, requests: Sequence[Any]) -> dict[int, Generation]:
-        """Put the engine's responses into the requests; the first generation of each, by id."""
-        generated: dict[int, Generation] = {}
+    def _answered(self, lm: Any, requests: Sequence[Any]) -> dict[int, list[Generation]]:
+        """Put the engine's responses into the requests; the generations of each, by id."""
+        generated: dict[int, list[Generation]] = {}
         for request in requests:
             request.resps, request.filtered_resps = [], {}
         for kind in sorted({request.request_type for request in requests}):
@@ -188,7 +200,7 @@ class LmEval(EngineScorer):
                 answers = lm.generations(asked)
                 responses = [answer.text for answer in answers]
                 for request, answer in zip(asked, answers, strict=True):
-                    generated.setdefault(id(request), answer)
+                    generated.setdefault(id(request), []).append(answer)
             else:
                 responses = getattr(lm, kind)(asked)
             for request, response in zip(asked, responses, strict=True):
@@ -200,7 +212,7 @@ class LmEval(EngineScorer):
         task: Any,
         item: Item,
         requests: Sequence[Any],
-        answers: Mapping[int, Generation],
+        answers: Mapping[int, Sequence[Generation]],
         way: str,
     ) -> ItemScore:
         ordered = sorted(requests, key=lambda request: request.idx)
@@ -227,7 +239,7 @@ class LmEval(EngineScorer):
             scores[key] = self._checked(value, metric, measure, item)
             if measure.weights is not None:
                 scores[measure.weights] = weight
-        generated = [answers[id(one)] for one in ordered if id(one) in answers]
+        generated = [answer for one in ordered for answer in answers.get(id(one), ())]
         if generated:
             first = generated[0]
             tokens = sum(answer.tokens for answer in generated)
@@ -241,7 +253,7 @@ class LmEval(EngineScorer):
             raise ScorerError(
                 f"lm_eval task {self.params.task}: {metric} of document {item.id} is {value:g}, not"
                 f" {declared}; say so: {{metrics: {{{metric}: {{range: [least, most],"
-                " direction: maximize, binary: false}}}}"
+                " direction: maximize, binary: false}}}"
             )
         return value
 

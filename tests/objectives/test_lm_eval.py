@@ -401,8 +401,12 @@ def test_what_cannot_be_opened_is_one_clear_line(folder, tmp_path):
     ) as no:
         list(documents("hub", tmp_path))
     assert "\n" not in str(no.value)
-    with pytest.raises(TaskError, match="task hellaswag: its data cannot be loaded"):
+    assert str(no.value).endswith("; download the data set where there is a network")
+    # A task of the harness is no task of the folder: it would be another's numbers.
+    with pytest.raises(TaskError, match=r"no lm_eval task 'hellaswag' in .*; choose one of hub"):
         list(documents("hellaswag", tmp_path))
+    with pytest.raises(TaskError, match=r"task hellaswag: its data cannot be loaded: .*network"):
+        list(documents("hellaswag", None))
     unsafe = CHOICE.format(data=folder / "data").replace("task: mc", "task: un\nunsafe_code: true")
     (tmp_path / "unsafe.yaml").write_text(unsafe)
     with pytest.raises(TaskError, match="task un: it runs what models write"):
@@ -415,14 +419,141 @@ def test_what_cannot_be_opened_is_one_clear_line(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("was", "now", "message"),
+    [
+        ("test_split: test", "test_split: tset", "no 'tset'.*; mend .*own.yaml$"),
+        ("mc.jsonl", "nothing.jsonl", "data cannot be loaded: .*; mend dataset_kwargs in .*, or"),
+        ("mc.jsonl", "broken.jsonl", "data cannot be loaded: .*; mend dataset_kwargs in .*, or"),
+        (
+            "output_type: mul",
+            "output_type: mlu",
+            "cannot be opened: .*mlutiple_choice.*; mend .*l$",
+        ),
+        (
+            "num_fewshot: 2",
+            "num_fewshots: 2",
+            "cannot be opened: .*num_fewshots.*; mend .*own.yaml$",
+        ),
+        ("num_fewshot: 2", "process_docs: !function lost.f", "lost.*; install what is missing, or"),
+        ("num_fewshot: 2", "process_docs: !function ends.f", "SystemExit: 3; mend .*own.yaml$"),
+        (
+            "num_fewshot: 2",
+            "process_docs: [",
+            "no lm_eval task 'mc' in .*own.yaml cannot be read: ",
+        ),
+        ("num_fewshot: 2", "include: gone.yaml", "own.yaml cannot be read: FileNotFoundError"),
+        (
+            '"{{question}}"',
+            '"{{question"',
+            "cannot be opened: TemplateSyntaxError.*; mend .*own.yaml$",
+        ),
+        (
+            '"{{question}}"',
+            "!function third.f",
+            "document 3 cannot be read: KeyError: 'third'; mend doc_to_text, doc_to_target or",
+        ),
+    ],
+)
+def test_a_fault_of_a_task_file_says_what_fits(folder, tmp_path, was, now, message):
+    (folder / "data" / "broken.jsonl").write_text("{\n")
+    (tmp_path / "ends.py").write_text("raise SystemExit(3)\n")
+    third = (
+        f"def f(doc):\n    return doc['third' if doc['question'] == {question(3)!r} else 'word']\n"
+    )
+    (tmp_path / "third.py").write_text(third)
+    text = CHOICE.format(data=folder / "data")
+    assert was in text
+    (tmp_path / "own.yaml").write_text(text.replace(was, now))
+    with pytest.raises(TaskError, match=message) as caught:
+        list(documents("mc", tmp_path))
+    assert "\n" not in str(caught.value)
+    assert "network" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "fewshot", "message"),
+    [
+        ("num_fewshot", "num_fewshot", None, None),
+        ("num_fewshot", "num_fewshot", 24, None),
+        ("num_fewshot", "num_fewshot", 25, "25 examples are asked for, split train has 24; lower"),
+        ("fewshot_split: train\n", "", 2, None),
+        ("fewshot_split: train\nnum_fewshot: 2", "", 1, None),
+        ("training_split: train\nfewshot_split: train\nnum_fewshot: 2", "", None, None),
+        ("training_split: train\nfewshot_split: train\nnum_fewshot: 2", "", 2, "; drop `fewshot`"),
+        (
+            "training_split: train\nfewshot_split: train",
+            "",
+            None,
+            "; give `fewshot: 0`, or give it",
+        ),
+        ("training_split: train\nfewshot_split: train", "", 0, None),
+        ("fewshot_split: train", "fewshot_split: test", None, "the one that is evaluated .test."),
+        ("fewshot_split: train", "fewshot_config: {split: test}", 1, "evaluated .test."),
+        ("test_split: test\ntraining_split: train", "validation_split: train", None, "train"),
+        (
+            "fewshot_split: train",
+            "process_docs: !function halves.last\nfewshot_config:\n"
+            "  {split: test, process_docs: !function halves.first}",
+            2,
+            None,
+        ),
+    ],
+)
+def test_examples_are_not_the_documents_that_are_asked(
+    folder, tmp_path, was, now, fewshot, message
+):
+    (tmp_path / "halves.py").write_text(
+        "def first(docs):\n    return docs.select(range(12))\n"
+        "def last(docs):\n    return docs.select(range(12, 24))\n"
+    )
+    text = CHOICE.format(data=folder / "data")
+    assert was in text
+    (tmp_path / "own.yaml").write_text(text.replace(was, now))
+    given = {"metrics": ["acc"], "task": "mc", "include": tmp_path, "fewshot": fewshot}
+    scorer = make_scorer({"lm_eval": given})
+    if message is None:
+        scorer.check()
+        return
+    with pytest.raises(ScorerError, match=message) as caught:
+        scorer.check()
+    assert "\n" not in str(caught.value)
+
+
+def test_all_that_was_generated_is_counted(folder, tmp_path):
+    text = GENERATE.format(data=folder / "data")
+    (tmp_path / "own.yaml").write_text(text + "repeats: 4\n")
+    said = [f"w{i} " * (i + 1) for i in range(4)]
+    scripted = ScriptedEngine(
+        ScriptedConfig(), respond=lambda prompt, _weights: said[prompt.sample]
+    )
+    task = load(tmp_path, "gen")
+    for one in score_task(scripted, task, items(task, 2)):
+        assert one.text == said[0]
+        assert one.tokens == 1 + 2 + 3 + 4
+
+
+def test_its_files_are_those_of_its_folder(folder, tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "__pycache__").mkdir()
+    for name in ("b.yaml", "a.txt", "deep/utils.py", "__pycache__/x.py"):
+        (tmp_path / name).write_text("")
+    scorer = make_scorer({"lm_eval": {"metrics": ["acc"], "task": "mc", "include": tmp_path}})
+    assert [file.relative_to(tmp_path).as_posix() for file in scorer.files()] == [
+        "b.yaml",
+        "deep/utils.py",
+    ]
+    assert make_scorer({"lm_eval": {"metrics": ["acc"], "task": "mc"}}).files() == ()
+
+
+@pytest.mark.parametrize(
     ("params", "message"),
     [
         ({}, "'metrics' is missing"),
         ({"metrics": ["pass@1"]}, "metrics: 'pass@1' is not among acc, .*: say what it is like"),
-        ({"metrics": []}, "at least 1"),
+        ({"metrics": []}, "metrics is empty: give at least one"),
         ({"metrics": {"acc": {"rnge": [0, 1]}}}, "rnge"),
         ({"metrics": {"acc": {"range": [1, 0]}}}, "least, most"),
-        ({"metrics": 3}, "valid dict"),
+        ({"metrics": 3}, "metrics has to be a mapping, not 3"),
     ],
 )
 def test_wrong_parameters_are_one_clear_line(params, message):

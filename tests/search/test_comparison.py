@@ -173,7 +173,7 @@ def test_a_users_scorer_is_part_of_what_a_run_keeps(folder: Path, cli: CommandLi
         module.write("# changed\n")
     ended = cli("run", "search.yaml", "--name", "search")
     assert (ended.code, ended.err.count("\n")) == (2, 1)
-    assert "'tasks.items.extra.short' is frozen in run" in ended.err
+    assert "'tasks.items.extra.scorer.short.ours.py' is frozen in run" in ended.err
 
 
 def member(label: str, confirmed: tuple[float, float], behind: str | None = None) -> Member:
