@@ -519,6 +519,18 @@ def test_examples_are_not_the_documents_that_are_asked(
     assert "\n" not in str(caught.value)
 
 
+def test_a_prompt_that_cannot_be_made_is_one_clear_line(folder, tmp_path, engine):
+    known = [question(i) for i in range(DOCUMENTS)]
+    code = f"def f(doc):\n    return {{text: text for text in {known!r}}}[doc['question']]\n"
+    (tmp_path / "known.py").write_text(code)  # examples are others
+    text = CHOICE.format(data=folder / "data").replace('"{{question}}"', "!function known.f")
+    (tmp_path / "own.yaml").write_text(text)
+    task = load(tmp_path, "mc", metrics=["acc"])
+    with pytest.raises(ScorerError, match="task mc: its prompts cannot be made: KeyError") as no:
+        score_task(engine, task, items(task, 1))
+    assert "\n" not in str(no.value)
+
+
 def test_all_that_was_generated_is_counted(folder, tmp_path):
     text = GENERATE.format(data=folder / "data")
     (tmp_path / "own.yaml").write_text(text + "repeats: 4\n")
