@@ -436,7 +436,7 @@ class TestCache:
         ({"prompt": "{question}"}, r"prompt: needs \{answer\}"),
         ({"prompt": "{question}{answer}{x}"}, r"\{x\} is nothing"),
         ({"kind": "pairwise", "prompt": "{question}{answer}"}, r"needs \{first\}"),
-        ({"kind": "pairs"}, "kind: "),
+        ({"kind": "pairs"}, "kind has to be 'single' or 'pairwise'"),
         ({"key": "sk"}, "unknown parameter 'key'; did you mean 'key_env'"),
     ],
 )
