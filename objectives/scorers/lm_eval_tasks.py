@@ -18,9 +18,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.registry import AGGREGATION_REGISTRY
 from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.defaults import DEFAULT_OTHER_SEED
-from lm_eval.tasks import TaskManager
-from lm_eval.tasks._yaml_loader import load_yaml
-from yaml import YAMLError
+from lm_eval.tasks import TaskManager, _yaml_loader
 
 from objectives.engines.base import ChatSettings
 from objectives.errors import ScorerError
@@ -161,8 +159,8 @@ def _no_task(name: str, include: Path | None, known: Sequence[str]) -> str:
     # The harness passes over files that it cannot read.
     for file in sorted(include.rglob("*.yaml")):
         try:
-            load_yaml(file, resolve_func=False)
-        except (OSError, ValueError, YAMLError) as error:
+            _yaml_loader.load_yaml(file, resolve_func=False)
+        except (OSError, ValueError, _yaml_loader.yaml.YAMLError) as error:
             return f"no lm_eval task {name!r} in {include}: {file} cannot be read: {_told(error)}"
     hint = did_you_mean(name, known) if known else "it has none"
     return f"no lm_eval task {name!r} in {include}; {hint}"
