@@ -18,15 +18,16 @@ from merge_core import Expert, MergePlan, Recipe
 from merge_core.references import resolve_reference
 from merge_core.values import Scalar
 from merge_core.yaml_io import dump_yaml, one_line
-from objectives import Task, summarize
+from objectives import summarize
 from search import study as studies
 from search.config import Search, load
 from search.errors import ConfigError, RunError
 from search.export import spelled
 from search.mlflow_store import import_mlflow
 from search.mlflow_view import ALL, PREFIX, runs_link, view_key, view_link
+from search.prompts import check_prompts
 from search.run import Run
-from search.session import Prepared
+from search.session import Prepared, load_tasks
 
 
 def describe(console: Console, prepared: Prepared) -> None:
@@ -68,6 +69,8 @@ def describe(console: Console, prepared: Prepared) -> None:
         f"until {' or '.join(limits) or 'stopped'}; {prepared.answers('dev')} answers a trial; "
         f"baselines: {', '.join(prepared.baselines) or 'none'}"
     )
+    for note in prepared.notes:
+        say(f"note: {note}")
     say("time and cost: not known before a first trial has run")
 
 
@@ -153,16 +156,15 @@ def score_model(
         raise ConfigError(f"--split {split}: choose one of {', '.join(SPLITS)}")
     search = load(file)
     reference = resolve_reference(model, Path.cwd())
-    tasks = {}
-    for name, config in search.file.tasks.items():
-        task = Task.load(name, config, search.root, search.file.splits)
+    tasks = load_tasks(search)
+    for name, task in tasks.items():
         if limit is not None:
             items = {key: rows[:limit] for key, rows in task.splits.items()}
-            task = replace(task, splits=items)
-        tasks[name] = task
+            tasks[name] = replace(task, splits=items)
     # One model is the linear merge of itself: the same path, the same bits.
     recipe = Recipe("linear", None, (Expert(reference, "model", {"weight": Scalar(1.0)}),))
     plan = MergePlan(recipe)
+    notes = check_prompts(search, plan, tasks, [split])
     plan.sources.check_finite()
     evaluator = Evaluator(Setup(search.engine, recipe, tasks, os.cpu_count() or 1))
     try:
@@ -181,6 +183,8 @@ def score_model(
             for measure, estimate in summarize(task, result.items[name]).items():
                 table.add_row(f"{name}/{measure}", spelled(estimate), str(estimate.n))
     console.print(table)
+    for note in notes:
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 
 
 def ui_command(run: Run, port: int) -> tuple[list[str] | None, str]:

@@ -13,8 +13,10 @@ from pathlib import Path
 import optuna
 
 from merge_core import MergePlan, Recipe, Sources
+from merge_core.errors import MergeError
+from merge_core.yaml_io import Where
 from objectives import Task, aggregate
-from objectives.errors import ScorerError
+from objectives.errors import ObjectiveError, ScorerError, TaskError
 from objectives.splits import SPLITS, Split, check_disjoint
 from search import confirm as confirming
 from search import study as studies
@@ -23,11 +25,12 @@ from search.config import Search, measures_of
 from search.confirm import Member
 from search.confirmed import write_report
 from search.driver import Driver, Listener
-from search.errors import ExportError, RunError
+from search.errors import ConfigError, ExportError, RunError
 from search.export import save_recipe
 from search.names import to_mlflow
 from search.plots import FrontPlot
 from search.pool import Pool, Resources, connected
+from search.prompts import check_prompts
 from search.results import Result
 from search.run import Run, check, lease, logging_to
 from search.tracking import Tracker
@@ -45,12 +48,14 @@ class Prepared:
         tasks: with their items.
         plan: of one recipe of the space: all its recipes share shapes and names.
         baselines: recipes by label.
+        notes: what may surprise but stops nothing.
     """
 
     search: Search
     tasks: dict[str, Task]
     plan: MergePlan
     baselines: dict[str, Recipe]
+    notes: tuple[str, ...] = ()
 
     @property
     def references(self) -> list[str]:
@@ -117,14 +122,16 @@ class Found:
 def prepare(search: Search) -> Prepared:
     """Open and check everything a search names: headers of checkpoints, tokenizers, items.
 
+    Every prompt of every split is encoded: see `search.prompts`.
+
     Raises:
         MergeError, ObjectiveError, ConfigError: one line on what is wrong and where.
     """
-    tasks = {
-        name: Task.load(name, config, search.root, search.file.splits)
-        for name, config in search.file.tasks.items()
-    }
-    check_disjoint({name: _contents(task) for name, task in tasks.items()})
+    tasks = load_tasks(search)
+    try:
+        check_disjoint({name: _contents(task) for name, task in tasks.items()})
+    except TaskError as error:
+        raise search.fault(("tasks",), error) from None
     for name, task in tasks.items():
         for index, scorer in enumerate(task.scorers):
             try:
@@ -135,20 +142,47 @@ def prepare(search: Search) -> Prepared:
     plan = MergePlan(recipe, Sources.open(recipe))
     others = baselines(search)
     for label, other in others.items():
+        place = _place(search, label)
+        try:
+            opened = MergePlan(other, Sources.open(other))
+        except MergeError as error:
+            raise search.fault(place, f"baseline {label}: {error}") from None
         # One live model takes them all, so they must have the same tensors.
-        opened = MergePlan(other, Sources.open(other))
         if opened.specs() != plan.specs():
             raise search.fault(
-                ("baselines",),
+                place,
                 f"baseline {label}: its tensors (names, shapes or dtype) are not this search's",
             )
         if opened.sources.vocabulary != plan.sources.vocabulary:
             raise search.fault(
-                ("baselines",),
+                place,
                 f"baseline {label}: its vocabulary is not this search's: give it this search's "
                 "base_model and tokenizer_source, or leave it out",
             )
-    return Prepared(search, tasks, plan, others)
+    return Prepared(search, tasks, plan, others, check_prompts(search, plan, tasks))
+
+
+def load_tasks(search: Search) -> dict[str, Task]:
+    """The tasks of a search with their items.
+
+    Raises:
+        ConfigError: a scorer or an item is wrong; begins with the task's place in the file.
+    """
+    tasks = {}
+    for name, config in search.file.tasks.items():
+        try:
+            tasks[name] = Task.load(name, config, search.root, search.file.splits)
+        except ObjectiveError as error:
+            said = str(error).removeprefix(f"task {name}: ")
+            raise search.fault(("tasks", name), f"task {name}: {said}") from None
+    return tasks
+
+
+def _place(search: Search, label: str) -> Where:
+    """Where the file names a baseline."""
+    entries = search.file.baselines
+    entry = label if label in entries else "experts"  # which stands for several
+    return ("baselines", entries.index(entry)) if entry in entries else ("baselines",)
 
 
 def _contents(task: Task) -> dict[Split, list[str]]:
@@ -183,15 +217,26 @@ def confirm(opened: Run, listener: Listener, more: Sequence[str] = ()) -> Found:
     Raises:
         ConfigError: one of them is none, or not of this search's kind.
     """
-    search = opened.search
-    if added := [entry for entry in more if entry not in search.file.baselines]:
-        search = search.with_setting(f"baselines={json.dumps([*search.file.baselines, *added])}")
-    prepared = prepare(search)
+    prepared = _prepare_with(opened.search, more)
     with _session(prepared, opened.folder, listener) as (opened, pool, tracker):
         study = studies.open_study(opened)
         for label, result in confirming.score_baselines(opened, pool, prepared.baselines).items():
             tracker.baseline(label, result)
         return _confirm(opened, study, pool, tracker, listener)
+
+
+def _prepare_with(search: Search, more: Sequence[str]) -> Prepared:
+    """The search prepared, with more baselines than its file names."""
+    added = [entry for entry in more if entry not in search.file.baselines]
+    if not added:
+        return prepare(search)
+    setting = f"baselines={json.dumps([*search.file.baselines, *added])}"
+    try:
+        return prepare(search.with_setting(setting))
+    except ConfigError as error:
+        # The user typed no such setting, but these.
+        said = str(error).replace(f"--set {setting}: ", f"--baseline {', '.join(added)}: ")
+        raise ConfigError(said) from None
 
 
 def _reported(search: Search, test: Result) -> dict[str, float]:
@@ -220,6 +265,8 @@ def _session(
         )
         held.enter_context(logging_to(opened))
         log.info("session of %s with %s", opened.folder, resources)
+        for note in prepared.notes:
+            log.info(note)
         pool = Pool(prepared.setup(resources.cpus, opened), resources)
         held.callback(pool.close)
         # The workers start while MLflow is imported.

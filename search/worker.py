@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -105,13 +106,8 @@ class Evaluator:
             largest = max(plan.specs().values(), key=lambda spec: spec.nbytes)
             dtype = str(largest.dtype).removeprefix("torch.")
             config = config.model_copy(update={"dtype": dtype})
-        with tempfile.TemporaryDirectory(prefix="mergefront-") as folder:
-            write_skeleton(plan, Path(folder))
-            try:
-                return make_engine(config, folder)
-            except EngineError as error:  # the user knows the folder that this one stands for
-                said = str(error).replace(folder, str(plan.sources.template.path))
-                raise EngineError(said) from error
+        with skeleton(plan) as folder:
+            return make_engine(config, folder)
 
     def _plan(self, recipe: Recipe) -> MergePlan:
         # Sources are opened and checked once per set of models and vocabulary, not once per trial.
@@ -154,6 +150,21 @@ class Evaluator:
             retained=dict(retained or {}),
             notes=self._notes(),
         )
+
+
+@contextmanager
+def skeleton(plan: MergePlan) -> Iterator[Path]:
+    """A folder with all of a merge but its weights, while the block runs.
+
+    Errors of the engine name the model that it stands for, which the user knows.
+    """
+    with tempfile.TemporaryDirectory(prefix="mergefront-") as folder:
+        write_skeleton(plan, Path(folder))
+        try:
+            yield Path(folder)
+        except EngineError as error:
+            said = str(error).replace(folder, str(plan.sources.template.path))
+            raise EngineError(said) from error
 
 
 def retained_by(plan: MergePlan) -> dict[str, float]:

@@ -3,11 +3,18 @@
 from pathlib import Path
 
 from objectives.engines.base import Engine, PromptCheck
-from objectives.engines.config import ENGINES, EngineConfig, ScriptedConfig, TransformersConfig
+from objectives.engines.config import (
+    ENGINES,
+    PROMPT_CHECKS,
+    EngineConfig,
+    ScriptedConfig,
+    TransformersConfig,
+)
 from objectives.tables import resolve
 
 __all__ = [
     "ENGINES",
+    "PROMPT_CHECKS",
     "EngineConfig",
     "ScriptedConfig",
     "TransformersConfig",
@@ -30,7 +37,7 @@ def make_engine(config: EngineConfig, model: str | Path) -> Engine:
 
 
 def prompt_check(config: EngineConfig, model: str | Path) -> PromptCheck:
-    """What can be known of prompts to the engine of `config`; needs no weights and no device.
+    """What the engine of `config`, one of `PROMPT_CHECKS`, knows of prompts; needs no device.
 
     `model` is a directory as `make_engine` takes, of which only tokenizer, chat template and
     configuration are read.
@@ -38,5 +45,5 @@ def prompt_check(config: EngineConfig, model: str | Path) -> PromptCheck:
     Raises:
         EngineError: they cannot be read; one line says why.
     """
-    check: PromptCheck = resolve(ENGINES, config.kind).prompt_check(config, model)
+    check: PromptCheck = resolve(PROMPT_CHECKS, config.kind)(config, model)
     return check

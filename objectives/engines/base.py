@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -128,21 +127,18 @@ class Generation:
     thinking_open: bool = False
 
 
-class PromptCheck:
-    """What can be known of prompts before there are weights; this one takes whatever it is given.
+class PromptCheck(ABC):
+    """What an engine knows of prompts before it has weights."""
 
-    An engine that knows better has its own: see `Engine.prompt_check`.
-    """
-
+    @abstractmethod
     def prompts(self, prompts: Sequence[Prompt], settings: GenerationSettings) -> int:
         """Encode every prompt as `Engine.generate` does; how many get less than `max_tokens`.
 
         Raises:
             EngineError: one cannot be asked; it is named by its id.
         """
-        del prompts, settings
-        return 0
 
+    @abstractmethod
     def continuations(self, requests: Sequence[Continuation]) -> None:
         """Encode every continuation as `Engine.loglikelihood` does.
 
@@ -160,16 +156,6 @@ class Engine(ABC):
     """
 
     kind: ClassVar[str]
-
-    @classmethod
-    def prompt_check(cls, config: Any, model: str | Path) -> PromptCheck:
-        """The check of prompts for an engine of this `config` on a model directory.
-
-        Raises:
-            EngineError: the directory's tokenizer or configuration cannot be read.
-        """
-        del config, model
-        return PromptCheck()
 
     @abstractmethod
     def load(self, source: WeightSource) -> None:

@@ -16,6 +16,14 @@ ENGINES: dict[str, str] = {
 }
 """Engines by kind. A new one is one file, one line here and one config class in the union."""
 
+PROMPT_CHECKS: dict[str, str] = {
+    "transformers": "objectives.engines.transformers:prompt_check",
+}
+"""What makes a `PromptCheck` of configuration and model directory, by kind.
+
+Engines that are not here take any prompt.
+"""
+
 DEFAULT_KIND = "transformers"
 
 

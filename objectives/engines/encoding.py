@@ -36,12 +36,17 @@ class Span:
     tokens: tuple[int, ...]
 
 
+_Context = tuple[str, bool, list[int] | None]
+"""Text before a continuation, whether a template wrote it, and its tokens; None if it is blank."""
+
+
 class Encoder(PromptCheck):
     """A tokenizer and its chat template; `limit` is the most tokens that the model takes."""
 
     def __init__(self, tokenizer: Any, limit: int | None) -> None:
         self._tokenizer = tokenizer
         self._limit = limit
+        self._last: tuple[Continuation, _Context] | None = None
         begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
         self._prefix_id: int | None = end if begin is None else begin
         self._prefix = "" if self._prefix_id is None else str(tokenizer.decode(self._prefix_id))
@@ -118,19 +123,13 @@ class Encoder(PromptCheck):
         A chat that a template wrote keeps its tokens, as it does when it is answered: where the
         continuation would melt into the last of them it is encoded apart.
         """
-        text, templated = "", False
-        if request.messages:
-            text, templated = self._render(request.id, request.messages, request.chat)
-            if request.chat.template and not templated:
-                text += "\n"  # the answer is a message of its own, here as between the others
-            text += request.chat.prefill
-        context = text.rstrip()
+        text, templated, before = self._context(request)
         whole = text + request.text
-        if context:
-            before = self._encode(request.id, context, templated)
+        if before is not None:
             tokens = self._encode(request.id, whole, templated)
             if templated and tokens[: len(before)] != before:
-                return before, self._encode(request.id, whole[len(context) :], templated)
+                rest = whole[len(text.rstrip()) :]
+                return before, self._encode(request.id, rest, templated)
             return tokens[: len(before)], tokens[len(before) :]
         if self._prefix_id is None:
             raise EngineError(
@@ -141,6 +140,23 @@ class Encoder(PromptCheck):
         if request.messages and tokens[:1] == [self._prefix_id]:
             tokens = tokens[1:]  # the text itself begins the document
         return [self._prefix_id], tokens
+
+    def _context(self, request: Continuation) -> "_Context":
+        """What stands before a continuation; that of neighbours with one chat is made once."""
+        if self._last is not None:
+            other, context = self._last
+            if other.messages == request.messages and other.chat == request.chat:
+                return context
+        text, templated = "", False
+        if request.messages:
+            text, templated = self._render(request.id, request.messages, request.chat)
+            if request.chat.template and not templated:
+                text += "\n"  # the answer is a message of its own, here as between the others
+            text += request.chat.prefill
+        shown = text.rstrip()
+        before = self._encode(request.id, shown, templated) if shown else None
+        self._last = request, (text, templated, before)
+        return self._last[1]
 
     def _windows(self, owner: int, context: list[int], tokens: list[int]) -> list[Span]:
         """Each token once, in windows of the model's limit; the last looks back as far as it can.

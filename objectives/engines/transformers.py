@@ -57,17 +57,6 @@ class TransformersEngine(Engine):
         self._hidden_ids = _hidden_ids(self._tokenizer)
         self._encoder = Encoder(self._tokenizer, _limit(self._model.config))
 
-    @classmethod
-    def prompt_check(cls, config: TransformersConfig, model: str | Path) -> PromptCheck:
-        """The engine's own encoder, of the tokenizer and configuration in `model` alone."""
-        from transformers import AutoConfig
-
-        path = Path(model)
-        with _opening(path):
-            tokenizer = _tokenizer(path)
-            own = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-        return Encoder(tokenizer, _limit(own))
-
     def load(self, source: WeightSource) -> None:
         """Check all specs, then copy tensor by tensor into the live parameters."""
         live = self._opened()
@@ -189,6 +178,18 @@ class TransformersEngine(Engine):
         elif settings.stop_loops and is_loop(tokens):
             reason = "loop"
         return Generation(text, len(tokens), reason, thinking_open)
+
+
+def prompt_check(config: TransformersConfig, model: str | Path) -> PromptCheck:
+    """The engine's own encoder, of the tokenizer and configuration in `model` alone."""
+    from transformers import AutoConfig
+
+    del config  # nothing in it changes what a prompt is
+    path = Path(model)
+    with _opening(path):
+        tokenizer = _tokenizer(path)
+        own = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    return Encoder(tokenizer, _limit(own))
 
 
 def _open(path: Path, dtype: torch.dtype | str) -> tuple[Any, Any, bool]:

@@ -33,7 +33,11 @@ def write_checkpoint(path: Path, tensors: dict, config: dict = CONFIG, vocab=("a
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
     (path / "config.json").write_text(json.dumps(config))
     tokenizer = {
-        "model": {"type": "WordLevel", "vocab": {t: i for i, t in enumerate(vocab)}},
+        "model": {
+            "type": "WordLevel",
+            "vocab": {t: i for i, t in enumerate(vocab)},
+            "unk_token": vocab[0],  # or nothing can open it
+        },
         "added_tokens": [],
     }
     (path / "tokenizer.json").write_text(json.dumps(tokenizer))
