@@ -14,8 +14,9 @@ class Item:
     """One line of an item file, as the model will see it (a task's system message included).
 
     `answer` is empty where the task's scorers need none. `fields` holds what else the line says
-    ("choices", "tests", "reference", ...), for scorers that need it. `digest` is the content hash
-    of messages, answer and choices: two items with one digest are one item.
+    ("choices", "tests", "reference", ...), for scorers that need it. `digest` holds the hashes by
+    which copies of it in other tasks are known, with spaces between: two items that share one are
+    one item (`objectives.copies`).
     """
 
     id: str

@@ -8,8 +8,8 @@ from objectives.errors import TaskError
 from objectives.item_file import WAYS
 from objectives.tables import did_you_mean
 
-FieldMap = dict[str, str | list[str]]
-"""Item key to the name of a column, to a template, or to a list of them (choices)."""
+FieldMap = dict[str, str | list[str] | dict[str, str]]
+"""Item key to a column's name or a template, or to a list (choices) or mapping (tags) of them."""
 
 
 def check_fields(fields: FieldMap) -> None:
@@ -18,14 +18,19 @@ def check_fields(fields: FieldMap) -> None:
     Raises:
         ValueError: one cannot, with its error.
     """
-    from jinja2 import TemplateSyntaxError
-
     for key, value in fields.items():
-        for text in value if isinstance(value, list) else [value]:
+        for text in _texts(value):
             try:
                 _template(text)
-            except TemplateSyntaxError as error:
-                raise ValueError(f"{key}: not a template: {error.message}") from None
+            # Jinja's and Python's parsers and compilers fail in many ways, each the template's.
+            except Exception as error:
+                raise ValueError(f"{key}: not a template: {_told(error)}") from error
+
+
+def _texts(value: str | list[str] | dict[str, str]) -> list[str]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else [value]
 
 
 def mapped(row: Mapping[str, Any], fields: FieldMap, where: str) -> dict[str, Any]:
@@ -40,19 +45,28 @@ def mapped(row: Mapping[str, Any], fields: FieldMap, where: str) -> dict[str, An
     return {key: value for key, value in row.items() if key not in dropped} | given
 
 
-def _value(row: Mapping[str, Any], value: str | list[str], where: str) -> Any:
-    from jinja2 import TemplateError
-
+def _value(row: Mapping[str, Any], value: str | list[str] | dict[str, str], where: str) -> Any:
     if isinstance(value, list):
         return [_value(row, one, where) for one in value]
+    if isinstance(value, dict):
+        return {key: _value(row, one, where) for key, one in value.items()}
     if not _is_template(value):
         if value not in row:
             raise TaskError(f"{where}: no column {value!r}; {did_you_mean(value, row)}")
         return row[value]
     try:
         return _template(value).render(row)
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-        raise TaskError(f"{where}: template {value!r}: {error}") from None
+    # A template is the user's program: whatever goes wrong in it is for the user to mend.
+    except Exception as error:
+        shown = value if len(value) <= 80 else f"{value[:77]}..."
+        raise TaskError(f"{where}: template {shown!r}: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    """What went wrong, on one line of bounded length."""
+    if isinstance(error, RecursionError | MemoryError):
+        return "nested too deeply, or without end; simplify it"
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _is_template(text: str) -> bool:

@@ -13,12 +13,18 @@ PURPOSES = ("dev", "confirm", "test", "fewshot")
 WAYS = ("prompt", "messages", "text")
 """Ways to ask, of which a line has one."""
 
+DEPTH = 64
+"""Lists and objects within each other, at most: what copies, stores and sends items recurses."""
+
 _READ = ("id", *WAYS, "answer", "split", "tags")
 
 
 @dataclass(frozen=True)
 class Line:
-    """One validated line; `where` is "path:line", `fields` what it holds besides."""
+    """One validated line; `where` is "path:line", `fields` what it holds besides.
+
+    `row` is the line as its file or data set has it, before the task's `fields` are applied.
+    """
 
     where: str
     id: str
@@ -27,6 +33,7 @@ class Line:
     split: str | None
     tags: dict[str, Any]
     fields: dict[str, Any]
+    row: Mapping[str, Any]
 
     @property
     def choices(self) -> list[str] | None:
@@ -34,8 +41,8 @@ class Line:
         return self.fields.get("choices")
 
 
-def parse(data: Mapping[str, Any], where: str) -> Line:
-    """A line from its data.
+def parse(data: Mapping[str, Any], where: str, row: Mapping[str, Any] | None = None) -> Line:
+    """A line from its data, which `row` was before columns were given other names.
 
     It has an `id`; `prompt` or `messages`, or `text` to be scored as a whole (its `answer`);
     `answer` where a scorer needs it; `choices`, `split` and `tags` if it likes.
@@ -43,6 +50,7 @@ def parse(data: Mapping[str, Any], where: str) -> Line:
     Raises:
         TaskError: it is no item.
     """
+    check_values(data, where)
     messages, answer = _said(data, where)
     return Line(
         where=where,
@@ -52,7 +60,28 @@ def parse(data: Mapping[str, Any], where: str) -> Line:
         split=_split(data, where),
         tags=_tags(data, where),
         fields=_fields(data, where),
+        row=data if row is None else row,
     )
+
+
+def check_values(data: Mapping[str, Any], where: str) -> None:
+    """Refuse what no tokenizer, hash or store would take: half characters, endless nesting."""
+    held: list[tuple[Any, int]] = [(data, 0)]
+    while held:
+        value, depth = held.pop()
+        if isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                half = ascii(value[error.start])
+                raise TaskError(
+                    f"{where}: {half} is half a character (a lone surrogate); mend the text"
+                ) from None
+        elif isinstance(value, Mapping | list | tuple):
+            if depth > DEPTH:
+                raise TaskError(f"{where}: nested too deeply to be an item; flatten it")
+            inner = [*value, *value.values()] if isinstance(value, Mapping) else value
+            held += [(one, depth + 1) for one in inner]
 
 
 def _said(data: Mapping[str, Any], where: str) -> tuple[tuple[Message, ...], str]:
@@ -141,4 +170,5 @@ def _fields(data: Mapping[str, Any], where: str) -> dict[str, Any]:
 def kind_of(value: Any) -> str:
     """What a JSON value is, in words."""
     names = {dict: "an object", list: "a list", str: "text", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
+    names |= {int: "a number", float: "a number"}
+    return names.get(type(value), f"of type {type(value).__name__}")

@@ -1,12 +1,13 @@
 """Where items come from: a JSONL file, a data set of the hub, a task of lm-evaluation-harness."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from objectives.errors import TaskError
 from objectives.item_file import kind_of
@@ -31,20 +32,28 @@ class LmEvalItems(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_source(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "dataset" in data:
+            raise ValueError("items come from one place: give `dataset` or `lm_eval`")
+        return data
+
     lm_eval: str = Field(min_length=1, description="name of the task")
     include: str | None = Field(None, description="folder of task files, relative to the file")
 
 
 def _kind(value: Any) -> str:
+    """The tag of what is given; classes have their names, by which errors tell their keys."""
     if isinstance(value, LmEvalItems) or (isinstance(value, dict) and "lm_eval" in value):
-        return "lm_eval"
-    return "dataset" if isinstance(value, dict | DatasetItems) else "file"
+        return "LmEvalItems"
+    return "DatasetItems" if isinstance(value, dict | DatasetItems) else "file"
 
 
 ItemsConfig = Annotated[
     Annotated[str, Field(min_length=1), Tag("file")]
-    | Annotated[DatasetItems, Tag("dataset")]
-    | Annotated[LmEvalItems, Tag("lm_eval")],
+    | Annotated[DatasetItems, Tag("DatasetItems")]
+    | Annotated[LmEvalItems, Tag("LmEvalItems")],
     Discriminator(_kind),
 ]
 
@@ -112,6 +121,8 @@ def _object(text: str, where: str) -> dict[str, Any]:
         raise TaskError(
             f"{where}: not JSON ({error.msg} at column {error.colno}); write one object per line"
         ) from None
+    except ValueError:  # Python reads no number of more than 4,300 digits
+        raise TaskError(f"{where}: a number is too long to be read; put it in quotes") from None
     except RecursionError:
         raise TaskError(f"{where}: nested too deeply to be an item; flatten it") from None
     if not isinstance(data, dict):
@@ -127,25 +138,26 @@ def _of_dataset(source: DatasetItems, root: Path) -> Iterator[Row]:
         raise TaskError(
             f"data set {source.dataset}: needs the package datasets; pip install mergefront[hub]"
         ) from None
+    from objectives.hub import quiet_hub
+
     local = root / Path(source.dataset).expanduser()
     name = str(local) if local.is_dir() else source.dataset
-    told = datasets.utils.logging.is_progress_bar_enabled()
-    datasets.utils.logging.disable_progress_bar()
     try:
         # No scripts: what a data set says is data, never code (datasets 4 and later run none).
-        rows = datasets.load_dataset(
-            name, source.subset, split=source.split, revision=source.revision
-        )
+        with contextlib.nullcontext() if local.is_dir() else quiet_hub():
+            rows = datasets.load_dataset(
+                name, source.subset, split=source.split, revision=source.revision
+            )
         columns = set(rows.column_names)
         for number, row in enumerate(rows):
             own = {} if "id" in columns else {"id": str(number)}
             yield f"{source.dataset}[{source.split}]:{number}", own | dict(row)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except (
+        *(ImportError, OSError, ValueError, RuntimeError),  # ImportError: to decode a picture
+        *(datasets.exceptions.DatasetsError,),
+    ) as error:
         what = " ".join(str(error).split())[:300]
         raise TaskError(
             f"data set {source.dataset}, split {source.split}: cannot be loaded: {what};"
             " download it where there is a network, or give a JSONL file"
         ) from None
-    finally:
-        if told:
-            datasets.utils.logging.enable_progress_bar()

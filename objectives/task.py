@@ -3,20 +3,24 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from objectives.benchmarks import published_test_set
+from objectives.copies import Entry, entries
 from objectives.engines.base import ChatSettings, GenerationSettings, Message
 from objectives.errors import ScorerError, TaskError
-from objectives.item import Item, content_digest
+from objectives.fewshot import FewShot, check_not_asked, drawn, solved
+from objectives.item import Item
 from objectives.item_fields import FieldMap, check_fields, mapped
-from objectives.item_file import Line, parse
-from objectives.item_source import DatasetItems, ItemsConfig, LmEvalItems, read_rows
+from objectives.item_file import PURPOSES, check_values, parse
+from objectives.item_source import DatasetItems, ItemsConfig, LmEvalItems, Row, read_rows
 from objectives.scorers import make_scorer
 from objectives.scorers.base import Combination, Measure, Scorer
-from objectives.splits import SPLITS, Split, SplitConfig, divide, shuffled
+from objectives.scorers.combine import All
+from objectives.scorers.lm_eval import LmEval
+from objectives.splits import SPLITS, Split, SplitConfig, copies_key, divide, unused
 from objectives.tables import did_you_mean
 
 __all__ = ["JOINT", "SPLITS", "FewShot", "Item", "Split", "SplitConfig", "Task", "TaskConfig"]
@@ -25,21 +29,17 @@ JOINT = "joint"
 """Right *and* in the language: added to every task that can tell both."""
 
 
+def _scorer_exists(ref: "ScorerRef") -> "ScorerRef":
+    # pydantic turns ValueError into an error that knows its place in the file.
+    try:
+        make_scorer(ref)
+    except ScorerError as error:
+        raise ValueError(str(error)) from None
+    return ref
+
+
 ScorerRef = str | dict[str, dict[str, Any] | None]
-
-
-class FewShot(BaseModel):
-    """Solved examples that stand before every item, as turns of the chat."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    count: int = Field(gt=0, le=64, description="how many")
-    items: ItemsConfig | None = Field(
-        None,
-        description="where from; default: the task's own items, of split fewshot or any that then"
-        " serves nothing else",
-    )
-    seed: int = Field(0, description="of the choice among items without a split column")
+KnownScorer = Annotated[ScorerRef, AfterValidator(_scorer_exists)]
 
 
 class TaskConfig(BaseModel):
@@ -59,7 +59,7 @@ class TaskConfig(BaseModel):
     chat: ChatSettings = ChatSettings()
     generate: GenerationSettings = GenerationSettings()
     samples: int = Field(1, ge=1, le=256, description="answers per item; scores are their means")
-    scorers: tuple[ScorerRef, ...] = Field(min_length=1)
+    scorers: tuple[KnownScorer, ...] = Field(min_length=1)
     splits: SplitConfig | None = None
     role: Literal["search", "report"] = "search"
     allow_test_split: bool = Field(False, description="search on a published test set all the same")
@@ -70,13 +70,21 @@ class TaskConfig(BaseModel):
 
     @field_validator("scorers")
     @classmethod
-    def _scorers_exist(cls, refs: tuple[ScorerRef, ...]) -> tuple[ScorerRef, ...]:
-        # pydantic turns ValueError into an error that knows its place in the file.
+    def _scorers_agree(cls, refs: tuple[ScorerRef, ...]) -> tuple[ScorerRef, ...]:
         try:
             measures_of([make_scorer(ref) for ref in refs], samples=1)
         except ScorerError as error:
             raise ValueError(str(error)) from None
         return refs
+
+    @field_validator("system")
+    @classmethod
+    def _system_is_text(cls, system: str | None) -> str | None:
+        try:
+            (system or "").encode()
+        except UnicodeEncodeError:
+            raise ValueError("system holds half a character (a lone surrogate)") from None
+        return system
 
     @field_validator("fields")
     @classmethod
@@ -95,8 +103,23 @@ class TaskConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _reported_on_something(self) -> Self:
+        if self.role == "report" and self.splits is not None and self.splits.test == 0:
+            raise ValueError(
+                "a task of role report is scored on its test items, and its splits.test is 0;"
+                " give it some, or drop its splits to score it whole"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _the_harness_asks(self) -> Self:
         if isinstance(self.items, LmEvalItems):
+            others = [s for s in map(make_scorer, self.scorers) if not isinstance(s, LmEval)]
+            if others:
+                raise ValueError(
+                    f"scorer {others[0].name!r} cannot score a task of lm-evaluation-harness,"
+                    " which asks and scores in its own way; its scorer is lm_eval"
+                )
             own = {"chat", "fewshot", "fields", "generate", "samples", "system", "system_role"}
             given = sorted(own & self.model_fields_set)
             if given:
@@ -149,21 +172,14 @@ class Task:
         if config.role == "search" and sizes.dev == 0:
             raise TaskError(f"task {name}: splits.dev is 0; a searched task needs dev items")
         source = _told(config.items, folder)
-        lines = _unique(_read(config.items, config.fields, folder))
-        if not lines:
+        judged = any(scorer.correctness for scorer in scorers)
+        entries = _entries(config.items, config.fields, folder, judged)
+        if not entries:
             raise TaskError(f"task {name}: {source} has no items; give it some")
-        shots, lines = _exemplars(name, config.fewshot, config, lines, folder)
-        if config.role == "report" and config.splits is None:
-            divided: dict[Split, list[Line]] = {
-                "dev": [],
-                "confirm": [],
-                "test": [line for _, line in lines],
-            }
-        else:
-            divided = divide(name, source, lines, sizes)
-        turns = tuple(turn for shot in shots for turn in _solved(shot))
+        shots, divided, by = _divided(name, source, config, sizes, entries, folder, judged)
+        turns = tuple(turn for shot in shots for turn in solved(shot.line))
         splits = {
-            split: tuple(_item(line, config, turns, scorers) for line in divided[split])
+            split: tuple(_item(entry, by, config, turns, scorers) for entry in divided[split])
             for split in SPLITS
         }
         return cls(name, config, scorers, measures_of(scorers, config.samples), splits)
@@ -191,11 +207,16 @@ def measures_of(scorers: Sequence[Scorer], samples: int) -> dict[str, Measure]:
     """Every score that these scorers give together, the joint one included.
 
     Raises:
-        ScorerError: two scorers have one name, a combination names what is not there before it or
-            cannot be combined, or a scorer that must stand alone does not.
+        ScorerError: two scorers have one name, one other than `all` is named joint, a combination
+            names what is not there before it or cannot be combined, or a scorer that must stand
+            alone does not.
     """
     found: dict[str, Measure] = {}
     for scorer in scorers:
+        if scorer.name == JOINT and not isinstance(scorer, All):
+            raise ScorerError(
+                "'joint' is the name of a score every task may have; choose another name"
+            )
         if scorer.name in found:
             raise ScorerError(
                 f"scorer {scorer.name!r} is listed twice; list it once, or give one a `name`"
@@ -231,9 +252,30 @@ def _check_parts(scorer: Combination, found: Mapping[str, Measure]) -> None:
             )
 
 
-def _read(source: ItemsConfig, fields: FieldMap, root: Path) -> Iterable[Line]:
-    for where, row in read_rows(source, root):
-        yield parse(mapped(row, fields, where) if fields else row, where)
+def _entries(source: ItemsConfig, fields: FieldMap, root: Path, judged: bool) -> list[Entry]:
+    """The lines of a source; what a data set says beside the items need not fit."""
+    remote = not isinstance(source, str)
+    rows: Iterable[Row] = read_rows(source, root)
+    if isinstance(source, DatasetItems):
+        rows = _without_unfit(list(rows), fields)
+    lines = []
+    for where, row in rows:
+        check_values(row, where)
+        lines.append(parse(mapped(row, fields, where) if fields else row, where, row))
+    return entries(lines, judged=judged, remote=remote)
+
+
+def _without_unfit(rows: Sequence[Row], fields: FieldMap) -> list[Row]:
+    """The rows without columns `split` and `tags` that are the data set's own, and not ours."""
+    splits = [row.get("split") for _, row in rows]
+    unfit = set()
+    # One name throughout, such as "test", is the data set's word for all that was read.
+    if not all(split in PURPOSES for split in splits) or len(set(splits)) < 2:
+        unfit.add("split")
+    if not all(isinstance(row.get("tags"), dict) for _, row in rows):
+        unfit.add("tags")
+    unfit -= fields.keys()
+    return [(where, {k: v for k, v in row.items() if k not in unfit}) for where, row in rows]
 
 
 def _told(source: ItemsConfig, root: Path) -> str:
@@ -244,77 +286,54 @@ def _told(source: ItemsConfig, root: Path) -> str:
     return str(root / Path(source).expanduser())
 
 
-def _unique(lines: Iterable[Line]) -> list[tuple[str, Line]]:
-    """Lines with their content digests; the same id or content twice is an error.
-
-    Content must be unique over the whole file: a copy of a searched item among the confirming ones
-    would make the confirmation worthless.
-    """
-    by_id: dict[str, str] = {}
-    by_digest: dict[str, str] = {}
-    unique = []
-    for line in lines:
-        if line.id in by_id:
-            raise TaskError(
-                f"{line.where}: id {line.id!r} was used in {by_id[line.id]}; make ids unique"
-            )
-        digest = content_digest(line.messages, line.answer, line.choices)
-        if digest in by_digest:
-            raise TaskError(
-                f"{line.where}: same content as {by_digest[digest]}, which would leak between"
-                " splits; remove one"
-            )
-        by_id[line.id] = by_digest[digest] = line.where
-        unique.append((digest, line))
-    return unique
-
-
-Lines = list[tuple[str, Line]]
-
-
-def _exemplars(
-    name: str, fewshot: FewShot | None, config: TaskConfig, lines: Lines, root: Path
-) -> tuple[list[Line], Lines]:
-    """The solved examples, and the lines that are left to be asked."""
-    kept = [pair for pair in lines if pair[1].split != "fewshot"]
-    if fewshot is None:
-        return [], kept
-    if fewshot.items is not None:
-        pool = _unique(_read(fewshot.items, config.fields, root))
-        asked = dict(kept)
-        leaked = next((digest for digest, _ in pool if digest in asked), None)
-        if leaked is not None:
-            raise TaskError(
-                f"{asked[leaked].where}: is among the few-shot examples too; remove it from one"
-            )
-        chosen = shuffled(pool, fewshot.seed, "fewshot")[: fewshot.count]
-    elif len(kept) < len(lines):
-        meant = [pair for pair in lines if pair[1].split == "fewshot"]
-        chosen = shuffled(meant, fewshot.seed, "fewshot")[: fewshot.count]
+def _divided(
+    name: str,
+    source: str,
+    config: TaskConfig,
+    sizes: SplitConfig,
+    given: Sequence[Entry],
+    root: Path,
+    judged: bool,
+) -> tuple[list[Entry], dict[Split, list[Entry]], str | None]:
+    """The solved examples, what each split asks, and by what problems were told apart."""
+    fewshot = config.fewshot
+    asked = [entry for entry in given if entry.line.split != "fewshot"]
+    pool = [entry for entry in given if entry.line.split == "fewshot"]
+    short = "there are {}; lower count, or add items (of split fewshot where lines name splits)"
+    if fewshot is not None and fewshot.items is not None:
+        pool = _entries(fewshot.items, config.fields, root, judged)
+        check_not_asked(pool, asked)
+    whole = config.role == "report" and config.splits is None
+    own = fewshot is not None and fewshot.items is None and len(asked) == len(given)
+    if whole:
+        if own and fewshot is not None:
+            pool = drawn(fewshot, [entry for entry in asked if entry.line.split is None])
+            taken = {entry.id for entry in pool}
+            asked = [entry for entry in asked if entry.id not in taken]
+        divided: dict[Split, list[Entry]] = {"dev": [], "confirm": [], "test": asked}
     else:
-        free = [pair for pair in kept if pair[1].split is None]
-        chosen = shuffled(free, fewshot.seed, "fewshot")[: fewshot.count]
-        taken = {line.id for line in chosen}
-        kept = [pair for pair in kept if pair[1].id not in taken]
-    if len(chosen) < fewshot.count:
+        # Before examples are taken out: with them or without, tasks over one file divide it alike.
+        divided = divide(name, source, asked, sizes)
+        if own:
+            free = [entry for entry in asked if entry.line.split is None]
+            pool = unused(free, divided, sizes)
+            short = "the splits leave {}; lower them in all tasks over these items, or give items"
+    shots = drawn(fewshot, pool) if fewshot is not None else []
+    if fewshot is not None and len(shots) < fewshot.count:
         raise TaskError(
-            f"task {name}: fewshot asks for {fewshot.count} examples, there are {len(chosen)};"
-            " lower count, or add items (of split fewshot where lines name splits)"
+            f"task {name}: fewshot asks for {fewshot.count} examples, {short.format(len(shots))}"
         )
-    return chosen, kept
-
-
-def _solved(line: Line) -> tuple[Message, ...]:
-    """An example with its worked solution, if it has one, else its answer."""
-    solution = line.fields.get("solution", line.answer)
-    if not isinstance(solution, str) or not solution.strip():
-        raise TaskError(f'{line.where}: a few-shot example needs "solution" or "answer"; add it')
-    return (*line.messages, {"role": "assistant", "content": solution})
+    return shots, divided, None if whole else sizes.by
 
 
 def _item(
-    line: Line, config: TaskConfig, shots: tuple[Message, ...], scorers: Sequence[Scorer]
+    entry: Entry,
+    by: str | None,
+    config: TaskConfig,
+    shots: tuple[Message, ...],
+    scorers: Sequence[Scorer],
 ) -> Item:
+    line = entry.line
     messages = line.messages
     if not messages and (shots or config.system is not None):
         raise TaskError(
@@ -332,8 +351,8 @@ def _item(
             messages = _begun(messages)
     elif shots:
         messages = (*own, *shots, *messages[len(own) :])
-    digest = content_digest(line.messages, line.answer, line.choices)
-    item = Item(line.id, messages, line.answer, line.tags, digest, line.fields)
+    keys = entry.keys if by is None else (*entry.keys, copies_key(line, by))
+    item = Item(entry.id, messages, line.answer, line.tags, " ".join(keys), line.fields)
     for scorer in scorers:
         if scorer.reads == "generation" and not messages:
             raise TaskError(f'{line.where}: scorer {scorer.name} needs a "prompt" or "messages"')

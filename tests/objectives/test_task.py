@@ -55,10 +55,27 @@ def test_splits_are_disjoint_seeded_and_free_of_file_order(write):
 
 
 def test_contents_know_messages_and_answers(write):
-    known = asked(load(write([line(i) for i in range(12)])), "dev")
-    same = load(write([line(i) | {"tags": {"x": 1}, "more": 2} for i in range(12)]))
-    assert asked(same, "dev") == known
-    assert asked(load(write([line(i, answer="0") for i in range(12)])), "dev") != known
+    def dev():
+        return [item.id for item in load(tmp).items("dev")]
+
+    tmp = write([line(i) for i in range(12)])
+    known = dev()
+    write([line(i) | {"tags": {"x": 1}, "more": 2} for i in range(12)])
+    assert dev() == known
+    write([line(i, answer="0") for i in range(12)])
+    assert dev() != known
+
+
+def test_the_order_of_old_runs_is_kept(write):
+    """Of files without `fields`, plain and in strata; frozen."""
+
+    def ids(sizes):
+        task = load(write([line(i, tags={"rest": i % 3}) for i in range(12)]), sizes)
+        return [" ".join(item.id for item in task.items(split)) for split in SPLITS]
+
+    assert ids(SMALL) == ["q3 q0 q1 q4", "q10 q8 q9", "q2 q5"]
+    strata = SMALL.model_copy(update={"stratify": "rest"})
+    assert ids(strata) == ["q3 q1 q8 q0", "q4 q2 q9", "q10 q5"]
 
 
 def test_splits_hold_in_a_fresh_process(write):
@@ -67,7 +84,7 @@ def test_splits_hold_in_a_fresh_process(write):
         "import sys; from objectives.task import *;"
         "t = Task.load('sums', TaskConfig(items='items.jsonl', scorers=['exact']), sys.argv[1],"
         " SplitConfig(dev=4, confirm=3, test=2));"
-        "sys.stdout.write(' '.join(i.digest for i in t.items('dev')))"
+        "sys.stdout.write(','.join(i.digest for i in t.items('dev')))"
     )
     run = subprocess.run(
         [sys.executable, "-c", code, str(root)],
@@ -77,7 +94,7 @@ def test_splits_hold_in_a_fresh_process(write):
         check=True,
         timeout=60,
     )
-    assert run.stdout.split() == asked(load(root), "dev")
+    assert run.stdout.split(",") == asked(load(root), "dev")
 
 
 def test_the_files_own_splits_are_used(write):

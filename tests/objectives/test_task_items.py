@@ -148,10 +148,23 @@ def test_a_hub_id_as_a_path_is_told_how_to_be_written(tmp_path):
         {"lm_eval": "okapi_mmlu_th"},
         {"lm_eval": "gsm8k"},
         {"lm_eval": "mgsm_direct_th"},
+        {"lm_eval": "unheard_of"},
+        {"lm_eval": "gsm8k", "include": "tasks"},
+        {"dataset": "my/own", "split": "all"},
+        {"dataset": "my/own", "split": "train + test"},
+        {"dataset": "my/own", "split": "train[:10]+train[20:]+all"},
+        {"dataset": "openai/gsm8k", "split": "train+validation"},
+        {"dataset": "my/many", "subset": "mgsm", "split": "train"},
+        {"dataset": "x/mgsm/", "split": "train"},
+        {"dataset": "data/mgsm/th", "split": "train"},
+        {"dataset": "MBZUAI/ArabicMMLU", "split": "dev"},
+        {"dataset": "my/indommlu", "split": "validation"},
+        {"dataset": "tinyBenchmarks/tinyGSM8k", "split": "validation"},
+        {"dataset": "tinyBenchmarks/tinyTruthfulQA", "split": "train"},
     ],
 )
 def test_a_published_test_set_is_not_searched_on(items):
-    scorers = ["exact"]
+    scorers = [{"lm_eval": {"metrics": "acc"}}] if "lm_eval" in items else ["exact"]
     with pytest.raises(ValidationError, match="published test set"):
         TaskConfig(items=items, scorers=scorers)
     TaskConfig(items=items, scorers=scorers, role="report")
@@ -166,11 +179,15 @@ def test_a_published_test_set_is_not_searched_on(items):
         {"dataset": "my/own", "split": "validation"},
         {"dataset": "my/mathlingua", "split": "validation"},
         {"dataset": "my/research", "split": "validation"},
+        {"dataset": "math-ai/own", "split": "validation"},
+        {"dataset": "my/own", "split": "train[:10%]+train[20%:]"},
+        {"dataset": "my/claimed", "subset": "allenby", "split": "train"},
         {"lm_eval": "math_of_ours", "include": "tasks"},
     ],
 )
 def test_other_items_are_the_users_own(items):
-    TaskConfig(items=items, scorers=["exact"])
+    of_harness = isinstance(items, dict) and "lm_eval" in items
+    TaskConfig(items=items, scorers=[{"lm_eval": {"metrics": "acc"}}] if of_harness else ["exact"])
 
 
 @pytest.mark.parametrize(
