@@ -3,7 +3,7 @@
 import pytest
 
 from objectives.engines import TransformersConfig, make_engine
-from objectives.engines.base import ChatSettings, Continuation, Prompt
+from objectives.engines.base import PLAIN_CHAT, ChatSettings, Continuation, Prompt
 from objectives.errors import EngineError
 from tests.objectives.engine_suite import SHORT
 from tests.objectives.tiny_model import TEMPLATE, save_model
@@ -80,10 +80,73 @@ def test_the_prefill_is_prompt_and_not_answer(tiny):
         assert answer.tokens == SHORT.max_tokens
 
 
-@pytest.mark.parametrize("name", ["tokenize", "add_generation_prompt", "return_dict"])
+@pytest.mark.parametrize(
+    "name", ["tokenize", "add_generation_prompt", "return_dict", "messages", "conversation"]
+)
 def test_settings_of_the_engine_are_refused(encoder, name):
     with pytest.raises(EngineError, match=f"template_kwargs: '{name}'"):
         words(encoder, template_kwargs={name: True})
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"tools": [3]}, "Tools should either be"),
+        ({"chat_template": "{{ 1/0 }}"}, "division by zero"),
+        ({"chat_template": "{{ messages[7].content }}"}, "has no element 7"),
+        ({"chat_template": "{{ messages | dictsort }}"}, "items"),
+        ({"chat_template": "{% if %}"}, "Expected an expression"),
+        ({"chat_template": "{{ messages + 3 }}"}, "can only concatenate list"),
+    ],
+)
+def test_whatever_a_template_raises_is_one_line(encoder, settings, why):
+    with pytest.raises(EngineError, match="prompt 'p': the chat template refuses it: ") as caught:
+        words(encoder, template_kwargs=settings)
+    said = str(caught.value)
+    assert why in said
+    assert "\n" not in said
+    assert said.endswith("; change its messages or the task's `chat`")
+
+
+def test_a_refused_system_message_has_a_way_out(encoder):
+    chat = ({"role": "system", "content": "x"}, *CHAT)
+    with pytest.raises(EngineError, match=r"no system role here; .*`system_role: user`"):
+        encoder.prompt(Prompt("p", chat))
+
+
+@pytest.mark.parametrize("template", [True, False])
+def test_half_a_character_is_named(encoder, template):
+    chat = ChatSettings(template=template)
+    text = "has \ud83d 3"
+    with pytest.raises(EngineError, match=r"prompt 'p': .*half a character, '\\ud83d'; mend it"):
+        encoder.prompt(Prompt("p", ({"role": "user", "content": text},), 0, chat))
+    with pytest.raises(EngineError, match=r"prompt 'x': .*half a character"):
+        encoder.spans([Continuation("x", CHAT[:1], text, chat)])
+
+
+def test_neighbours_with_one_chat_are_encoded_as_each_alone(encoder):
+    other = ({"role": "user", "content": "w9 w8"},)
+    plain = ChatSettings(template=False)
+    asked = [
+        Continuation(str(at), messages, text, chat)
+        for at, (messages, text, chat) in enumerate(
+            [
+                (CHAT[:1], "4", PLAIN_CHAT),
+                (CHAT[:1], "w1 w2", PLAIN_CHAT),
+                (CHAT[:1], " w1 w2", plain),
+                (other, " w1", plain),
+                (other, "w1", PLAIN_CHAT),
+                ((), "w3 w4", PLAIN_CHAT),
+                ((), "w5", PLAIN_CHAT),
+                (CHAT[:1], "w1", PLAIN_CHAT),
+            ]
+        )
+    ]
+    together = encoder.spans(asked)
+    for one, span in zip(asked, together, strict=True):
+        encoder._last = None
+        (alone,) = encoder.spans([one])
+        assert (alone.context, alone.tokens) == (span.context, span.tokens)
 
 
 def test_a_chat_keeps_its_tokens_where_a_continuation_would_melt_into_it(encoder):

@@ -9,17 +9,20 @@ from pydantic import TypeAdapter, ValidationError
 
 from objectives.engines import (
     ENGINES,
+    PROMPT_CHECKS,
     EngineConfig,
     ScriptedConfig,
     TransformersConfig,
     make_engine,
+    prompt_check,
 )
-from objectives.engines.base import Engine, GenerationSettings, Prompt
+from objectives.engines.base import Continuation, Engine, GenerationSettings, Prompt
 from objectives.engines.batching import Size
 from objectives.engines.scripted import ScriptedEngine
 from objectives.errors import EngineError
 from objectives.tables import resolve
 from tests.objectives.engine_suite import (
+    ASKED,
     PROMPTS,
     SHORT,
     DictSource,
@@ -270,6 +273,68 @@ class TestTransformers(ReadingEngineSuite):
             make_engine(CPU, tmp_path)
 
 
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    path = save_model(tmp_path_factory.mktemp("bare"))
+    (path / "model.safetensors").unlink()
+    return path
+
+
+class TestPromptCheck:
+    """What the engine says of prompts before it has weights is what it says when it is asked."""
+
+    @pytest.fixture
+    def check(self, bare):
+        return prompt_check(CPU.model_copy(update={"device": "cuda:99"}), bare)  # needs none
+
+    def test_counts_the_prompts_with_less_room_than_asked_for(self, check):
+        long = [user(str(n), " ".join(["w1"] * n)) for n in (20, 85, 86, 124)]  # 3 tokens around
+        assert check.prompts(long, GenerationSettings(max_tokens=40)) == 2
+        assert check.prompts(PROMPTS, SHORT) == 0
+        assert check.prompts([], SHORT) == 0
+
+    def test_refuses_what_the_engine_refuses(self, check, tiny):
+        wrong = [
+            user("far", " ".join(["w1"] * 125)),
+            Prompt("s", ({"role": "system", "content": "x"},)),
+            user("half", "\ud800"),
+        ]
+        with make_engine(CPU, tiny) as engine:
+            for prompt in wrong:
+                with pytest.raises(EngineError) as asked:
+                    engine.generate([prompt], SHORT)
+                with pytest.raises(EngineError) as checked:
+                    check.prompts([*PROMPTS, prompt], SHORT)
+                assert str(asked.value) == str(checked.value)
+                assert repr(prompt.id) in str(checked.value)
+            for text, messages in (("", PROMPTS[0].messages), ("w1 " * 130, PROMPTS[0].messages)):
+                one = Continuation("one", messages, text)
+                with pytest.raises(EngineError) as asked:
+                    engine.loglikelihood([one])
+                with pytest.raises(EngineError) as checked:
+                    check.continuations([*ASKED, one])
+                assert str(asked.value) == str(checked.value)
+        check.continuations([Continuation("document", (), "w1 " * 500)])
+
+    def test_what_cannot_be_opened_is_named(self, bare, tmp_path):
+        with pytest.raises(EngineError, match=r"no config\.json"):
+            prompt_check(CPU, tmp_path)
+        path = shutil.copytree(bare, tmp_path / "broken")
+        (path / "tokenizer.json").write_text(
+            '{"model": {"type": "WordLevel", "vocab": {}}, "added_tokens": []}'
+        )
+        with pytest.raises(EngineError, match=r"broken: the tokenizer cannot be opened: .*unk"):
+            prompt_check(CPU, path)
+        (path / "config.json").write_text('{"model_type": "no such"}')
+        with pytest.raises(EngineError, match="broken: the "):
+            prompt_check(CPU, path)
+
+    def test_every_table_entry_resolves(self):
+        assert set(PROMPT_CHECKS) <= set(ENGINES)
+        for kind in PROMPT_CHECKS:
+            assert callable(resolve(PROMPT_CHECKS, kind))
+
+
 TABLE = {
     "a": "one two three four five six seven eight nine ten",
     "b": ["first answer", "second answer"],
@@ -382,11 +447,32 @@ def test_engine_configs_are_told_apart_by_kind():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"max_tokens": 0}, {"temperature": -1}, {"top_p": 0}, {"seeds": 1}, {"stop": [""]}]
+    "wrong",
+    [
+        {"max_tokens": 0},
+        {"temperature": -1},
+        {"top_p": 0},
+        {"top_p": 1e-46},
+        {"seeds": 1},
+        {"stop": [""]},
+    ],
 )
 def test_generation_settings_are_checked(wrong):
     with pytest.raises(ValidationError):
         GenerationSettings(**wrong)
+
+
+@pytest.mark.parametrize("temperature", [1e-38, 1e-300, 9e-4])
+def test_a_temperature_too_small_to_sample_with_is_refused(temperature):
+    with pytest.raises(ValidationError, match=r"write 0, which is greedy, or at least 0\.001"):
+        GenerationSettings(temperature=temperature)
+
+
+def test_the_coldest_sampling_is_greedy(tiny):
+    cold = SHORT.model_copy(update={"temperature": 1e-3, "top_p": 1e-6})
+    assert GenerationSettings(**cold.model_dump()) == cold
+    with make_engine(CPU, tiny) as engine:
+        assert engine.generate(PROMPTS, cold) == engine.generate(PROMPTS, SHORT)
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
