@@ -155,9 +155,10 @@ def _ordered(lines: Sequence[Entry], seed: int, by: str | None, use: str = "") -
     def place(text: str) -> bytes:
         return hashlib.sha256(key + text.encode("ascii")).digest()
 
+    names = {entry.id: _name(entry, by) for entry in lines}
     groups: dict[str, list[Entry]] = {}
     for entry in sorted(lines, key=lambda entry: [place(text) for text in entry.rank]):
-        groups.setdefault(_name(entry, by), []).append(entry)
+        groups.setdefault(names[entry.id], []).append(entry)
     if by is None:
         return list(groups.values())
     return [groups[name] for name in sorted(groups, key=lambda name: place(hash_of(name)))]
