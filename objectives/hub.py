@@ -12,7 +12,7 @@ _PATIENCE = 5.0
 
 
 @contextlib.contextmanager
-def quiet_hub() -> Iterator[None]:
+def quiet_hub(*, local: bool = False) -> Iterator[None]:
     """No loading bars, notes or retries; without a network, what was downloaded before alone.
 
     The hub's client asks six times, with a warning and a longer sleep after each: half a minute
@@ -30,7 +30,7 @@ def quiet_hub() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        if not any(offline) and not _reached(constants.ENDPOINT):
+        if not local and not any(offline) and not _reached(constants.ENDPOINT):
             constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
         yield
     finally:

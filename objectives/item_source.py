@@ -1,6 +1,5 @@
 """Where items come from: a JSONL file, a data set of the hub, a task of lm-evaluation-harness."""
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
@@ -144,7 +143,7 @@ def _of_dataset(source: DatasetItems, root: Path) -> Iterator[Row]:
     name = str(local) if local.is_dir() else source.dataset
     try:
         # No scripts: what a data set says is data, never code (datasets 4 and later run none).
-        with contextlib.nullcontext() if local.is_dir() else quiet_hub():
+        with quiet_hub(local=local.is_dir()):
             rows = datasets.load_dataset(
                 name, source.subset, split=source.split, revision=source.revision
             )

@@ -1,6 +1,7 @@
 """Where items come from, how they are asked, and what they may not be used for."""
 
 import json
+import time
 from collections import Counter
 
 import pytest
@@ -118,6 +119,83 @@ def test_a_data_set_that_is_not_there_is_one_line(tmp_path, monkeypatch):
     ) as caught:
         load(tmp_path, items={"dataset": "nobody/nothing", "split": "train"})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.timeout(120)
+def test_what_a_data_set_says_beside_the_items_need_not_fit(dataset):
+    rows = [
+        {
+            "id": i // 2,  # each twice
+            "question": f"{i % 20} ?",  # the last two are copies, with other answers
+            "answer": i,
+            "split": "train",
+            "tags": ["algebra"],
+            "subject": ("sums", "roots")[i % 2],
+            "level": None if i % 3 else 2,
+            "more": {"url": None, "parts": [i, [{"n": i}]]},
+        }
+        for i in range(22)
+    ]
+    write(dataset, rows, "train.jsonl")
+    source = {"dataset": "maths", "split": "train"}
+    sizes = SplitConfig(dev=0.5, confirm=0.3, test=0.2, stratify="subject")
+    task = load(dataset.parent, sizes, items=source, fields={"prompt": "question"})
+    items = [item for split in SPLITS for item in task.items(split)]
+    assert sorted(item.id for item in items) == sorted(
+        [*map(str, range(10)), *(f"{i}#2" for i in range(10))]
+    )
+    assert {item.answer for item in items} == set(map(str, range(20)))
+    assert Counter(item.fields["subject"] for item in task.items("dev"))["roots"] == 5
+    fields = {"prompt": "question", "tags": {"subject": "subject", "level": "{{ level }}"}}
+    task = load(dataset.parent, sizes, items=source, fields=fields)
+    assert {item.tags["subject"] for item in task.items("dev")} == {"sums", "roots"}
+    assert {item.tags["level"] for item in task.items("dev")} == {"None", "2"}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"prompt": "level"}, r'maths\[train\]:0: "prompt" must be text, is null'),
+        ({"prompt": "parts"}, '"prompt" must be text, is a list'),
+        ({"prompt": "question", "answer": "more"}, '"answer" must be text, is an object'),
+        ({"prompt": "question", "answer": "level"}, '"answer" must be text, is null'),
+        ({"prompt": "question", "choices": "level"}, '"choices" must be a list'),
+        ({"prompt": "question", "id": "when"}, '"id" must be text, is of type datetime'),
+        ({"prompt": "question", "split": "name"}, "unknown split 'train'"),
+        ({"prompt": "question", "tags": "parts"}, '"tags" must be an object, is a list'),
+    ],
+)
+def test_a_column_of_the_wrong_kind_is_one_line(dataset, fields, message):
+    row = {"question": "?", "answer": 1, "level": None, "parts": [1], "more": {"a": 1}}
+    write(dataset, [row | {"when": "2024-05-06T07:08:09", "name": "train"}], "train.jsonl")
+    source = {"dataset": "maths", "split": "train"}
+    with pytest.raises(TaskError, match=message) as caught:
+        load(
+            dataset.parent,
+            SplitConfig(dev=1, confirm=0, test=0),
+            items=source,
+            fields=fields,
+        )
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.timeout(60)
+def test_a_hub_out_of_reach_is_told_at_once(tmp_path, monkeypatch, capfd):
+    datasets = pytest.importorskip("datasets")
+    constants = pytest.importorskip("huggingface_hub").constants
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    began = time.monotonic()
+    with pytest.raises(TaskError, match="data set nobody/nothing, split train: cannot be loaded"):
+        load(tmp_path, items={"dataset": "nobody/nothing", "split": "train"})
+    assert time.monotonic() - began < 10
+    assert "etry" not in capfd.readouterr().err
+    assert not constants.HF_HUB_OFFLINE
 
 
 def test_a_hub_id_as_a_path_is_told_how_to_be_written(tmp_path):
