@@ -247,7 +247,7 @@ def test_ifeval_without_data_or_checkers_is_one_line(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     config = load(CONFIGS / "typhoon2_r1.yaml").file.tasks["ifeval_en"]
     with pytest.raises(
-        TaskError, match="lm_eval task ifeval_long: (its data cannot be loaded|ImportError)"
+        TaskError, match=r"lm_eval task ifeval_long: (its data cannot be loaded|ImportError)"
     ) as caught:
         Task.load("ifeval_en", config, CONFIGS)
     assert "\n" not in str(caught.value)
