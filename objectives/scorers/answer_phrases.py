@@ -20,12 +20,16 @@ _BURMESE = _GAP.format(denied="မဟုတ်|မမှန်|မှား")
 _ANSWERS: tuple[tuple[str, str, bool], ...] = (
     (
         r"(?<!wrong )(?<!incorrect )(?:final\s+)?answer",
-        r"(?:\s{1,9}(?:to|of|for)\s[^\n.:=\d]{1,60}?)?(?:[\s,]{1,9}(?:therefore|thus|hence|then|so),?)?"
+        r"(?:\s{1,9}(?:to|of|for)\s[^\n.:=\d]{1,60}?(?:\d{1,3})?)?(?:[\s,]{1,9}(?:therefore|thus|hence|then|so),?)?"
         r"\s{1,9}(?:is|(?:should|must|will|would|has\s+to)\s+be|comes\s+(?:out\s+)?to|equals)",
         False,
     ),
     (r"final\s+answer", "", False),
-    (r"คำ\s*ตอบ", rf"{_THAI}(?:คือ|เป็น|เท่า\s*กับ)", True),
+    (
+        r"คำ\s*ตอบ(?:\s?(?:ของ)?\s?(?:โจทย์)?\s?ข้อ\s?(?:ที่)?\s?\d{1,3})?",
+        rf"{_THAI}(?:คือ|เป็น|เท่า\s*กับ)",
+        True,
+    ),
     (
         r"(?:(?<![^\s.,:;*\"(])|(?<=จึง)|(?<=ขอ)|(?<=นั้น))ตอบ(?:\s*ว่า|\s*ข้อ(?=\s*\(?[A-Jก-ฮ\d]))?",
         r"(?<=ข้อ)|(?<=ว่า)|(?=\s+\(?[A-Jก-ฮ]\)?(?![^\s.]))",
@@ -96,6 +100,9 @@ _PHRASE = re.compile(
     re.IGNORECASE,
 )
 _BEFORE_HEADING = re.compile(r"[#>*\s]*[^\d.:=,!?।。]{0,30}")
+_OPENING = re.compile(
+    r"(?:(?:so|thus|therefore|hence|the|our|my|correct|ดังนั้น)[\s,]+)*", re.IGNORECASE
+)
 # Below a heading stands the answer itself, or a choice; else it was the heading of a solution.
 _BELOW_HEADING = re.compile(r"\s*(?:[^\n]*\d|\\|\(?[A-J]\)?[.)]?\s*(?:\n|$))")
 
@@ -116,5 +123,5 @@ def _is_statement(match: re.Match[str], text: str) -> bool:
 
 def without_phrase(text: str) -> str:
     """`text` without the words before its value, where it starts with them."""
-    match = _PHRASE.match(text)
+    match = _PHRASE.match(text, _OPENING.match(text).end())  # type: ignore[union-attr]
     return text[match.end() :] if match and match.lastgroup is None else text

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 from objectives.scorers.answer_text import CURRENCY, MAX_LENGTH
 
+_PI = "(3.14159265358979)"  # what is said to be equal to it is rounded more
 _MAX_EXPONENT = 64
 _MAX_DIGITS = 400  # of what a power may come to
 _UNITS = re.compile(rf"[{CURRENCY}]|(?<![\\a-zA-Z])(?:[a-zA-Z]{{2,}}|[^\x00-\x7f]+)(?![a-zA-Z(])")
@@ -49,6 +50,7 @@ def comes_to(text: str) -> Fraction | None:
     """The value of `text`, as `plain_signs` leaves it; None where it is no plain arithmetic."""
     if len(text) > MAX_LENGTH:
         return None
+    text = re.sub(r"\\pi\b", _PI, text)
     text = _FRACTION.sub(r"((\1)/(\2))", text).replace("{", "(").replace("}", ")")
     if "**" in text or _READ.fullmatch(text.replace("^", "*")) is None:
         return None

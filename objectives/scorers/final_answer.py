@@ -112,6 +112,8 @@ _ORDINAL_AFTER = re.compile(r"\s*(?:단계|번째|番目|[.-]?р\b|st\b|nd\b|rd\
 _NUMBERING = re.compile(r"[ \t#*]*\d{1,2}[.)][ \t]+[^\W\d_]")
 # "Option 3", and words that name a number in a box; others could deny or change it.
 _NUMBERED = re.compile(r"^(?:option|choice|ข้อ|选项|選項)\s*(?=\d)", re.IGNORECASE)
+_CHOICE = re.compile(r"(?:\([A-J]\)|[A-J]\))\s+\S")
+_LETTER = re.compile(r"\(?[A-J]\)?")
 _LABEL = re.compile(
     rf"^(?:(?:จำนวน|ทั้ง\s*หมด|รวม|เหลือ|ราคา|ประมาณ|เท่า\s*กับ|เป็น\s*เงิน|คือ|มี|ได้|total|about|"
     rf"approximately|equals|মোট|প্রায়|ମୋଟ|மொத்தம்|మొత్తం|कुल|нийт|བསྡོམས|总共|总计|共|一共|約|约|合計|총|약|jumlah|"
@@ -243,7 +245,7 @@ def _statement(text: str) -> str:
         line = re.sub(r"[$]|\\[()]", " ", line)  # "$1$ or $2$"
     end = _SENTENCE_END.search(line)
     line = _NUMBERED.sub("", clean(line[: end.start()] if end and end.start() > 0 else line))
-    if plain_number(line) is not None:
+    if plain_number(line) is not None or _CHOICE.match(line):
         return line
     if _OR.search(line):
         return line
@@ -268,7 +270,8 @@ def _unnamed(content: str) -> str:
     r"""What a box holds, without words that call it the answer: \boxed{\text{Answer: 42}}."""
     cleaned = clean(content)
     bare = _LABEL.sub("", without_phrase(cleaned).lstrip(" :=*"), count=1)
-    return bare if bare != cleaned and plain_number(clean(bare)) is not None else content
+    named = plain_number(clean(bare)) is not None or _LETTER.fullmatch(bare) is not None
+    return bare if named and bare != cleaned else content
 
 
 def _lone_value(text: str) -> str | None:

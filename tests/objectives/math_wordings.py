@@ -322,3 +322,18 @@ COUNTER_WORDS = [  # words that only look like arithmetic or numbering
     ("#7 is hard", "7", 0),
     ("42 ਲੋਕ", "42", 1),
 ]
+NUMBERED_AND_LETTERED = [  # the number of the question or the letter of the choice stands beside
+    ("The answer to question 3 is 42", "42", 1),
+    ("คำตอบของข้อ 3 คือ 42", "42", 1),
+    ("คำตอบของข้อ 3 คือ 42", "3", 0),
+    ("The answer is: **B) 42 apples**", "B", 1),
+    ("\\boxed{\\textbf{(B)}\\ 42}", "42", 1),
+    ("\\boxed{(B) 42 (C) 43}", "42", 0),
+    ("\\boxed{(B) 42}", "C", 0),
+    ("\\boxed{\\text{The answer is B}}", "B", 1),
+    ("\\boxed{\\text{The answer is B or C}}", "B", 0),
+    ("\\boxed{x \\approx 42}", "42", 1),
+    ("\\boxed{3 \\approx 42}", "42", 0),
+    ("\\boxed{100\\pi = 314.16}", "314.16", 1),
+    ("\\boxed{100\\pi = 314.17}", "314.17", 0),
+]
