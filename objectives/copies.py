@@ -78,7 +78,7 @@ def entries(lines: Sequence[Line], *, judged: bool, remote: bool) -> list[Entry]
 
 def hash_of(*parts: Any) -> str:
     """32 hex digits of SHA-256 over what JSON can hold, and dates; the same in every process."""
-    text = json.dumps(parts, sort_keys=True, default=_spelled)
+    text = json.dumps(parts, sort_keys=True, default=spelled)
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]
 
 
@@ -136,7 +136,7 @@ def _row(row: Mapping[str, Any]) -> str:
     return hash_of("row", said or dict(row))
 
 
-def _spelled(value: Any) -> str:
+def spelled(value: Any) -> str:
     """A value that JSON lacks; of pictures and the like no more than their kind."""
     if isinstance(value, bytes | date | time | timedelta | Decimal):
         return str(value)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from objectives.copies import spelled
 from objectives.errors import TaskError
 from objectives.item_file import kind_of
 
@@ -87,7 +88,7 @@ def digest(source: ItemsConfig, root: Path) -> str:
             raise TaskError(f"{path}: cannot be read: {error.strerror or error}") from None
         return sha256.hexdigest()
     for _, row in read_rows(source, root):
-        sha256.update(json.dumps(row, sort_keys=True, default=str).encode())
+        sha256.update(json.dumps(row, sort_keys=True, default=spelled).encode())
     return sha256.hexdigest()
 
 

@@ -170,9 +170,10 @@ def _spread(lines: Sequence[Entry], sizes: SplitConfig) -> list[list[Entry]]:
     The i-th of n problems with one value stands at (i + 1/2) / n of the way.
     """
     tag = str(sizes.stratify)
+    held = {entry.id: _stratum(entry.line, tag) for entry in lines}
     strata: dict[str, list[list[Entry]]] = {}
     for group in _ordered(lines, sizes.seed, sizes.by):
-        values = sorted({_stratum(entry.line, tag) for entry in group})
+        values = sorted({held[entry.id] for entry in group})
         strata.setdefault(values[0] if len(values) == 1 else repr(values), []).append(group)
     placed = [
         ((2 * i + 1) / (2 * len(stratum)), value, group)
@@ -186,7 +187,8 @@ def _stratum(line: Line, tag: str) -> str:
     for place in (line.tags, line.fields):
         if tag in place:
             return _spelled(place[tag])
-    hint = did_you_mean(tag, line.tags) if line.tags else "it has no tags"
+    known = [*line.tags, *line.fields]
+    hint = did_you_mean(tag, known) if known else "it has no tags"
     raise TaskError(f"{line.where}: no tag {tag!r} to stratify by; {hint}")
 
 
