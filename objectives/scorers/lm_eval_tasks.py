@@ -22,6 +22,7 @@ from lm_eval.tasks import TaskManager, _yaml_loader
 
 from objectives.engines.base import ChatSettings
 from objectives.errors import ScorerError
+from objectives.hub import quiet_hub
 from objectives.scorers.lm_eval_model import PLAIN, as_context
 from objectives.tables import did_you_mean
 
@@ -90,7 +91,8 @@ def opened(
     if name not in manager.all_subtasks:
         raise ScorerError(f"lm_eval task {name!r} is a group of tasks; name one of them")
     try:
-        with quiet():
+        # A folder's own tasks mostly have local data: their load needs no look at the network.
+        with quiet_hub(local=include is not None), quiet():
             task = manager.load([name])["tasks"][name]
             documents = len(task.eval_docs)
     except (Exception, SystemExit) as error:

@@ -105,7 +105,12 @@ FILES = {
         "hgih",
         "did you mean 'high'?",
     ),
-    "unknown key of a scorer": ("{expect: en}", "{expct: en}", "scorers", "scorer language"),
+    "unknown key of a scorer": (
+        "{expect: en}",
+        "{expct: en}",
+        "{language:",
+        "scorer language",
+    ),
     "unknown key of the engine": (
         'default: "The',
         'defualt: "The',
@@ -268,7 +273,7 @@ FILES = {
         "sampler",
         "unknown sampler 'ranom'; did you mean 'random'?",
     ),
-    "unknown scorer": ("[math,", "[mth,", "scorers", "unknown scorer 'mth'; did you mean 'math'?"),
+    "unknown scorer": ("[math,", "[mth,", "mth,", "unknown scorer 'mth'; did you mean 'math'?"),
     "scorer twice": ("[math,", "[math, math,", "scorers", "listed twice"),
     "unknown engine": (
         "kind: scripted",

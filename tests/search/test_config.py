@@ -59,7 +59,7 @@ def test_a_name_far_from_all_lists_what_is_known():
         ),
         (("    items: ", "    zzz: 1\n    items: "), "allow_test_split, chat, fewshot, fields"),
         (("    name: language", "    zzz: language"), "model, name, parameters"),
-        (("{dev: 4", "{zzz: 4"), "confirm, dev, seed, stratify, test"),
+        (("{dev: 4", "{zzz: 4"), "by, confirm, dev, seed, stratify, test"),
         (("merge_method: ties_sv", "merge_method: {zzz: 1}"), "choices"),
     ],
 )
