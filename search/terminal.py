@@ -124,12 +124,13 @@ def say(console: Console, text: str) -> None:
 def front_table(run: Run, members: list[Member], chosen: Member | None) -> Table:
     """Claimed beside confirmed, for the front and the baselines."""
     table = Table(title=f"{run.name}: claimed (dev) and confirmed (held out)", title_justify="left")
-    table.add_column("", no_wrap=True)
+    # Long labels and standings are folded, so that no number is ever cut.
+    table.add_column("", overflow="fold")
     for objective in run.search.objectives:
         table.add_column(f"{objective.name}\nclaimed", justify="right", no_wrap=True)
         table.add_column("\nconfirmed", justify="right", no_wrap=True)
     table.add_column("right and in\nthe language", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")
     for member in ordered(run, members):
         cells = [escape(member.label)]
         for objective in run.search.objectives:
