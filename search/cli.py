@@ -33,7 +33,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 # A log file has no width of its own; tables need more than the default 80 columns.
-console = Console(width=None if sys.stdout.isatty() else 120)
+console = Console(width=None if sys.stdout.isatty() else 160)
 
 File = Annotated[Path, typer.Argument(help="search file (YAML)", show_default=False)]
 RunFolder = Annotated[Path, typer.Argument(help="run folder: runs/NAME", show_default=False)]

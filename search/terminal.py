@@ -124,13 +124,13 @@ def say(console: Console, text: str) -> None:
 def front_table(run: Run, members: list[Member], chosen: Member | None) -> Table:
     """Claimed beside confirmed, for the front and the baselines."""
     table = Table(title=f"{run.name}: claimed (dev) and confirmed (held out)", title_justify="left")
-    # Long labels and standings are folded, so that no number is ever cut.
-    table.add_column("", overflow="fold")
+    # What is too long for the terminal is folded, so that no label or number is ever cut.
+    table.add_column("", overflow="fold", min_width=12)
     for objective in run.search.objectives:
-        table.add_column(f"{objective.name}\nclaimed", justify="right", no_wrap=True)
-        table.add_column("\nconfirmed", justify="right", no_wrap=True)
-    table.add_column("right and in\nthe language", justify="right", no_wrap=True)
-    table.add_column("", overflow="fold")
+        table.add_column(f"{objective.name}\nclaimed", justify="right")
+        table.add_column("\nconfirmed", justify="right")
+    table.add_column("right and in\nthe language", justify="right")
+    table.add_column("", min_width=8)
     for member in ordered(run, members):
         cells = [escape(member.label)]
         for objective in run.search.objectives:
