@@ -875,3 +875,58 @@ def test_a_second_driver_is_turned_away(workplace, mergefront):
     assert holder.returncode == 0
     with FileLock(lock, timeout=0):
         pass
+
+
+# --- Faults behind a task or a baseline begin with its place -------------------------------------
+
+SCORERS = "[math, {language: {expect: en}}]"
+BASELINES = "[base, experts, uniform]"
+PLACED = {
+    "items are missing": ("items.jsonl", "nope.jsonl", "  sums:", ("sums", "no such item file")),
+    "too few items": ("confirm: 4", "confirm: 40", "  sums:", ("task sums: split confirm asks",)),
+    "a scorer's own items": (
+        SCORERS,
+        "[{lm_eval: {metrics: [acc]}}]",
+        "  sums:",
+        ("task sums: scorer lm_eval: its items are documents of a task",),
+    ),
+    "a model of a recipe": (
+        BASELINES,
+        "[base, 'recipe:other.yaml']",
+        "'recipe:",
+        ("baseline recipe:other.yaml: ", "models/zz: no such folder"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PLACED)
+def test_faults_behind_a_task_or_baseline_begin_with_its_place(case, workplace, mergefront):
+    old, new, spot, words = PLACED[case]
+    text = GOOD.replace(old, new, 1)
+    if case == "a scorer's own items":  # whose names the objectives give
+        text = text.replace("sums/math", "sums/lm_eval").replace("  english: sums/language\n", "")
+        text = text.replace('constraints: {english: ">= 0.1"}\n', "")
+    Path("search.yaml").write_text(text)
+    Path("other.yaml").write_text(RECIPE.replace("models/r1", "models/zz"))
+    start = text.index(spot) + len(spot) - len(spot.lstrip())
+    line, column = text.count("\n", 0, start) + 1, start - text.rfind("\n", 0, start)
+    ended = mergefront(*CHECK)
+    check_line(ended, *words)
+    assert ended.err.startswith(f"mergefront: search.yaml:{line}:{column}: "), ended.err
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("tis", "--baseline tis: unknown baseline 'tis'; did you mean 'ties'?"),
+        ("recipe:other.yaml", "--baseline recipe:other.yaml: baseline recipe:"),
+        ("recipe:nope.yaml", "nope.yaml: no such file"),
+    ],
+)
+def test_a_baseline_typed_later_is_named_as_it_was_typed(given, words, workplace, mergefront):
+    a_run()
+    Path("other.yaml").write_text(RECIPE.replace("models/r1", "models/zz"))
+    ended = mergefront("confirm", "runs/search", "--baseline", given)
+    check_line(ended, words)
+    assert "--set" not in ended.err
+    assert ended.err.startswith("mergefront: --baseline ")
