@@ -8,6 +8,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.models.utils import normalize_gen_kwargs
+from pydantic import ValidationError
 
 from objectives.engines.base import (
     ChatSettings,
@@ -143,13 +144,20 @@ def _settings(task: str | None, arguments: Mapping[str, Any]) -> GenerationSetti
     if not given.pop("do_sample") or temperature == 0.0:
         temperature = 0.0
         given = {key: value for key, value in given.items() if key not in _OF_SAMPLING}
-    settings = GenerationSettings(
-        max_tokens=given.pop("max_gen_toks"),
-        temperature=temperature,
-        top_p=given.pop("top_p", 1.0),
-        stop_loops=False,  # the harness's models go on
-        stop=stop,
-    )
+    try:
+        settings = GenerationSettings(
+            max_tokens=given.pop("max_gen_toks"),
+            temperature=temperature,
+            top_p=given.pop("top_p", 1.0),
+            stop_loops=False,  # the harness's models go on
+            stop=stop,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = first["msg"].removeprefix("Value error, ")
+        raise ScorerError(
+            f"lm_eval task {task}: generation_kwargs: {first['loc'][0]}: {what}; mend it"
+        ) from None
     odd = next((k for k, v in given.items() if v is not None and v not in _NEUTRAL.get(k, ())), "")
     if odd:
         raise ScorerError(
