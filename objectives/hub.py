@@ -12,6 +12,20 @@ _PATIENCE = 5.0
 
 
 @contextlib.contextmanager
+def no_bars() -> Iterator[None]:
+    """No loading bars of data sets."""
+    import datasets
+
+    shown = datasets.utils.logging.is_progress_bar_enabled()
+    datasets.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.utils.logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
 def quiet_hub(*, local: bool = False) -> Iterator[None]:
     """No loading bars, notes or retries; without a network, what was downloaded before alone.
 
@@ -22,23 +36,20 @@ def quiet_hub(*, local: bool = False) -> Iterator[None]:
     import datasets
     from huggingface_hub import constants
 
-    bars = datasets.utils.logging.is_progress_bar_enabled()
     loggers = [logging.getLogger(name) for name in ("huggingface_hub", "datasets")]
     levels = [logger.level for logger in loggers]
     offline = (constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE)
-    datasets.utils.logging.disable_progress_bar()
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
         if not local and not any(offline) and not _reached(constants.ENDPOINT):
             constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
-        yield
+        with no_bars():
+            yield
     finally:
         constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = offline
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        if bars:
-            datasets.utils.logging.enable_progress_bar()
 
 
 def _reached(endpoint: str) -> bool:

@@ -44,6 +44,7 @@ def score_task(
     count = task.config.samples if task.generates else 1
     owners = [item for item in items for _ in range(count)]
     answers = _generated(engine, task, items, count, settings)
+    samples = [Sample(*pair) for pair in zip(owners, answers, strict=True)]
     scores: list[dict[str, float]] = [{} for _ in owners]
     for scorer in task.scorers:
         if scorer.reads == "likelihoods":
@@ -51,13 +52,12 @@ def score_task(
             per_item = _rate(scorer, [Sample(i, NOTHING, given) for i, given in likelihoods])
             rated = [given for given in per_item for _ in range(count)]
         elif isinstance(scorer, Combination):
-            samples = [Sample(*pair) for pair in zip(owners, answers, strict=True)]
             rated = [
                 {scorer.name: scorer.combine(sample, had)}
                 for sample, had in zip(samples, scores, strict=True)
             ]
         else:
-            rated = _rate(scorer, [Sample(*pair) for pair in zip(owners, answers, strict=True)])
+            rated = _rate(scorer, samples)
         for had, given in zip(scores, rated, strict=True):
             had.update(given)
     rows = [

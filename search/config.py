@@ -126,14 +126,14 @@ class Search:
         """One recipe of the space, with absolute paths: for what all its recipes share."""
         return self.space.example().resolved(self.root)
 
-    def with_setting(self, text: str) -> Search:
-        """The search with one `a.b=value` setting before its file's.
+    def with_value(self, key: str, value: object, typed: str) -> Search:
+        """The search with another value of a top-level key; errors of it begin with `typed`.
 
         Raises:
             ConfigError: the value does not fit.
         """
         source = _source(self.source.document.moved(self.path))
-        source.override(text)
+        source.replace(key, value, typed)
         return _parse(source)
 
     def fault(self, where: Where, what: object) -> ConfigError:

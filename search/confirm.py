@@ -141,20 +141,20 @@ def members_of(
     candidates = {m.label: points[m.label] for m in members if m.label in points and m.feasible}
     kept = front(candidates)
     return [
-        replace(m, on_front=m.label in kept, behind=_behind(m.label, points[m.label], candidates))
-        if m.trial is not None
+        replace(m, on_front=True)
+        if m.label in kept
+        else replace(m, behind=_behind(m.label, points[m.label], candidates))
+        if m.label in points
         else m
         for m in members
     ]
 
 
 def _behind(label: str, mine: Point, candidates: dict[str, Point]) -> str | None:
-    """Which of the points that are ahead is so most clearly, in all objectives at once.
+    """Which of the points ahead of one off the front is so most clearly, in all objectives at once.
 
     Of equal points the first stays on the front, and the others are behind it.
     """
-    if label in front(candidates):
-        return None
     ahead = {
         other: min(theirs - own for theirs, own in zip(point, mine, strict=True))
         for other, point in candidates.items()

@@ -27,14 +27,14 @@ class Source:
 
     def __post_init__(self) -> None:
         self._written = deepcopy(self.document.data)
-        self._overrides: dict[Where, str] = {}  # their texts, by the place that each sets
+        self._overrides: dict[Where, str] = {}  # what the user typed, by the place that it sets
 
     def fault(self, where: Where, what: object) -> ConfigError:
-        """An error at a place of the file, or at the `--set` that wrote there."""
-        for place, text in reversed(self._overrides.items()):
+        """An error at a place of the file, or of what was typed in its stead."""
+        for place, typed in reversed(self._overrides.items()):
             above = place[: len(where)] == where and not has(self._written, where)
             if where[: len(place)] == place or above:
-                return ConfigError(f"--set {text}: {one_line(what)}")
+                return ConfigError(f"{typed}: {one_line(what)}")
         line, column = self.document.position(where)
         return ConfigError(f"{self.document.path}:{line}:{column}: {one_line(what)}")
 
@@ -102,7 +102,12 @@ class Source:
                 if isinstance(node, dict) and node.get(part) is None:
                     node[part] = {}
                 node = node[step]
-        self._overrides[place] = text
+        self._overrides[place] = f"--set {text}"
+
+    def replace(self, key: str, value: Any, typed: str) -> None:
+        """Put a value in place of the file's; `typed` is what the user wrote that means it."""
+        self.document.data[key] = value
+        self._overrides[(key,)] = typed
 
     def _real(self, where: Where) -> Where:
         """`where` without the steps that pydantic adds for unions and keys."""

@@ -18,7 +18,7 @@ from objectives.engines.base import FinishReason
 from objectives.scorers.base import Measure
 from objectives.statistics import Side, mean_of
 from objectives.task import JOINT, Split
-from search.config import Constraint, Objective, Search
+from search.config import Constraint, Objective, Search, measures_of
 from search.errors import RunError
 
 
@@ -143,6 +143,19 @@ def read_estimate(data: Mapping[str, Any]) -> Estimate:
 def is_result_of(path: Path, fingerprint: str) -> bool:
     """Whether `path` holds the result of the merge with this fingerprint."""
     return path.is_file() and Result.load(path).fingerprint == fingerprint
+
+
+def reported(search: Search, test: Result) -> dict[str, dict[str, Estimate]]:
+    """What the exported recipe scored on the tasks that are reported only, by task and score."""
+    return {
+        name: {
+            key: aggregate(items, key, measure)
+            for key, measure in measures_of(task).items()
+            if any(key in item.scores for item in items)
+        }
+        for name, task in search.file.tasks.items()
+        if task.role == "report" and (items := test.items.get(name))
+    }
 
 
 def values_of(result: Result, search: Search) -> list[float]:

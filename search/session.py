@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -15,23 +14,23 @@ import optuna
 from merge_core import MergePlan, Recipe, Sources
 from merge_core.errors import MergeError
 from merge_core.yaml_io import Where
-from objectives import Task, aggregate
+from objectives import Task
 from objectives.errors import ObjectiveError, ScorerError, TaskError
 from objectives.splits import SPLITS, Split, check_disjoint
 from search import confirm as confirming
 from search import study as studies
 from search.baselines import baselines
-from search.config import Search, measures_of
+from search.config import Search
 from search.confirm import Member
 from search.confirmed import write_report
 from search.driver import Driver, Listener
-from search.errors import ConfigError, ExportError, RunError
+from search.errors import ExportError, RunError
 from search.export import save_recipe
 from search.names import to_mlflow
 from search.plots import FrontPlot
 from search.pool import Pool, Resources, connected
 from search.prompts import check_prompts
-from search.results import Result
+from search.results import Result, reported
 from search.run import Run, check, lease, logging_to
 from search.tracking import Tracker
 from search.worker import Setup
@@ -230,24 +229,8 @@ def _prepare_with(search: Search, more: Sequence[str]) -> Prepared:
     added = [entry for entry in more if entry not in search.file.baselines]
     if not added:
         return prepare(search)
-    setting = f"baselines={json.dumps([*search.file.baselines, *added])}"
-    try:
-        return prepare(search.with_setting(setting))
-    except ConfigError as error:
-        # The user typed no such setting, but these.
-        said = str(error).replace(f"--set {setting}: ", f"--baseline {', '.join(added)}: ")
-        raise ConfigError(said) from None
-
-
-def _reported(search: Search, test: Result) -> dict[str, float]:
-    """Scores of the exported recipe on the tasks that are reported only, as MLflow names them."""
-    return {
-        f"report/{name}/{to_mlflow(key)}": aggregate(items, key, measure).value
-        for name, task in search.file.tasks.items()
-        if task.role == "report" and (items := test.items.get(name))
-        for key, measure in measures_of(task).items()
-        if any(key in item.scores for item in items)
-    }
+    typed = f"--baseline {', '.join(added)}"
+    return prepare(search.with_value("baselines", [*search.file.baselines, *added], typed))
 
 
 @contextmanager
@@ -337,7 +320,11 @@ def _end(
     metrics = {}
     if test is not None:
         metrics = {f"test_{o.name}": test.estimate(o).value for o in search.objectives}
-        metrics |= _reported(search, test)
+        metrics |= {
+            f"report/{name}/{to_mlflow(key)}": estimate.value
+            for name, estimates in reported(search, test).items()
+            for key, estimate in estimates.items()
+        }
     tags = {"exported": chosen.label} if chosen is not None else {}
     tracker.report(files, metrics, tags)
     tracker.close()

@@ -146,12 +146,11 @@ def enqueue_published(study: optuna.Study, search: Search) -> None:
         )
 
     ours, theirs = "reasoning.weight", "language.weight"
-    knee = {"plateau": published.PLATEAU, "end": published.END, "knee": published.KNEE}
-    rest = {"plateau": 1.0 - published.PLATEAU, "end": 1.0 - published.END, "knee": published.KNEE}
+    shares = published.reasoning_share().plain(), published.language_share(1).plain()
     schedules = [
-        (
-            {f"{ours}.{key}": value for key, value in knee.items()},
-            {f"{theirs}.{key}": value for key, value in rest.items()},
+        tuple(
+            {f"{weight}.{key}": value for key, value in share.items()}
+            for weight, share in zip((ours, theirs), shares, strict=True)
         )
     ]
     anchors = list(enumerate(published.ANCHORS))

@@ -14,13 +14,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from objectives import Estimate, aggregate
-from search.config import measures_of
+from objectives import Estimate
 from search.confirm import Member
 from search.confirmed import findings, ordered, standing
 from search.driver import Driver
 from search.export import spelled
-from search.results import Result
+from search.results import Result, reported
 from search.run import Run
 from search.session import Found
 from search.study import CUT_SHORT
@@ -190,29 +189,15 @@ def print_found(console: Console, found: Found, command: str) -> None:
             f"exported {found.chosen.label} to {where / 'recipe.yaml'}; "
             f"on {n} test items, scored once: {scores}",
         )
-    for line in reported(found):
-        say(console, line)
+    told = {} if found.test is None else reported(run.search, found.test)
+    for name, estimates in told.items():
+        scores = ", ".join(f"{key} {spelled(estimate)}" for key, estimate in estimates.items())
+        say(console, f"reported {name}: {scores}")
     if (run.folder / "front.html").is_file():
         say(console, f"front plot: {where / 'front.html'} and front.png")
     if found.tracking_problem is not None:
         say(console, f"MLflow lacks some of it: {found.tracking_problem}")
     say(console, f"look at every trial: mergefront ui {where}")
-
-
-def reported(found: Found) -> list[str]:
-    """What the exported recipe scored on the tasks that are reported only."""
-    if found.test is None:
-        return []
-    return [
-        f"reported {name}: "
-        + ", ".join(
-            f"{key} {spelled(aggregate(items, key, measure))}"
-            for key, measure in measures_of(task).items()
-            if any(key in item.scores for item in items)
-        )
-        for name, task in found.run.search.file.tasks.items()
-        if task.role == "report" and (items := found.test.items.get(name))
-    ]
 
 
 def shown(path: Path) -> Path:

@@ -22,7 +22,7 @@ from lm_eval.tasks import TaskManager, _yaml_loader
 
 from objectives.engines.base import ChatSettings
 from objectives.errors import ScorerError
-from objectives.hub import quiet_hub
+from objectives.hub import no_bars, quiet_hub
 from objectives.scorers.lm_eval_model import PLAIN, as_context
 from objectives.tables import did_you_mean
 
@@ -139,18 +139,14 @@ def documents(name: str, include: Path | None) -> Iterator[tuple[str, dict[str, 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """No loading bars or notes: the search's own display owns the terminal."""
-    bars = datasets.utils.logging.is_progress_bar_enabled()
-    datasets.utils.logging.disable_progress_bar()
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
+        with no_bars(), contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
         logger.setLevel(level)
-        if bars:
-            datasets.utils.logging.enable_progress_bar()
 
 
 def _no_task(name: str, include: Path | None, known: Sequence[str]) -> str:
