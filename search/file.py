@@ -113,11 +113,22 @@ class ConfirmEntry(Strict):
 
 
 class BudgetEntry(Strict):
-    """When the search ends: at whichever comes first."""
+    """When the search ends: at whichever comes first. Confirmation and test are included."""
 
-    trials: Whole | None = Field(None, ge=1, description="evaluated recipes")
+    trials: Whole | None = Field(None, ge=1, description="evaluated recipes, without confirmation")
     timeout: Annotated[str | None, BeforeValidator(_checked_duration)] = Field(
-        None, description="wall time, confirmation included: 8h, 1h30m"
+        None, description="wall time of one session: 8h, 1h30m"
+    )
+    tokens: Whole | None = Field(None, ge=1, description="generated tokens of the whole run")
+    gpu_hours: Number | None = Field(
+        None, gt=0, description="workers x GPUs each x hours of the whole run"
+    )
+    cost: Number | None = Field(None, gt=0, description="in the currency of gpu_hour_price")
+    gpu_hour_price: Number | None = Field(
+        None, gt=0, description="price of an hour of a GPU (of a worker where it claims none)"
+    )
+    patience: Whole | None = Field(
+        None, ge=1, description="end when so many trials in a row hardly improved the front"
     )
 
 
@@ -129,6 +140,22 @@ class WorkersEntry(Strict):
     )
     gpus: Number | None = Field(None, ge=0, description="per worker; fractions share a GPU")
     cpus: Number | None = Field(None, gt=0, description="per worker")
+
+
+class RacingEntry(Strict):
+    """When a trial is stopped before it has answered all dev items."""
+
+    enabled: bool = True
+    first: Whole = Field(16, ge=1, description="items before the first look; each next look doubles")
+    level: Number = Field(
+        0.9, gt=0, lt=1, description="confidence that a stopped trial is behind the front"
+    )
+    epsilon: Number = Field(
+        0.02, ge=0, lt=1, description="a lead this small in one objective is no reason to go on"
+    )
+    audit: Number = Field(
+        0.02, ge=0, le=1, description="share of stopped trials that go on unseen, to count errors"
+    )
 
 
 class SamplerEntry(Strict):
@@ -190,10 +217,16 @@ class SearchFile(Strict):
     budget: BudgetEntry = BudgetEntry(trials=120)
     workers: WorkersEntry = WorkersEntry()
     sampler: SamplerEntry = SamplerEntry()
+    racing: RacingEntry = RacingEntry()
     tracking: TrackingEntry = TrackingEntry()
     storage: Annotated[str | None, BeforeValidator(_checked_storage)] = Field(
         None, description="Optuna storage URL; default SQLite in the run"
     )
+
+    @field_validator("racing", mode="before", json_schema_input_type=bool | RacingEntry)
+    @classmethod
+    def _short_racing(cls, value: Any) -> Any:
+        return {"enabled": value} if isinstance(value, bool) else value
 
     @field_validator("sampler", mode="before", json_schema_input_type=str | SamplerEntry)
     @classmethod
