@@ -29,7 +29,9 @@ from search.front import hypervolume
 from search.pool import Outcome, Pool
 from search.results import Result, is_result_of
 from search.run import Run
+from search.samplers import make_sampler
 from search.tracking import Tracker
+from search.warm import enqueue_published
 from search.worker import Job
 
 log = logging.getLogger("mergefront")
@@ -171,7 +173,7 @@ class Driver:
                 self._duplicate(trial, known)
                 continue
             if self._row >= _DUPLICATES_IN_A_ROW:
-                self.study.sampler = studies.make_sampler(self.search, trial.number)
+                self.study.sampler = make_sampler(self.search, trial.number)
             self._row = 0
             self._start(trial, recipe, fingerprint)
 
@@ -289,7 +291,7 @@ class Driver:
                 self._by_fingerprint.setdefault(fingerprint, frozen.number)
                 self._submit(frozen.number, recipe, fingerprint)
         if not self.study.get_trials(deepcopy=False):
-            studies.enqueue_published(self.study, self.search)
+            enqueue_published(self.study, self.search)
 
     def _stop(self) -> None:
         self.stopping = True

@@ -16,26 +16,23 @@ trials differ in them.
 from __future__ import annotations
 
 import json
-import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import optuna
-from optuna.distributions import FloatDistribution
-from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from merge_core import Recipe
 from merge_core.yaml_io import one_line
 from objectives.engines.base import FinishReason
-from search import published
 from search.config import Search
 from search.errors import StorageError
 from search.front import Point, front, gains
 from search.results import Result, joint, values_of
 from search.run import Run, redacted
+from search.samplers import make_sampler
 
 RECIPE = "recipe"
 DUPLICATE_OF = "duplicate_of"
@@ -45,8 +42,6 @@ ENDED = "ended"
 CUT_SHORT: tuple[FinishReason, ...] = ("length", "loop")
 """Ends of answers that a user wants to know the shares of: at the limit of tokens, in a loop."""
 OWNER = "mergefront.run"
-GP_UP_TO = 250
-"""Trials up to which `auto` uses the Gaussian process; its ask takes 10 s at 1,000."""
 
 
 def open_study(run: Run, *, create: bool = True) -> optuna.Study:
@@ -94,85 +89,6 @@ def open_study(run: Run, *, create: bool = True) -> optuna.Study:
         ) from error
     study.sampler = make_sampler(search, finished=len(trials))
     return study
-
-
-def make_sampler(search: Search, finished: int) -> BaseSampler:
-    """The sampler that the file asks for.
-
-    Sampler state is not stored; the seed moves on with the number of trials, so that a resumed
-    search does not propose its first recipes again.
-    """
-    name, seed = search.file.sampler.name, search.file.sampler.seed + finished
-    if name == "auto":
-        trials = search.file.budget.trials or GP_UP_TO + 1
-        name = "gp" if trials <= GP_UP_TO and _numeric(search) else "tpe"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if name == "gp":
-            return optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)
-        if name == "tpe":
-            return optuna.samplers.TPESampler(
-                seed=seed,
-                multivariate=True,
-                group=search.space.conditional,
-                constant_liar=True,
-            )
-        if name == "nsga2":
-            return optuna.samplers.NSGAIISampler(seed=seed)
-        return optuna.samplers.RandomSampler(seed=seed)
-
-
-def _numeric(search: Search) -> bool:
-    distributions = search.space.distributions().values()
-    return not search.space.conditional and all(
-        isinstance(distribution, FloatDistribution) for distribution in distributions
-    )
-
-
-def enqueue_published(study: optuna.Study, search: Search) -> None:
-    """Put the published schedule, where it lies inside the space, before the sampler's proposals.
-
-    What the space leaves open besides is the paper's too where that can be: the language expert's
-    share of the weight, and densities that drop nothing.
-    """
-    inside = search.space.distributions()
-
-    def fits(params: Mapping[str, float]) -> bool:
-        return all(
-            isinstance(d := inside.get(name), FloatDistribution)
-            and d.low <= value <= d.high
-            and (d.step is None or _whole((value - d.low) / d.step))
-            for name, value in params.items()
-        )
-
-    ours, theirs = "reasoning.weight", "language.weight"
-    shares = published.reasoning_share().plain(), published.language_share(1).plain()
-    schedules = [
-        tuple(
-            {f"{weight}.{key}": value for key, value in share.items()}
-            for weight, share in zip((ours, theirs), shares, strict=True)
-        )
-    ]
-    anchors = list(enumerate(published.ANCHORS))
-    if f"{ours}[{len(anchors)}]" not in inside:
-        schedules.append(
-            (
-                {f"{ours}[{i}]": share for i, share in anchors},
-                {f"{theirs}[{i}]": 1.0 - share for i, share in anchors},
-            )
-        )
-    for own, others in schedules:
-        if not fits(own):
-            continue
-        params = own | (others if fits(others) else {})
-        if search.file.merge_method == "dare_linear":
-            dropping = {f"{name}.density": 1.0 for name in ("language", "reasoning")}
-            params |= {key: value for key, value in dropping.items() if fits({key: value})}
-        study.enqueue_trial(params, skip_if_exists=True)
-
-
-def _whole(number: float) -> bool:
-    return math.isclose(number, round(number), abs_tol=1e-9)
 
 
 def tell(

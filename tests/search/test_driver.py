@@ -21,6 +21,7 @@ from search.pool import connected
 from search.results import Result
 from search.run import Run
 from search.session import Found, prepare, run
+from search.warm import enqueue_published
 from tests.merge_core.conftest import make_model, write_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -344,7 +345,7 @@ def test_schedules_that_do_not_fit_are_not_enqueued(tmp_path: Path) -> None:
         ]
         loaded = load(write(tmp_path, models=models))
         study = optuna.create_study(directions=["maximize"] * 2)
-        studies.enqueue_published(study, loaded)
+        enqueue_published(study, loaded)
         return study.trials[0].system_attrs["fixed_params"] if study.trials else {}
 
     assert first({**unit, "anchors": 8}) == {}

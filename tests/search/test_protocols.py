@@ -30,7 +30,7 @@ from search.baselines import baselines
 from search.config import Search, load
 from search.errors import ConfigError
 from search.session import Prepared, prepare
-from search.study import enqueue_published
+from search.warm import enqueue_published
 from search.worker import Evaluator, Job
 from tests.objectives.local_server import Reply, local_server
 from tests.search.stand_ins import CONFIGS, ROWS, Workplace, text_of, uncommented
