@@ -1,23 +1,13 @@
-"""The search space: a recipe in whose place of numbers ranges may stand.
-
-| in the file | samples | named |
-|---|---|---|
-| `{low: .3, high: 1.2}` (`step`, `log`) | one number | `reasoning.weight` |
-| `{choices: [...]}` | one of them | `merge_method`, `scope` |
-| `{low: 0, high: 1, anchors: 4}` | a gradient with free anchors | `reasoning.weight[2]` |
-| `{plateau: ..., end: ..., knee: ...}` of ranges | a schedule | `reasoning.weight.knee` |
-| a list with ranges in it | gradient or filters | `reasoning.weight[1]`, `...[self_attn]` |
+"""The search space: a recipe in whose place of numbers ranges may stand; see `search.ranges`.
 
 Define-by-run, as Optuna's spaces are: only the parameters of the chosen method are asked for.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 import optuna
@@ -28,19 +18,18 @@ from optuna.distributions import (
 )
 
 from merge_core.errors import RecipeError
-from merge_core.legal import below_one, stepped
+from merge_core.legal import below_one
 from merge_core.methods import Method, get_method
 from merge_core.methods.base import DENSITY_STEP
 from merge_core.recipe import Recipe, expert_name
 from merge_core.values import parse_number
 from merge_core.yaml_io import Where, at, inside, unknown
+from search.matching import Free, match
+from search.ranges import Distribution, Leaf, choices, fill, number
 
 Suggest = Callable[[str, BaseDistribution], Any]
 """Gives a value for a named parameter, as `trial._suggest` does."""
 
-_RANGE_KEYS = {"low", "high", "step", "log", "anchors"}
-_DIGITS = 6  # significant ones of sampled numbers: readable, and float32 tells them apart
-_MOST_STEPS = 10**6
 _DRAWN = re.compile(r"(?:[\w-]+\.)?(density|epsilon)(?!\w)")  # after the name of its expert
 _ANCHOR = re.compile(r"\[\d+\]|\.(plateau|end)$")
 
@@ -86,7 +75,7 @@ class Space:
                 raise RecipeError("merge_method is missing")
             if not isinstance(choice, Mapping):
                 return (get_method(choice),)
-            return tuple(get_method(name) for name in _choices(choice).choices)
+            return tuple(get_method(name) for name in choices(choice).choices)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -158,8 +147,50 @@ class Space:
             method = get_method(suggest("merge_method", CategoricalDistribution(names)))
         return self._fill(method, suggest)
 
+    def params_of(
+        self, recipe: Recipe, fingerprint: Callable[[Recipe], str] = Recipe.fingerprint
+    ) -> dict[str, Any] | None:
+        """The trial parameters that `from_params` makes this recipe of; None outside the space.
+
+        Args:
+            recipe: with its models spelled as the template spells them, or as `fingerprint` reads.
+            fingerprint: names a recipe; two of the same name are the same merge. A run's own tells
+                models by their contents.
+        """
+        method = next((m for m in self.methods if m.name == recipe.merge_method), None)
+        if method is None or len(recipe.models) != len(self.names):
+            return None
+        found = match(self.with_leaves(method, Free), recipe)
+        if found is None:
+            return None
+        params: dict[str, Any] = {}
+
+        def suggest(name: str, distribution: BaseDistribution) -> Any:
+            # What is nowhere in effect may be anything.
+            params[name] = found.get(name, _lowest(name, distribution))
+            return params[name]
+
+        again = self.recipe(lambda n, d: method.name if n == "merge_method" else suggest(n, d))
+        if fingerprint(again) != fingerprint(recipe):
+            return None
+        return {"merge_method": method.name, **params} if self.conditional else params
+
     def _fill(self, method: Method, suggest: Suggest, *, exact: bool = False) -> Recipe:
         """The recipe of `method` with what `suggest` gives; `exact` keeps all of its digits."""
+
+        def leaf(name: str, distribution: Distribution, step: float | None) -> Any:
+            value = suggest(name, distribution)
+            if isinstance(distribution, CategoricalDistribution):
+                return value
+            return number(value, distribution, step)
+
+        return Recipe.parse(self.with_leaves(method, leaf, exact=exact))
+
+    def with_leaves(self, method: Method, leaf: Leaf, *, exact: bool = False) -> dict[str, Any]:
+        """The template of `method` with what `leaf` gives in place of each range.
+
+        With `exact`, steps are None: numbers keep all of their digits.
+        """
         names = self.names
         # Densities are evaluated in steps, so they are proposed in them.
         step = None if exact else self._density_step
@@ -169,22 +200,22 @@ class Space:
                 **model,
                 "name": names[index],
                 "parameters": self._parameters(
-                    model.get("parameters"), method, names[index], suggest, step, ("models", index)
+                    model.get("parameters"), method, names[index], leaf, step, ("models", index)
                 ),
             }
             for index, model in enumerate(self.template.get("models") or [])
         ]
         data["parameters"] = self._parameters(
-            self.template.get("parameters"), method, "", suggest, step, ()
+            self.template.get("parameters"), method, "", leaf, step, ()
         )
-        return Recipe.parse(data)
+        return data
 
     def _parameters(
         self,
         raw: Any,
         method: Method,
         owner: str,
-        suggest: Suggest,
+        leaf: Leaf,
         step: float | None,
         where: Where,
     ) -> dict[str, Any]:
@@ -198,7 +229,7 @@ class Space:
                 name = f"{owner}.{key}" if owner else key
                 with inside(key):
                     own = step if key == "density" or step is None else 0.0
-                    filled[key] = _fill_value(value, name, suggest, own)
+                    filled[key] = fill(value, name, leaf, own)
         return filled
 
     @property
@@ -227,133 +258,6 @@ class Space:
                 if key not in known:
                     error = RecipeError(unknown("parameter", key, known))
                     raise at(error, (*where, "parameters", key))
-
-
-def _fill_value(value: Any, name: str, suggest: Suggest, step: float | None) -> Any:
-    """`value` with numbers in place of ranges: multiples of `step`, or readable if it is 0."""
-    if isinstance(value, list):
-        return [_fill_entry(item, name, index, suggest, step) for index, item in enumerate(value)]
-    if not isinstance(value, Mapping):
-        return value
-    keys = set(value)
-    if "choices" in keys:
-        return suggest(name, _choices(value))
-    if keys & {"plateau", "end", "knee"}:
-        filled = {}
-        for key, inner in value.items():
-            with inside(key):
-                own = 0.0 if key == "knee" and step is not None else step
-                filled[key] = _fill_value(inner, f"{name}.{key}", suggest, own)
-        return filled
-    distribution = _range(value)
-    if step:
-        _check_steps(distribution, step)
-    anchors = value.get("anchors")
-    if anchors is None:
-        return _number(suggest(name, distribution), distribution, step)
-    return [
-        _number(suggest(f"{name}[{i}]", distribution), distribution, step) for i in range(anchors)
-    ]
-
-
-def _fill_entry(item: Any, name: str, index: int, suggest: Suggest, step: float | None) -> Any:
-    """One element of a list: an anchor of a gradient, or a filter entry."""
-    with inside(index):
-        if not (isinstance(item, Mapping) and "value" in item):
-            return _fill_value(item, f"{name}[{index}]", suggest, step)
-        label = item.get("filter") or "rest"
-        with inside("value"):
-            filled = _fill_value(item["value"], f"{name}[{label}]", suggest, step)
-        return {**item, "value": filled}
-
-
-def _range(value: Mapping[str, Any]) -> FloatDistribution:
-    for key in value:
-        if key not in _RANGE_KEYS:
-            raise at(RecipeError(unknown("key of a range", key, _RANGE_KEYS)), (key,))
-    for key in ("low", "high"):
-        if key not in value:
-            raise RecipeError(f"a range has low and high; {key} is missing")
-    with inside("low"):
-        low = parse_number(value["low"])
-    with inside("high"):
-        high = parse_number(value["high"])
-    if low > high:
-        raise at(RecipeError(f"low {low:g} is above high {high:g}"), ("low",))
-    step, log = value.get("step"), value.get("log", False)
-    if step is not None and (isinstance(step, bool) or not isinstance(step, (int, float))):
-        raise at(RecipeError(f"step {step!r} is not a number"), ("step",))
-    # .009 - .008 is a little less than .001: a range of one step has to hold its step.
-    if step is not None and not (
-        step > 0 and (low == high or step * (1 - 1e-9) <= high - low <= step * _MOST_STEPS)
-    ):
-        raise at(RecipeError(f"step {step:g} does not fit between {low:g} and {high:g}"), ("step",))
-    if not isinstance(log, bool):
-        raise at(RecipeError(f"log is true or false, not {log!r}"), ("log",))
-    if log and low <= 0:
-        raise at(RecipeError(f"a log range starts above 0, not at {low:g}"), ("low",))
-    if log and step is not None:
-        raise at(RecipeError("a range has step or log, not both"), ("step",))
-    anchors = value.get("anchors")
-    if anchors is not None and (
-        isinstance(anchors, bool) or not isinstance(anchors, int) or not 1 <= anchors <= 64
-    ):
-        raise at(RecipeError(f"anchors {anchors!r} is not a number from 1 to 64"), ("anchors",))
-    if step is not None:
-        high = _last_value(low, high, step)
-    return FloatDistribution(low, high, log=log, step=step)
-
-
-def _last_value(low: float, high: float, step: float) -> float:
-    """The end of a range that is a whole number of steps, by Optuna's own decimal arithmetic."""
-    first, width = Decimal(str(low)), Decimal(str(step))
-    last = float(first + (Decimal(str(high)) - first) // width * width)
-    if (Decimal(str(last)) - first) % width:
-        # Optuna would end the range a step earlier each time that it reads it.
-        raise at(
-            RecipeError(f"low {low} and step {step} have too many digits: round them"), ("step",)
-        )
-    return last
-
-
-def _choices(value: Mapping[str, Any]) -> CategoricalDistribution:
-    choices = value["choices"]
-    if set(value) != {"choices"} or not isinstance(choices, list) or not choices:
-        raise RecipeError("choices is a list of at least one value and stands alone")
-    for index, choice in enumerate(choices):
-        if not isinstance(choice, (bool, int, float, str)):
-            raise at(RecipeError(f"{choice!r} is no single value"), ("choices", index))
-        if choice in choices[:index]:
-            raise at(RecipeError(f"{choice!r} is listed twice"), ("choices", index))
-    return CategoricalDistribution(choices)
-
-
-def _check_steps(distribution: FloatDistribution, step: float) -> None:
-    low, high = distribution.low, distribution.high
-    if low < high and _first_step(low, step) > _last_step(high, step):
-        raise RecipeError(
-            f"no multiple of density_step {step:g} lies between {low:g} and {high:g}; "
-            "widen the range or lower density_step"
-        )
-
-
-def _number(value: float, distribution: FloatDistribution, step: float | None) -> float:
-    """`value` as recipes write it; never outside the range. Without step, as it is."""
-    low, high = distribution.low, distribution.high
-    if step is None or low == high:
-        return float(value)
-    if step:
-        count = round(value / step)
-        return stepped(min(max(count, _first_step(low, step)), _last_step(high, step)) * step, step)
-    return min(max(float(f"{value:.{_DIGITS}g}"), low), high)
-
-
-def _first_step(low: float, step: float) -> int:
-    return math.ceil(low / step - 1e-9)
-
-
-def _last_step(high: float, step: float) -> int:
-    return math.floor(high / step + 1e-9)
 
 
 def _choosing(name: str, choice: Any) -> Suggest:
