@@ -9,7 +9,14 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.config import JsonDict
 
 from merge_core.recipe import RECIPE_KEYS
@@ -121,15 +128,24 @@ class BudgetEntry(Strict):
     )
     tokens: Whole | None = Field(None, ge=1, description="generated tokens of the whole run")
     gpu_hours: Number | None = Field(
-        None, gt=0, description="workers x GPUs each x hours of the whole run"
+        None,
+        gt=0,
+        description="hours of the whole run x workers x GPUs of each; of workers that claim no"
+        " GPU, hours x workers",
     )
+    gpu_hour_price: Number | None = Field(None, gt=0, description="price of one such hour")
     cost: Number | None = Field(None, gt=0, description="in the currency of gpu_hour_price")
-    gpu_hour_price: Number | None = Field(
-        None, gt=0, description="price of an hour of a GPU (of a worker where it claims none)"
-    )
     patience: Whole | None = Field(
         None, ge=1, description="end when so many trials in a row hardly improved the front"
     )
+
+    @field_validator("cost")
+    @classmethod
+    def _priced(cls, cost: float | None, info: ValidationInfo) -> float | None:
+        # A price that is wrong itself is missing here, and has been told.
+        if cost is not None and info.data.get("gpu_hour_price", 1.0) is None:
+            raise ValueError("cost needs gpu_hour_price: what an hour of a GPU costs")
+        return cost
 
 
 class WorkersEntry(Strict):
