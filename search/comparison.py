@@ -278,7 +278,8 @@ def noise(run: Run) -> list[Told]:
     if len(near) < 2:
         first = run.search.objectives[0]
         near = sorted(trials, key=lambda n: first.sign * trials[n].values[0])[-8:]
-    results = [r for n in near if (r := Result.load(run.trial(n))).fault is None]
+    loaded = [Result.load(run.trial(number)) for number in near]
+    results = [result for result in loaded if result.fault is None and result.stopped is None]
     if len(results) < 2:
         raise ConfigError(f"{run.folder}: needs two scored trials to tell how noisy they are")
     targets: list[Objective | Constraint] = [*run.search.objectives, *run.search.constraints]

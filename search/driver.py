@@ -25,8 +25,9 @@ from search import study as studies
 from search.config import seconds
 from search.errors import WorkerError
 from search.front import front as front_of
-from search.front import hypervolume
+from search.front import hypervolume, representatives
 from search.pool import Outcome, Pool
+from search.racing import MOST_RIVALS, Race, Rival
 from search.results import Result, is_result_of
 from search.run import Run
 from search.samplers import make_sampler
@@ -85,6 +86,7 @@ class Driver:
         listener: shows progress.
         confirm_share: what confirming one merge costs, in trials.
         test_share: what testing one costs, report tasks included.
+        race: how trials are stopped early; None: they are not.
         began: when the session began (time.monotonic), for the time budget.
 
     Attributes:
@@ -103,6 +105,7 @@ class Driver:
         listener: Listener,
         confirm_share: float = 1.0,
         test_share: float = 1.0,
+        race: Race | None = None,
         began: float | None = None,
     ) -> None:
         self.run = run
@@ -119,6 +122,8 @@ class Driver:
             self._deadline = start + seconds(self.search.file.budget.timeout)
         self._confirm_share = confirm_share
         self._test_share = test_share
+        self._race = race
+        self._rivals: dict[int, Rival] = {}
         self._baselines = baselines
         self._trials: dict[int, optuna.Trial] = {}
         self._by_fingerprint: dict[str, int] = {}
@@ -204,7 +209,21 @@ class Driver:
 
     def _submit(self, number: int, recipe: Recipe, fingerprint: str) -> None:
         resolved = recipe.resolved(self.search.root)
-        self.pool.submit(Job(f"trial {number}", resolved, fingerprint, "dev"))
+        self.pool.submit(Job(f"trial {number}", resolved, fingerprint, "dev", self._against()))
+
+    def _against(self) -> Race | None:
+        """The race against members of the front as it is now."""
+        if self._race is None:
+            return None
+        points = studies.points(studies.scored(self.study), self.search)
+        chosen = representatives({number: points[number] for number in self.front}, MOST_RIVALS)
+        parts = self._race.parts
+        self._rivals = {
+            number: self._rivals.get(number)
+            or Rival.of(f"trial {number}", Result.load(self.run.trial(number)), parts)
+            for number in chosen
+        }
+        return self._race.against(list(self._rivals.values()))
 
     def _duplicate(self, trial: optuna.Trial, original: int) -> None:
         """Tell a recipe seen before with the values it had, or wait for them."""

@@ -23,6 +23,26 @@ from search.errors import RunError
 
 
 @dataclass(frozen=True)
+class Stopped:
+    """Why a race stopped a trial, and what the trial is told with (`search.racing`).
+
+    Attributes:
+        reason: what it is behind, or misses.
+        objectives, constraints: estimates of the full scores by name.
+        asked: dev items that were answered by then.
+        of: all dev items.
+        audited: whether it went on unseen: all items are there, and the estimates are told.
+    """
+
+    reason: str
+    objectives: Mapping[str, float]
+    constraints: Mapping[str, float]
+    asked: int = 0
+    of: int = 0
+    audited: bool = False
+
+
+@dataclass(frozen=True)
 class Result:
     """One merge, scored.
 
@@ -37,6 +57,7 @@ class Result:
         retained: share of each expert's differences that is in the merge, by name; {} if it was
             not counted.
         notes: what went wrong on the worker and stops nothing, for the log.
+        stopped: by a race; `items` are then those that were answered. None: all were asked.
     """
 
     recipe: Mapping[str, Any]
@@ -48,6 +69,7 @@ class Result:
     worker: str = ""
     retained: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    stopped: Stopped | None = None
 
     @property
     def tokens(self) -> int:
@@ -82,7 +104,9 @@ class Result:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             items = {task: [_item(row) for row in rows] for task, rows in data["items"].items()}
-            return cls(**{**data, "items": items, "notes": tuple(data.get("notes", ()))})
+            stopped = Stopped(**data["stopped"]) if data.get("stopped") else None
+            notes = tuple(data.get("notes", ()))
+            return cls(**{**data, "items": items, "notes": notes, "stopped": stopped})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(
                 f"{path}: is damaged ({type(error).__name__}); put it back from a copy"
@@ -160,7 +184,17 @@ def reported(search: Search, test: Result) -> dict[str, dict[str, Estimate]]:
 
 def values_of(result: Result, search: Search) -> list[float]:
     """What Optuna is told: one value an objective, the reference point for a fault."""
+    if result.stopped is not None:
+        return [result.stopped.objectives[objective.name] for objective in search.objectives]
     return [result.estimate(objective).value for objective in search.objectives]
+
+
+def violations_of(result: Result, search: Search) -> dict[str, float]:
+    """What Optuna is told of each constraint: at most 0 where it holds."""
+    if result.stopped is not None:
+        told = result.stopped.constraints
+        return {c.key: c.violation(told[c.key]) for c in search.constraints}
+    return {c.key: c.violation(result.estimate(c).value) for c in search.constraints}
 
 
 def joint(result: Result, level: float = 0.95, *, exact: bool = False) -> Estimate | None:

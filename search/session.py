@@ -30,6 +30,7 @@ from search.names import to_mlflow
 from search.plots import FrontPlot
 from search.pool import Pool, Resources, connected
 from search.prompts import check_prompts
+from search.racing import Race, unfit
 from search.results import Result, reported
 from search.run import Run, check, lease, logging_to
 from search.tracking import Tracker
@@ -75,6 +76,11 @@ class Prepared:
     def answers(self, split: Split) -> int:
         """How many answers one merge gives on a split."""
         return sum(task.answers(split) for task in self.tasks.values())
+
+    def items(self, split: Split) -> int:
+        """How many items of all tasks one merge is asked on a split."""
+        asked = (task for task in self.tasks.values() if task.asked(split))
+        return sum(len(task.items(split)) for task in asked)
 
     def setup(self, cpus: float = 1.0, run: Run | None = None) -> Setup:
         """What a worker of `cpus` cores needs; those of a `run` share facts of the sources."""
@@ -158,7 +164,10 @@ def prepare(search: Search) -> Prepared:
                 f"baseline {label}: its vocabulary is not this search's: give it this search's "
                 "base_model and tokenizer_source, or leave it out",
             )
-    return Prepared(search, tasks, plan, others, check_prompts(search, plan, tasks))
+    notes = check_prompts(search, plan, tasks)
+    if search.file.racing.enabled and (why := unfit(search)) is not None:
+        notes = (*notes, f"no trial is stopped early: {why}")
+    return Prepared(search, tasks, plan, others, notes)
 
 
 def load_tasks(search: Search) -> dict[str, Task]:
@@ -197,7 +206,9 @@ def run(prepared: Prepared, folder: Path, listener: Listener) -> Found:
             prepared.answers(split) / max(1, prepared.answers("dev"))
             for split in ("confirm", "test")
         )
-        driver = Driver(opened, pool, tracker, prepared.baselines, listener, confirm, test, began)
+        race = Race.of(prepared.search, prepared.items("dev"))
+        baselines = prepared.baselines
+        driver = Driver(opened, pool, tracker, baselines, listener, confirm, test, race, began)
         driver.search_all()
         if driver.stopping:
             return _end(opened, driver.study, tracker, [], None, None, None, stopped=True)

@@ -5,6 +5,7 @@ How a trial is told (every state means the same to every sampler and to every re
 | what happened | told |
 |---|---|
 | scored on all dev items | COMPLETE with its values |
+| stopped by a race | COMPLETE with its estimate, tagged `partial`, never on the front |
 | the recipe's own fault (overflow) | COMPLETE at the reference point, constraints at their worst |
 | a recipe seen before | COMPLETE with the values it had, tagged `duplicate_of`, no budget |
 | its worker died again and again, or an error of ours | FAIL |
@@ -30,12 +31,13 @@ from objectives.engines.base import FinishReason
 from search.config import Search
 from search.errors import StorageError
 from search.front import Point, front, gains
-from search.results import Result, joint, values_of
+from search.results import Result, joint, values_of, violations_of
 from search.run import Run, redacted
 from search.samplers import make_sampler
 
 RECIPE = "recipe"
 DUPLICATE_OF = "duplicate_of"
+PARTIAL = "partial"
 FINGERPRINT = "fingerprint"
 RETAINED = "retained"
 ENDED = "ended"
@@ -102,9 +104,8 @@ def tell(
     with warnings.catch_warnings():
         # A crash between the constraints and the telling leaves them set; the values are the same.
         warnings.simplefilter("ignore")
-        for constraint in search.constraints:
-            value = result.estimate(constraint).value
-            trial.set_constraint(constraint.key, constraint.violation(value))
+        for key, violation in violations_of(result, search).items():
+            trial.set_constraint(key, violation)
     attributes: dict[str, Any] = {
         FINGERPRINT: result.fingerprint,
         "tokens": result.tokens if duplicate_of is None else 0,
@@ -120,6 +121,13 @@ def tell(
     attributes[ENDED] = {reason: result.ended(reason) for reason in CUT_SHORT}
     if result.retained:
         attributes[RETAINED] = dict(result.retained)
+    if (stopped := result.stopped) is not None:
+        attributes[PARTIAL] = {
+            "reason": stopped.reason,
+            "items": stopped.asked,
+            "of": stopped.of,
+            "audited": stopped.audited,
+        }
     if result.fault is not None:
         attributes["fault"] = result.fault
     if duplicate_of is not None:
@@ -158,17 +166,17 @@ def feasible(trial: FrozenTrial) -> bool:
 
 
 def points(trials: Mapping[int, FrozenTrial], search: Search) -> dict[int, Point]:
-    """The gains of the feasible ones among `trials`."""
+    """The gains of the feasible ones among `trials` whose full scores are known."""
     return {
         number: gains(trial.values, search.objectives)
         for number, trial in trials.items()
-        if feasible(trial)
+        if feasible(trial) and PARTIAL not in trial.user_attrs
     }
 
 
 def current_front(study: optuna.Study, search: Search) -> list[int]:
     """Trial numbers on the front, best first objective first.
 
-    Not `study.best_trials`: duplicates and infeasible trials are not on it.
+    Not `study.best_trials`: duplicates, estimates and infeasible trials are not on it.
     """
     return front(points(scored(study), search))

@@ -19,7 +19,7 @@ from search.confirm import Member
 from search.confirmed import findings, ordered, standing
 from search.driver import Driver
 from search.export import spelled
-from search.results import Result, reported
+from search.results import Result, reported, values_of
 from search.run import Run
 from search.session import Found
 from search.study import CUT_SHORT
@@ -62,8 +62,13 @@ class Progress:
         scores = "failed: see run.log"
         if result is not None:
             scores = "  ".join(
-                f"{o.name} {result.estimate(o).value:.3f}" for o in driver.search.objectives
+                f"{o.name} {value:.3f}"
+                for o, value in zip(
+                    driver.search.objectives, values_of(result, driver.search), strict=True
+                )
             )
+            if (stopped := result.stopped) is not None:
+                scores += f"  stopped after {stopped.asked} of {stopped.of}: {stopped.reason}"
             told = {"length": "cut at max_tokens", "loop": "ended in loops"}
             for reason in CUT_SHORT:
                 if (share := result.ended(reason)) >= _WORTH_TELLING:

@@ -214,6 +214,9 @@ class Tracker:
             for key in ("fault", studies.DUPLICATE_OF, studies.FINGERPRINT):
                 if key in frozen.user_attrs:
                     tags[key] = str(frozen.user_attrs[key])
+            if (stopped := frozen.user_attrs.get(studies.PARTIAL)) is not None:
+                tags[studies.PARTIAL] = stopped["reason"]
+                metrics["items"] = float(stopped["items"])
         params = {to_mlflow(name): str(value) for name, value in frozen.params.items()}
         if (
             "merge_method" not in params

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from merge_core import MergePlan, NonFiniteError, Recipe, Sources
@@ -20,7 +20,8 @@ from objectives import EngineConfig, ItemScore, Task, make_engine, score_task
 from objectives.engines.base import Engine
 from objectives.errors import EngineError
 from objectives.task import Split
-from search.results import Result
+from search.racing import Race, by_part, order, share
+from search.results import Result, Stopped
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,16 @@ class Setup:
 
 @dataclass(frozen=True)
 class Job:
-    """One merge to be scored on one split of every task that has items there."""
+    """One merge to be scored on one split of every task that has items there.
+
+    With a `race`, which is for dev items, it may stop before all are answered.
+    """
 
     key: str
     recipe: Recipe
     fingerprint: str
     split: Split
+    race: Race | None = None
 
 
 class Evaluator:
@@ -86,13 +91,45 @@ class Evaluator:
         except NonFiniteError as error:
             return self._result(job, {}, {"load": time.monotonic() - started}, str(error))
         loaded = time.monotonic()
-        items = {
-            name: score_task(self._engine, task, task.items(job.split))
-            for name, task in self.setup.tasks.items()
-            if task.asked(job.split)
-        }
+        tasks = {name: task for name, task in self.setup.tasks.items() if task.asked(job.split)}
+        stopped = None
+        if job.race is not None and job.race.held:
+            items, stopped = self._raced(tasks, job.race, job.fingerprint)
+        else:
+            items = {
+                name: score_task(self._engine, task, task.items(job.split))
+                for name, task in tasks.items()
+            }
         seconds = {"load": loaded - started, "generate": time.monotonic() - loaded}
-        return self._result(job, items, seconds, None, retained_by(plan))
+        return self._result(job, items, seconds, None, retained_by(plan), stopped)
+
+    def _raced(
+        self, tasks: Mapping[str, Task], race: Race, fingerprint: str
+    ) -> tuple[dict[str, list[ItemScore]], Stopped | None]:
+        """Scores of the dev items, block after block until the race stops it, in item order."""
+        orders = {name: order(task) for name, task in tasks.items()}
+        total = sum(map(len, orders.values()))
+        found: dict[str, dict[int, ItemScore]] = {name: {} for name in tasks}
+        stopped = None
+        for size in race.sizes:
+            for name, task in tasks.items():
+                upto = share(len(orders[name]), size, total)
+                fresh = orders[name][len(found[name]) : upto]
+                items = [task.items("dev")[index] for index in fresh]
+                if items:
+                    scored = score_task(self._engine, task, items)
+                    found[name].update(zip(fresh, scored, strict=True))
+            asked = sum(map(len, found.values()))
+            if asked == total or stopped is not None:
+                continue
+            lengths = {name: len(indices) for name, indices in orders.items()}
+            verdict = race.judge(by_part(race.parts, found, lengths))
+            if verdict is not None:
+                audited = race.audited(fingerprint)
+                stopped = replace(verdict, asked=asked, of=total, audited=audited)
+                if not audited:
+                    break
+        return {name: [had[i] for i in sorted(had)] for name, had in found.items()}, stopped
 
     def close(self) -> None:
         """Free the engine."""
@@ -138,6 +175,7 @@ class Evaluator:
         seconds: dict[str, float],
         fault: str | None,
         retained: Mapping[str, float] | None = None,
+        stopped: Stopped | None = None,
     ) -> Result:
         return Result(
             recipe=job.recipe.plain(),
@@ -149,6 +187,7 @@ class Evaluator:
             worker=self.name,
             retained=dict(retained or {}),
             notes=self._notes(),
+            stopped=stopped,
         )
 
 
