@@ -7,6 +7,7 @@ together. `load` turns any fault into one line that begins with file:line:column
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,7 @@ from objectives import EngineConfig, TaskConfig, make_scorer
 from objectives.engines import ScriptedConfig
 from objectives.scorers.base import Measure
 from objectives.task import measures_of as task_measures
+from search import samplers
 from search.errors import ConfigError
 from search.faults import Source
 from search.file import FROZEN, ObjectiveEntry, SearchFile, WorkersEntry, bound, seconds
@@ -132,7 +134,7 @@ class Search:
         Raises:
             ConfigError: the value does not fit.
         """
-        source = _source(self.source.document.moved(self.path))
+        source = deepcopy(self.source)  # with what was set before
         source.replace(key, value, typed)
         return _parse(source)
 
@@ -185,7 +187,7 @@ def _parse(source: Source) -> Search:
     except MergeError as error:
         raise source.fault(error.where, error) from None
     _check_engine(file.engine, path, source)
-    return Search(
+    search = Search(
         path=path,
         file=file,
         space=space,
@@ -194,6 +196,8 @@ def _parse(source: Source) -> Search:
         text=dump_yaml(data),
         source=source,
     )
+    samplers.check(search)
+    return search
 
 
 def measures_of(task: TaskConfig) -> dict[str, Measure]:

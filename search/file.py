@@ -23,9 +23,10 @@ from merge_core.recipe import RECIPE_KEYS
 from merge_core.yaml_io import unknown
 from objectives import EngineConfig, SplitConfig, TaskConfig
 from objectives.engines import TransformersConfig
+from search.samplers import SAMPLERS, named
 
 NAME = r"^[A-Za-z0-9_-]+$"
-SAMPLERS = ("auto", "random", "gp", "tpe", "nsga2")
+WARM_STARTS = ("published", "recipe:FILE", "run:FOLDER")
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
 _BOUND = re.compile(r"\s*(>=|<=)\s*(\S+)\s*")
 
@@ -79,6 +80,14 @@ def _checked_storage(url: Any) -> Any:
                 f"storage {parsed.drivername} needs a package that is not installed: {error.name}"
             ) from None
     return url
+
+
+def _checked_warm_start(entry: Any) -> Any:
+    if isinstance(entry, str) and entry != "published":
+        kind, _, place = entry.partition(":")
+        if kind not in ("recipe", "run") or not place:
+            raise ValueError(unknown("warm start", entry, WARM_STARTS))
+    return entry
 
 
 Name = Annotated[str, Field(pattern=NAME)]
@@ -162,7 +171,9 @@ class RacingEntry(Strict):
     """When a trial is stopped before it has answered all dev items."""
 
     enabled: bool = True
-    first: Whole = Field(16, ge=1, description="items before the first look; each next look doubles")
+    first: Whole = Field(
+        16, ge=1, description="items before the first look; each next look doubles"
+    )
     level: Number = Field(
         0.9, gt=0, lt=1, description="confidence that a stopped trial is behind the front"
     )
@@ -177,17 +188,25 @@ class RacingEntry(Strict):
 class SamplerEntry(Strict):
     """Who proposes recipes."""
 
-    name: str = Field("auto", description="auto, random, gp, tpe or nsga2")
+    name: str = Field("auto", description=f"one of {', '.join(SAMPLERS)}, or a class of Optuna's")
     seed: Whole = Field(
         0, ge=0, lt=2**31, description="of the proposals; drop masks have the recipe's seed"
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="for the sampler's constructor: n_startup_trials, ..."
+    )
+    freeze: dict[str, Any] = Field(
+        default_factory=dict, description="values of parameters that are not to be varied any more"
+    )
+    warm_starts: list[Annotated[str, BeforeValidator(_checked_warm_start)]] = Field(
+        default_factory=lambda: ["published"],
+        description="what is tried first: published, recipe:FILE, run:FOLDER",
     )
 
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in SAMPLERS:
-            raise ValueError(unknown("sampler", name, SAMPLERS))
-        return name
+        return named(name)
 
 
 class TrackingEntry(Strict):
