@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from merge_core.arithmetic import della_allows
 from merge_core.errors import RecipeError
-from merge_core.values import Filtered, Scalar, Value
+from merge_core.values import Filtered, Groups, Scalar, Value
 from merge_core.yaml_io import Where, at, inside
 
 if TYPE_CHECKING:
@@ -129,7 +129,11 @@ def _meetings(density: Value, epsilon: Value) -> Iterator[tuple[float, float, fl
         earlier = [f for f, _ in ours[:i]] + [f for f, _ in theirs[:j]]
         names = [f for f in (ours_filter, theirs_filter) if f is not None]
         if not any(before in name for before in earlier if before for name in names):
-            yield min(d.numbers()), max(d.numbers()), max(e.numbers())
+            most = max(e.numbers())
+            if isinstance(d, Groups):  # between two of which nothing lies
+                yield from ((number, number, most) for number in d.numbers())
+            else:
+                yield min(d.numbers()), max(d.numbers()), most
 
 
 def _entries(value: Value) -> list[tuple[str | None, Value]]:

@@ -23,7 +23,7 @@ from merge_core.legal import stepped
 from merge_core.methods import METHODS, Method, Parameter, get_method
 from merge_core.recipe import Expert, Recipe, Setting, expert_name
 from merge_core.sources import Sources
-from merge_core.values import Filtered, Gradient, Knee, Scalar, Value
+from merge_core.values import Filtered, Gradient, Groups, Knee, Scalar, Value
 from merge_core.yaml_io import Where, at, load_yaml
 
 _OURS_TOO = ("merge_method", "base_model", "models", "parameters", "tokenizer_source")
@@ -348,7 +348,7 @@ def _one_by_one(wanted: Mapping[str, float], sources: Sources) -> Filtered:
 
 def _spelled(value: Value, sources: Sources) -> Value:
     """`value` in mergekit's terms: schedules as anchors, filters for what follows the layers."""
-    if isinstance(value, Knee):
+    if isinstance(value, Knee | Groups):
         value = value.anchors(sources.template.layers)
     if isinstance(value, Gradient) and len(set(value.anchors)) > 1:
         last = Scalar(value.anchors[-1])

@@ -20,6 +20,7 @@ import numpy as np
 from merge_core.errors import RecipeError
 from merge_core.legal import check, stepped
 from merge_core.methods import Method, Parameter, get_method
+from merge_core.ratio import weighed
 from merge_core.references import resolve_reference
 from merge_core.values import Filtered, Scalar, Value, parse_value
 from merge_core.yaml_io import Document, at, dump_yaml, inside, load_yaml, unknown, write_atomic
@@ -146,6 +147,7 @@ class Recipe:
                 raise at(RecipeError(unknown("key", key, RECIPE_KEYS)), (key,))
         if "merge_method" not in data:
             raise RecipeError("merge_method is missing")
+        data = weighed(data)
         with inside("merge_method"):
             method = get_method(_method_name(data["merge_method"]))
         base = data.get("base_model")

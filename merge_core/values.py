@@ -93,8 +93,31 @@ class Knee(Value):
 
     def anchors(self, layers: int) -> Gradient:
         """The same schedule as one anchor a layer, for tools that know gradients only."""
-        depths = [layer / (layers - 1) for layer in range(layers)] if layers > 1 else [1.0]
-        return Gradient(tuple(self.at("", depth) for depth in depths))
+        return _by_layer(self, layers)
+
+
+@dataclass(frozen=True)
+class Groups(Value):
+    """One number for each of several groups of neighbouring layers, of sizes as even as can be.
+
+    What stands before the layers belongs to the first group, what stands after them to the last.
+    """
+
+    values: tuple[float, ...]
+
+    def at(self, name: str, depth: float) -> float:
+        # A little more, because a depth such as 2 / 3 falls short of where its group begins.
+        return self.values[min(int(depth * len(self.values) + 1e-9), len(self.values) - 1)]
+
+    def numbers(self) -> Iterator[float]:
+        yield from self.values
+
+    def plain(self) -> Any:
+        return {"groups": list(self.values)}
+
+    def anchors(self, layers: int) -> Gradient:
+        """The same as one anchor a layer, for tools that know gradients only."""
+        return _by_layer(self, layers)
 
 
 @dataclass(frozen=True)
@@ -123,7 +146,7 @@ class Filtered(Value):
 
 
 def parse_value(data: Any) -> Value:
-    """Read a value from YAML data: number, list, list of filters, or plateau-end-knee mapping.
+    """Read a value from YAML data: number, gradient, list of filters, schedule or groups.
 
     Raises:
         RecipeError: with the place inside `data` attached.
@@ -135,7 +158,7 @@ def parse_value(data: Any) -> Value:
             return _parse_filters(data)
         return Gradient(tuple(_number_at(index, item) for index, item in enumerate(data)))
     if isinstance(data, Mapping):
-        return _parse_knee(data)
+        return _parse_groups(data) if "groups" in data else _parse_knee(data)
     return Scalar(parse_number(data))
 
 
@@ -173,8 +196,18 @@ def _parse_filters(data: list[Any]) -> Filtered:
     return Filtered(tuple(entries))
 
 
+def _parse_groups(data: Mapping[str, Any]) -> Groups:
+    groups = data["groups"]
+    if len(data) > 1 or not isinstance(groups, list) or not groups:
+        raise RecipeError("groups is a list of at least one number and stands alone")
+    with inside("groups"):
+        return Groups(tuple(_number_at(index, item) for index, item in enumerate(groups)))
+
+
 def _parse_knee(data: Mapping[str, Any]) -> Knee:
     keys = {"plateau", "end", "knee"}
+    if "ratio" in data:
+        raise RecipeError("a ratio is the whole weight of one model: weight: {ratio: ...}")
     if set(data) != keys:
         raise RecipeError(
             f"a schedule has exactly the keys plateau, end and knee, not {list(data)}"
@@ -183,6 +216,11 @@ def _parse_knee(data: Mapping[str, Any]) -> Knee:
     if not 0.0 <= numbers["knee"] <= 1.0:
         raise at(RecipeError(f"knee {numbers['knee']} lies outside 0 to 1"), ("knee",))
     return Knee(**numbers)
+
+
+def _by_layer(value: Knee | Groups, layers: int) -> Gradient:
+    depths = [layer / (layers - 1) for layer in range(layers)] if layers > 1 else [1.0]
+    return Gradient(tuple(value.at("", depth) for depth in depths))
 
 
 def _number_at(where: str | int, data: Any) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from merge_core.methods import Parameter
+from merge_core.ratio import is_ratio
 from merge_core.recipe import Recipe
 from merge_core.values import Value
 from search.ranges import Distribution
@@ -35,7 +36,7 @@ def match(template: Mapping[str, Any], recipe: Recipe) -> dict[str, Any] | None:
     """The values of the template's ranges that give this recipe's numbers; None if none do.
 
     Ranges that are nowhere in effect are not among them. References to models, the data type and
-    the like are not compared.
+    the like are not compared, nor is the weight of the model that has what a ratio leaves.
 
     Args:
         template: recipe data of the recipe's method, with `Free` in place of ranges.
@@ -48,8 +49,12 @@ def match(template: Mapping[str, Any], recipe: Recipe) -> dict[str, Any] | None:
             if parameter.scope == "global":
                 _unify(_effective(parameter, [shared]), _plain(recipe, parameter), bound)
                 continue
-            for index, model in enumerate(template["models"]):
-                scopes = [model.get("parameters") or {}, shared]
+            own = [model.get("parameters") or {} for model in template["models"]]
+            ratio = any(is_ratio(one.get(parameter.name)) for one in own)
+            for index, one in enumerate(own):
+                if ratio and not is_ratio(one.get(parameter.name)):
+                    continue
+                scopes = [one, shared]
                 given = _plain(recipe, parameter, index)
                 _unify(_effective(parameter, scopes), given, bound)
     except _MismatchError:
@@ -69,6 +74,7 @@ def _effective(parameter: Parameter, scopes: list[Mapping[str, Any]]) -> Any:
         given.append(parameter.default)
     entries: list[Any] = []
     for value in given:
+        value = value["ratio"] if is_ratio(value) else value
         if not _filtered(value):
             return [*entries, {"value": value}] if entries else value
         for entry in value:

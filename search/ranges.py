@@ -5,8 +5,11 @@
 | `{low: .3, high: 1.2}` (`step`, `log`) | one number | `reasoning.weight` |
 | `{choices: [...]}` | one of them | `merge_method`, `scope` |
 | `{low: 0, high: 1, anchors: 4}` | a gradient with free anchors | `reasoning.weight[2]` |
+| `{low: 0, high: 1, groups: 4}` | a number a group of layers | `reasoning.weight.group2` |
 | `{plateau: ..., end: ..., knee: ...}` of ranges | a schedule | `reasoning.weight.knee` |
 | a list with ranges in it | gradient or filters | `reasoning.weight[1]`, `...[self_attn]` |
+| `{groups: [...]}` with ranges in it | a number a group of layers | `reasoning.weight.group1` |
+| `{ratio: ...}` around any of them | two weights, r and 1 - r | as without ratio |
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ Leaf = Callable[[str, Distribution, float | None], Any]
 The step is None where numbers keep all of their digits, 0 where they are rounded to readable ones.
 """
 
-_RANGE_KEYS = {"low", "high", "step", "log", "anchors"}
+_RANGE_KEYS = {"low", "high", "step", "log", "anchors", "groups"}
+_MOST_PARTS = 64
 _DIGITS = 6  # significant ones of sampled numbers: readable, and float32 tells them apart
 _MOST_STEPS = 10**6
 
@@ -55,13 +59,25 @@ def fill(value: Any, name: str, leaf: Leaf, step: float | None) -> Any:
                 own = 0.0 if key == "knee" and step is not None else step
                 filled[key] = fill(inner, f"{name}.{key}", leaf, own)
         return filled
+    if "ratio" in keys:
+        with inside("ratio"):
+            return {**value, "ratio": fill(value["ratio"], name, leaf, step)}
+    if isinstance(value.get("groups"), list):
+        with inside("groups"):
+            parts = []
+            for index, inner in enumerate(value["groups"]):
+                with inside(index):
+                    parts.append(fill(inner, f"{name}.group{index}", leaf, step))
+            return {**value, "groups": parts}
     distribution = _range(value)
     if step:
         _check_steps(distribution, step)
-    anchors = value.get("anchors")
-    if anchors is None:
-        return leaf(name, distribution, step)
-    return [leaf(f"{name}[{i}]", distribution, step) for i in range(anchors)]
+    if "groups" in keys:
+        count = value["groups"]
+        return {"groups": [leaf(f"{name}.group{i}", distribution, step) for i in range(count)]}
+    if "anchors" in keys:
+        return [leaf(f"{name}[{i}]", distribution, step) for i in range(value["anchors"])]
+    return leaf(name, distribution, step)
 
 
 def _fill_entry(item: Any, name: str, index: int, leaf: Leaf, step: float | None) -> Any:
@@ -69,7 +85,8 @@ def _fill_entry(item: Any, name: str, index: int, leaf: Leaf, step: float | None
     with inside(index):
         if not (isinstance(item, Mapping) and "value" in item):
             return fill(item, f"{name}[{index}]", leaf, step)
-        label = item.get("filter") or "rest"
+        label = item.get("filter")
+        label = "rest" if label in (None, "", "*") else label
         with inside("value"):
             filled = fill(item["value"], f"{name}[{label}]", leaf, step)
         return {**item, "value": filled}
@@ -102,11 +119,13 @@ def _range(value: Mapping[str, Any]) -> FloatDistribution:
         raise at(RecipeError(f"a log range starts above 0, not at {low:g}"), ("low",))
     if log and step is not None:
         raise at(RecipeError("a range has step or log, not both"), ("step",))
-    anchors = value.get("anchors")
-    if anchors is not None and (
-        isinstance(anchors, bool) or not isinstance(anchors, int) or not 1 <= anchors <= 64
-    ):
-        raise at(RecipeError(f"anchors {anchors!r} is not a number from 1 to 64"), ("anchors",))
+    if {"anchors", "groups"} <= value.keys():
+        raise at(RecipeError("a range has anchors or groups, not both"), ("groups",))
+    for key in ("anchors", "groups"):
+        count = value.get(key, 1)
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MOST_PARTS:
+            what = f"{key} {count!r} is not a whole number from 1 to {_MOST_PARTS}"
+            raise at(RecipeError(what), (key,))
     if step is not None:
         high = _last_value(low, high, step)
     return FloatDistribution(low, high, log=log, step=step)

@@ -247,6 +247,17 @@ def test_a_knee_comes_back_as_anchors_with_the_same_numbers(tmp_path: Path) -> N
     assert_mergekit_reads_ours(again, sources)
 
 
+@pytest.mark.parametrize("layers", [7, 8])
+def test_groups_of_layers_come_back_as_numbers_of_the_layers(tmp_path: Path, layers: int) -> None:
+    dirs = dirs_of(tmp_path, layers)
+    weight = [{"filter": "mlp", "value": {"groups": [0.3, 0.9, 0.3]}}, {"value": {"groups": [1]}}]
+    own = {"weight": weight, "density": {"groups": [0.2, 0.55]}}
+    recipe = Recipe.parse(data_of(dirs, "ties", own))
+    sources = Sources.open(recipe)
+    assert "{'groups'" not in str(to_mergekit(recipe, sources))
+    assert_mergekit_reads_ours(recipe, sources)
+
+
 def test_tokenizer_source_and_dtype_round_trip(tmp_path: Path) -> None:
     dirs = dirs_of(tmp_path, 2)
     data = data_of(dirs, "ties", {"weight": 1}) | {"tokenizer_source": "model:reasoning"}

@@ -69,10 +69,20 @@ RANGE = {"low": 0.2, "high": 0.9}
             ["reasoning.weight.plateau", "reasoning.weight.end", "reasoning.weight.knee"],
         ),
         ({"plateau": 0.5, "end": RANGE, "knee": 0.5}, ["reasoning.weight.end"]),
+        ({**RANGE, "groups": 2}, ["reasoning.weight.group0", "reasoning.weight.group1"]),
+        ({"groups": [0.5, RANGE]}, ["reasoning.weight.group1"]),
         ([0.5, RANGE, 0.1], ["reasoning.weight[1]"]),
         (
             [{"filter": "self_attn", "value": RANGE}, {"value": RANGE}],
             ["reasoning.weight[self_attn]", "reasoning.weight[rest]"],
+        ),
+        (
+            [{"filter": "mlp", "value": {**RANGE, "groups": 2}}, {"filter": "*", "value": RANGE}],
+            [
+                "reasoning.weight[mlp].group0",
+                "reasoning.weight[mlp].group1",
+                "reasoning.weight[rest]",
+            ],
         ),
         (
             [{"filter": "mlp", "value": {**RANGE, "anchors": 2}}, {"value": 1.0}],
@@ -105,6 +115,8 @@ def test_experts_without_a_name_get_their_models():
         (RANGE, 0.4),
         ({**RANGE, "anchors": 2}, [0.4, 0.4]),
         ([0.5, RANGE], [0.5, 0.4]),
+        ({**RANGE, "groups": 2}, {"groups": [0.4, 0.4]}),
+        ({"groups": [0.5, RANGE]}, {"groups": [0.5, 0.4]}),
         ({"plateau": RANGE, "end": 0.3, "knee": RANGE}, {"plateau": 0.4, "end": 0.3, "knee": 0.4}),
         (
             [{"filter": "mlp", "value": RANGE}, {"value": 1.0}],
@@ -275,6 +287,10 @@ def stepped_bounds(draw) -> dict:
     return {"low": low / 1000, "high": (low + count) / 1000, "step": step / 1000}
 
 
+def _groups(numbers) -> dict:
+    return {"groups": numbers}
+
+
 def values(ranges, fixed, knee):
     """Every shape of value over `ranges`."""
     one = (
@@ -285,9 +301,10 @@ def values(ranges, fixed, knee):
         )
     )
     anchored = st.tuples(ranges, st.integers(1, 4)).map(lambda t: {**t[0], "anchors": t[1]})
+    grouped = st.tuples(ranges, st.integers(1, 3)).map(lambda t: {**t[0], "groups": t[1]})
     gradient = st.lists(ranges | fixed, min_size=1, max_size=3)
     schedule = st.fixed_dictionaries({"plateau": one, "end": one, "knee": knee})
-    simple = one | anchored | gradient | schedule
+    simple = one | anchored | gradient | schedule | grouped | gradient.map(_groups)
     filters = st.tuples(simple, simple).map(
         lambda pair: [{"filter": "mlp", "value": pair[0]}, {"value": pair[1]}]
     )
@@ -317,6 +334,7 @@ def templates(draw) -> dict:
 def assert_inside(written, value) -> None:
     """`value`, of a recipe, lies in `written`, of its template."""
     if isinstance(written, dict) and "low" in written:
+        value = value["groups"] if isinstance(value, dict) else value
         for number in value if isinstance(value, list) else [value]:
             assert written["low"] <= number <= written["high"]
     elif isinstance(written, dict) and "choices" in written:
@@ -401,6 +419,9 @@ def test_a_space_of_della_refuses_what_some_sample_would_be_refused_for(
         ({"choices": [0.5, 1.0]}, 0.3, True),
         ({"choices": [0.9, 0.5]}, {"choices": [0.3, 0.01]}, False),
         ([{"choices": [0.5, 1.0]}, {"choices": [0.5, 1.0]}], 0.3, False),
+        ({"groups": [{"choices": [0.5, 1.0]}, 1.0]}, 0.3, True),
+        ({"low": 0.3, "high": 1.0, "step": 0.1, "groups": 2}, 0.05, True),
+        ({"low": 0.3, "high": 1.0, "groups": 2}, 0.05, False),
     ],
 )
 def test_spaces_of_della(density, epsilon, legal) -> None:
