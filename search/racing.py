@@ -174,7 +174,8 @@ class Forecast:
         if span <= 0.0:
             return np.full(_DRAWS, self.low)
         mean = (self.mean - self.low) / span
-        count = mean * (1.0 - mean) * span**2 / self.variance - 1.0
+        # A single item left is 0 or 1: the Beta distribution of no width but at its ends.
+        count = max(1e-3, mean * (1.0 - mean) * span**2 / self.variance - 1.0)
         drawn = rng.beta(mean * count, (1.0 - mean) * count, _DRAWS) * span
         return self.low + np.minimum(span, self.unit * np.round(drawn / self.unit))
 
