@@ -37,6 +37,7 @@ _RANGE_KEYS = {"low", "high", "step", "log", "anchors", "groups"}
 _MOST_PARTS = 64
 _DIGITS = 6  # significant ones of sampled numbers: readable, and float32 tells them apart
 _MOST_STEPS = 10**6
+_LOG_STEPS = 5  # steps from 0 to the least density on a log scale: the next one is a fifth more
 
 
 def fill(value: Any, name: str, leaf: Leaf, step: float | None) -> Any:
@@ -163,6 +164,19 @@ def _check_steps(distribution: FloatDistribution, step: float) -> None:
             f"no multiple of density_step {step:g} lies between {low:g} and {high:g}; "
             "widen the range or lower density_step"
         )
+    if distribution.log and low < high and low < _LOG_STEPS * step * (1 - 1e-9):
+        raise at(
+            RecipeError(
+                f"near {low:g} a log range proposes densities that density_step {step:g} cannot "
+                f"tell apart: set density_step: {_below(low / _LOG_STEPS):g} in the top parameters"
+            ),
+            ("low",),
+        )
+
+
+def _below(number: float) -> float:
+    """The largest power of ten that is no larger."""
+    return float(10.0 ** math.floor(math.log10(number) + 1e-9))
 
 
 def number(value: float, distribution: FloatDistribution, step: float | None) -> float:

@@ -26,6 +26,7 @@ from search.confirmed import write_report
 from search.driver import Driver, Listener
 from search.errors import ExportError, RunError
 from search.export import save_recipe
+from search.filters import unused_filters
 from search.names import to_mlflow
 from search.plots import FrontPlot
 from search.pool import Pool, Resources, connected
@@ -164,7 +165,11 @@ def prepare(search: Search) -> Prepared:
                 f"baseline {label}: its vocabulary is not this search's: give it this search's "
                 "base_model and tokenizer_source, or leave it out",
             )
-    notes = check_prompts(search, plan, tasks)
+    merged = filter(plan.sources.mergeable, plan.specs())
+    notes = (
+        *unused_filters(search, merged, tied=plan.tied),
+        *check_prompts(search, plan, tasks),
+    )
     if search.file.racing.enabled and (why := unfit(search)) is not None:
         notes = (*notes, f"no trial is stopped early: {why}")
     return Prepared(search, tasks, plan, others, notes)

@@ -160,6 +160,19 @@ def test_a_range_without_a_step_in_it_is_refused():
         Space(template(first={"density": {"low": 0.101, "high": 0.104}}))
 
 
+def test_densities_on_a_log_scale_need_steps_that_tell_them_apart():
+    density = {"low": 0.01, "high": 1.0, "log": True}
+    with pytest.raises(RecipeError, match=r"set density_step: 0\.001 in the top") as caught:
+        Space(template(first={"density": density}))
+    assert caught.value.where == ("models", 0, "parameters", "density", "low")
+    space = Space(template(first={"density": density}, parameters={"density_step": 0.001}))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = [own(space.sample(study.ask()), 0, "density") for _ in range(200)]
+    assert max(drawn.count(number) for number in drawn) <= 6
+    Space(template(first={"density": {**density, "low": 0.05}}))
+    Space(template(first={"density": density}, parameters={"density_step": 0}))
+
+
 def test_small_numbers_keep_their_digits():
     value = {"low": 1e-8, "high": 1e-2, "log": True}
     assert filled(value, 1.23456789e-7) == 1.23457e-7

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from merge_core import Recipe, RecipeError
 from merge_core.values import Groups, parse_value
 from search.space import Space
+from tests.search.small import CommandLine, make_workplace
 from tests.search.test_space import RANGE, asks, own, template
 
 LAYER = "model.layers.{}.mlp.up_proj.weight"
@@ -206,3 +207,29 @@ def test_what_no_ranges_of_groups_are(value, where, words):
     with pytest.raises(RecipeError, match=words) as caught:
         Space(two(value, 1))
     assert caught.value.where == (*FIRST, *where)
+
+
+# --- Filters that decide nothing -----------------------------------------------------------------
+
+
+def test_check_points_out_filters_that_no_tensor_is_read_by(tmp_path, monkeypatch, capsys):
+    place = make_workplace(tmp_path)
+    density = """
+        - {filter: self_atn, value: 0.1}
+        - {filter: mlp, value: {low: 0.1, high: 1.0}}
+        - {filter: up_proj, value: 0.3}
+        - {filter: lm_head, value: 0.2}
+        - {filter: embed_tokens, value: 0.2}
+        - {value: 0.3}"""
+    file = place / "search.yaml"
+    file.write_text(file.read_text().replace("density: 0.5", f"density:{density}"))
+    ended = CommandLine(monkeypatch, capsys)("check", file)
+    assert ended.code == 0, ended.err
+    said = [line for line in ended.out.splitlines() if "filter '" in line]
+    assert [line.split(": ", 2)[2] for line in said] == [
+        "filter 'self_atn' matches no tensor of the models, so it changes nothing",
+        "filter 'up_proj' comes after filters that match all of its tensors, so it changes nothing",
+        "filter 'lm_head' matches no tensor: the head is tied to the embeddings (embed_tokens), "
+        "so it changes nothing",
+    ]
+    assert f"note: {file}:14:12: " in said[0]
