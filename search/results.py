@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ class Result:
             not counted.
         notes: what went wrong on the worker and stops nothing, for the log.
         stopped: by a race; `items` are then those that were answered. None: all were asked.
+        origin: whose scores these are, taken over instead of paid for again: "baseline uniform",
+            "trial 7 of run thai"; "" if they were scored for this.
     """
 
     recipe: Mapping[str, Any]
@@ -70,10 +72,13 @@ class Result:
     retained: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
     stopped: Stopped | None = None
+    origin: str = ""
 
     @property
     def tokens(self) -> int:
-        """Generated tokens."""
+        """Generated tokens; 0 if the scores were taken over."""
+        if self.origin:
+            return 0
         return sum(item.tokens for items in self.items.values() for item in items)
 
     def ended(self, reason: FinishReason) -> float:
@@ -89,6 +94,16 @@ class Result:
             if answer.tokens
         ]
         return sum(given == reason for given in answers) / len(answers) if answers else 0.0
+
+    def taken_over(self, origin: str, recipe: Mapping[str, Any] | None = None) -> Result:
+        """The same scores for another use: no time and no tokens were spent on them.
+
+        Args:
+            origin: whose they are.
+            recipe: how the same merge is spelled there.
+        """
+        spelled = self.recipe if recipe is None else recipe
+        return replace(self, recipe=spelled, origin=self.origin or origin, seconds={}, notes=())
 
     def save(self, path: Path) -> None:
         """Write as JSON, atomically."""

@@ -203,6 +203,18 @@ def make_sampler(search: Search, finished: int) -> BaseSampler:
     return _freezing(sampler, search)
 
 
+def proposers(search: Search) -> dict[str, int | None]:
+    """The names in `SAMPLERS` of who proposes, and before which trial that ends (None: never)."""
+    entry = search.file.sampler
+    if entry.name != "auto":
+        return {entry.name: None}
+    upto = entry.options.get("gp_trials", GP_TRIALS) if _numeric(search) else 0
+    trials = search.file.budget.trials
+    if upto and trials is not None and trials <= upto:
+        return {"gp": None}
+    return {"gp": upto, "tpe": None} if upto else {"tpe": None}
+
+
 def random_sampler(search: Search, finished: int) -> BaseSampler:
     """Draws at random, but for what is frozen: the way out when proposals repeat themselves."""
     return _freezing(RandomSampler(seed=search.file.sampler.seed + finished), search)

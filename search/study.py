@@ -7,6 +7,7 @@ How a trial is told (every state means the same to every sampler and to every re
 | scored on all dev items | COMPLETE with its values |
 | stopped by a race | COMPLETE with its estimate, tagged `partial`, never on the front |
 | the recipe's own fault (overflow) | COMPLETE at the reference point, constraints at their worst |
+| scored before, as a baseline or in another run | as then, tagged `origin`, no budget |
 | a recipe seen before | COMPLETE with the values it had, tagged `duplicate_of`, no budget |
 | its worker died again and again, or an error of ours | FAIL |
 
@@ -38,6 +39,7 @@ from search.samplers import make_sampler
 RECIPE = "recipe"
 DUPLICATE_OF = "duplicate_of"
 PARTIAL = "partial"
+ORIGIN = "origin"
 FINGERPRINT = "fingerprint"
 RETAINED = "retained"
 ENDED = "ended"
@@ -106,19 +108,29 @@ def tell(
         warnings.simplefilter("ignore")
         for key, violation in violations_of(result, search).items():
             trial.set_constraint(key, violation)
+    attributes = attributes_of(result, search)
+    if duplicate_of is not None:
+        attributes |= {DUPLICATE_OF: duplicate_of, "tokens": 0}
+    for key, value in attributes.items():
+        trial.set_user_attr(key, value)
+    study.tell(trial, values_of(result, search), skip_if_finished=True)
+
+
+def attributes_of(result: Result, search: Search) -> dict[str, Any]:
+    """The user attributes of a trial that is told `result`."""
     attributes: dict[str, Any] = {
         FINGERPRINT: result.fingerprint,
-        "tokens": result.tokens if duplicate_of is None else 0,
+        "tokens": result.tokens,
         "seconds": dict(result.seconds),
         "intervals": {
             objective.name: [estimate.low, estimate.high, estimate.n]
             for objective in search.objectives
             if (estimate := result.estimate(objective))
         },
+        ENDED: {reason: result.ended(reason) for reason in CUT_SHORT},
     }
     if (both := joint(result)) is not None:
         attributes["joint"] = both.value
-    attributes[ENDED] = {reason: result.ended(reason) for reason in CUT_SHORT}
     if result.retained:
         attributes[RETAINED] = dict(result.retained)
     if (stopped := result.stopped) is not None:
@@ -130,11 +142,9 @@ def tell(
         }
     if result.fault is not None:
         attributes["fault"] = result.fault
-    if duplicate_of is not None:
-        attributes[DUPLICATE_OF] = duplicate_of
-    for key, value in attributes.items():
-        trial.set_user_attr(key, value)
-    study.tell(trial, values_of(result, search), skip_if_finished=True)
+    if result.origin:
+        attributes[ORIGIN] = result.origin
+    return attributes
 
 
 def fail(study: optuna.Study, trial: optuna.Trial | int) -> None:
@@ -152,12 +162,17 @@ def recipe_of(trial: FrozenTrial, search: Search) -> Recipe | None:
 
 
 def scored(study: optuna.Study) -> dict[int, FrozenTrial]:
-    """Finished trials that paid for themselves: complete and no duplicate, by number."""
+    """Finished trials with scores of their own: complete and no duplicate, by number."""
     return {
         trial.number: trial
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if DUPLICATE_OF not in trial.user_attrs
     }
+
+
+def paid(trials: Mapping[int, FrozenTrial]) -> dict[int, FrozenTrial]:
+    """Those that this run has scored itself, and that count against its budget."""
+    return {n: trial for n, trial in trials.items() if ORIGIN not in trial.user_attrs}
 
 
 def feasible(trial: FrozenTrial) -> bool:
