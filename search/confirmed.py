@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from merge_core.yaml_io import write_atomic
+from search.account import Account
 from search.confirm import Member
 from search.export import spelled
 from search.front import Point, dominates, gains, hypervolume
@@ -45,7 +46,7 @@ def findings(run: Run, members: Sequence[Member]) -> list[str]:
     return lines
 
 
-def write_report(run: Run, members: Sequence[Member], finished: int) -> Path:
+def write_report(run: Run, members: Sequence[Member], account: Account) -> Path:
     """`confirmed.md` in the run folder, as Markdown; replaces the one before."""
     search = run.search
     names = [objective.name for objective in search.objectives]
@@ -70,14 +71,18 @@ def write_report(run: Run, members: Sequence[Member], finished: int) -> Path:
     text = [
         f"# {run.name}: claimed and confirmed",
         "",
-        f"After {finished} trials. Claimed: on the items that the search saw, where the best of"
-        f" many looks better than it is; confirmed: on held-out items ({counts} items). All"
+        f"After {account.trials} trials. Claimed: on the items that the search saw, where the best"
+        f" of many looks better than it is; confirmed: on held-out items ({counts} items). All"
         " confirmed intervals hold at once with 95%.",
         "",
         *rows,
         "",
         *(f"- {line}" for line in findings(run, members)),
         f"- hypervolume of these trials: claimed {claimed:.4f}, confirmed {held:.4f}",
+        "",
+        "What the run took, over all its sessions:",
+        "",
+        *(f"- {line}" for line in account.lines()),
     ]
     path = run.folder / "confirmed.md"
     write_atomic(path, "\n".join(text) + "\n")

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import optuna
@@ -22,7 +19,7 @@ from optuna.trial import TrialState
 
 from merge_core import Recipe
 from search import study as studies
-from search.config import seconds
+from search.budget import Budget
 from search.errors import WorkerError
 from search.front import front as front_of
 from search.front import hypervolume, representatives
@@ -64,17 +61,6 @@ class Listener(Protocol):
         """`done` of `total` merges are scored on held-out items; the last was `what`."""
 
 
-@dataclass
-class Account:
-    """What this session of the driver did."""
-
-    began: float = field(default_factory=time.monotonic)
-    jobs: int = 0
-    trials: int = 0
-    tokens: int = 0
-    busy_seconds: float = 0.0
-
-
 class Driver:
     """One session of a search: from a run folder to told trials.
 
@@ -83,11 +69,9 @@ class Driver:
         pool: its workers.
         tracker: projects told trials to MLflow.
         baselines: recipes by label, scored first on the dev items where that is not done yet.
+        budget: says when the search ends.
         listener: shows progress.
-        confirm_share: what confirming one merge costs, in trials.
-        test_share: what testing one costs, report tasks included.
         race: how trials are stopped early; None: they are not.
-        began: when the session began (time.monotonic), for the time budget.
 
     Attributes:
         front: trial numbers on the front so far, best first objective first.
@@ -102,11 +86,9 @@ class Driver:
         pool: Pool,
         tracker: Tracker,
         baselines: dict[str, Recipe],
+        budget: Budget,
         listener: Listener,
-        confirm_share: float = 1.0,
-        test_share: float = 1.0,
         race: Race | None = None,
-        began: float | None = None,
     ) -> None:
         self.run = run
         self.search = run.search
@@ -114,14 +96,8 @@ class Driver:
         self.tracker = tracker
         self.listener = listener
         self.study = studies.open_study(run)
-        self.account = Account()
+        self.budget = budget
         self.stopping = False
-        self._deadline = math.inf
-        if self.search.file.budget.timeout is not None:
-            start = time.monotonic() if began is None else began
-            self._deadline = start + seconds(self.search.file.budget.timeout)
-        self._confirm_share = confirm_share
-        self._test_share = test_share
         self._race = race
         self._rivals: dict[int, Rival] = {}
         self._baselines = baselines
@@ -140,6 +116,7 @@ class Driver:
         with _interrupts(self._stop):
             self._recover()
             self._count()
+            self.budget.resume(self.run, self.study)
             self.listener.started(self)
             for label, recipe in self._baselines.items():
                 fingerprint = self.run.fingerprint(recipe)
@@ -183,22 +160,12 @@ class Driver:
             self._start(trial, recipe, fingerprint)
 
     def _wanted(self) -> bool:
-        """Whether budget and time allow another trial."""
-        budget = self.search.file.budget.trials
+        """Whether another trial is wanted, and the budget allows it."""
         if self.stopping or self.exhausted:
             return False
-        if budget is not None and self.finished + len(self._trials) >= budget:
-            return False
-        return time.monotonic() + self._time_to_confirm() < self._deadline
-
-    def _time_to_confirm(self) -> float:
-        """Seconds to keep for one more trial, the confirmation and the test."""
-        if self._deadline == math.inf or not self.account.jobs:
-            return 0.0
-        per_trial = self.account.busy_seconds / self.account.jobs
-        merges = self.search.file.confirm.max + len(self._baselines)
-        confirming = self._confirm_share * merges / max(1, self.pool.size)
-        return per_trial * (1.0 + confirming + self._test_share)  # one worker does the test
+        jobs = self.pool.size - self.pool.places  # with baselines that are not scored yet
+        running = len(self._trials)
+        return self.budget.allows(running, jobs - running, len(self.front))
 
     def _start(self, trial: optuna.Trial, recipe: Recipe, fingerprint: str) -> None:
         # From here on the trial can be continued after a crash: its recipe is stored.
@@ -246,9 +213,7 @@ class Driver:
         kind, _, label = outcome.job.key.partition(" ")
         if outcome.result is not None:
             self._failed_row = 0
-            self.account.tokens += outcome.result.tokens
-            self.account.jobs += 1
-            self.account.busy_seconds += sum(outcome.result.seconds.values())
+            self.budget.spend(outcome.result)
         else:
             self._failed_row += 1
             log.error("%s: %s", outcome.job.key, outcome.error)
@@ -273,9 +238,9 @@ class Driver:
             for other in self._waiting.pop(number, []):
                 studies.fail(self.study, other)
             return
-        self.account.trials += 1
         outcome.result.save(self.run.trial(number))
         self._tell(trial, outcome.result)
+        self.budget.told(self.volume)
         for other in self._waiting.pop(number, []):
             studies.tell(self.study, self.search, other, outcome.result, duplicate_of=number)
 

@@ -19,7 +19,9 @@ from objectives.errors import ObjectiveError, ScorerError, TaskError
 from objectives.splits import SPLITS, Split, check_disjoint
 from search import confirm as confirming
 from search import study as studies
+from search.account import Account
 from search.baselines import baselines
+from search.budget import Budget, Shares
 from search.config import Search
 from search.confirm import Member
 from search.confirmed import write_report
@@ -27,6 +29,7 @@ from search.driver import Driver, Listener
 from search.errors import ExportError, RunError
 from search.export import save_recipe
 from search.filters import unused_filters
+from search.ledger import Ledger
 from search.names import to_mlflow
 from search.plots import FrontPlot
 from search.pool import Pool, Resources, connected
@@ -103,6 +106,7 @@ class Found:
     Attributes:
         run: the run folder.
         finished: trials of all sessions.
+        account: what they and all else took.
         front: trial numbers on the claimed front.
         members: confirmed members; empty if the user stopped before.
         chosen: the exported one, or None.
@@ -111,10 +115,12 @@ class Found:
         tracking_problem: what MLflow could not take, or None.
         stopped: the user interrupted the search.
         exhausted: the space had no recipe left that was not tried.
+        ended: the limit that ended the search, in words, or None.
     """
 
     run: Run
     finished: int
+    account: Account
     front: list[int]
     members: list[Member]
     chosen: Member | None
@@ -123,6 +129,7 @@ class Found:
     tracking_problem: str | None
     stopped: bool
     exhausted: bool = False
+    ended: str | None = None
 
 
 def prepare(search: Search) -> Prepared:
@@ -205,23 +212,21 @@ def _contents(task: Task) -> dict[Split, list[str]]:
 def run(prepared: Prepared, folder: Path, listener: Listener) -> Found:
     """Search, confirm, export: start the run in `folder`, or continue it."""
     began = time.monotonic()
-    with _session(prepared, folder, listener) as (opened, pool, tracker):
-        # What confirming and testing one merge costs, in trials.
-        confirm, test = (
-            prepared.answers(split) / max(1, prepared.answers("dev"))
-            for split in ("confirm", "test")
-        )
+    with _session(prepared, folder, listener) as (opened, pool, tracker, ledger):
         race = Race.of(prepared.search, prepared.items("dev"))
-        baselines = prepared.baselines
-        driver = Driver(opened, pool, tracker, baselines, listener, confirm, test, race, began)
+        others = prepared.baselines
+        places = [opened.held_out("confirm", opened.fingerprint(r)) for r in others.values()]
+        shares = Shares.of(prepared, baselines=sum(not place.is_file() for place in places))
+        budget = Budget(prepared.search, shares, ledger, began)
+        driver = Driver(opened, pool, tracker, others, budget, listener, race)
         driver.search_all()
         if driver.stopping:
-            return _end(opened, driver.study, tracker, [], None, None, None, stopped=True)
+            return _end(opened, driver.study, tracker, ledger, [], None, None, None, stopped=True)
         try:
-            found = _confirm(opened, driver.study, pool, tracker, listener)
+            found = _confirm(opened, driver.study, pool, tracker, ledger, listener)
         except RunError as error:  # no front: the search is done all the same
-            found = _end(opened, driver.study, tracker, [], None, None, str(error))
-        return replace(found, exhausted=driver.exhausted)
+            found = _end(opened, driver.study, tracker, ledger, [], None, None, str(error))
+        return replace(found, exhausted=driver.exhausted, ended=budget.line())
 
 
 def confirm(opened: Run, listener: Listener, more: Sequence[str] = ()) -> Found:
@@ -233,11 +238,11 @@ def confirm(opened: Run, listener: Listener, more: Sequence[str] = ()) -> Found:
         ConfigError: one of them is none, or not of this search's kind.
     """
     prepared = _prepare_with(opened.search, more)
-    with _session(prepared, opened.folder, listener) as (opened, pool, tracker):
+    with _session(prepared, opened.folder, listener) as (opened, pool, tracker, ledger):
         study = studies.open_study(opened)
         for label, result in confirming.score_baselines(opened, pool, prepared.baselines).items():
             tracker.baseline(label, result)
-        return _confirm(opened, study, pool, tracker, listener)
+        return _confirm(opened, study, pool, tracker, ledger, listener)
 
 
 def _prepare_with(search: Search, more: Sequence[str]) -> Prepared:
@@ -252,7 +257,7 @@ def _prepare_with(search: Search, more: Sequence[str]) -> Prepared:
 @contextmanager
 def _session(
     prepared: Prepared, folder: Path, listener: Listener
-) -> Iterator[tuple[Run, Pool, Tracker]]:
+) -> Iterator[tuple[Run, Pool, Tracker, Ledger]]:
     """Everything a session holds, taken in an order that fails before anything is written."""
     check(prepared.search, folder)
     with ExitStack() as held:
@@ -268,14 +273,20 @@ def _session(
             log.info(note)
         pool = Pool(prepared.setup(resources.cpus, opened), resources)
         held.callback(pool.close)
+        ledger = held.enter_context(Ledger(opened, resources.count, resources.gpus))
         # The workers start while MLflow is imported.
         tracker = Tracker(opened, studies.open_study(opened))
         held.callback(tracker.close)
-        yield opened, pool, tracker
+        yield opened, pool, tracker, ledger
 
 
 def _confirm(
-    opened: Run, study: optuna.Study, pool: Pool, tracker: Tracker, listener: Listener
+    opened: Run,
+    study: optuna.Study,
+    pool: Pool,
+    tracker: Tracker,
+    ledger: Ledger,
+    listener: Listener,
 ) -> Found:
     search = opened.search
     members = confirming.confirm(opened, study, pool, listener.confirming)
@@ -288,19 +299,21 @@ def _confirm(
     try:
         chosen = confirming.choose(search, members)
     except ExportError as error:
-        return _end(opened, study, tracker, members, None, None, str(error))
+        return _end(opened, study, tracker, ledger, members, None, None, str(error))
     recipe = Recipe.parse(chosen.recipe)
     tests = confirming.score_all(opened, pool, {chosen.label: recipe}, "test")
     test = tests[chosen.label]
     pool.close()  # nobody needs to wait for MLflow with a GPU in hand
+    ledger.close()
     save_recipe(opened, chosen, opened.folder / "recipe.yaml", test=test)
-    return _end(opened, study, tracker, members, chosen, test, None)
+    return _end(opened, study, tracker, ledger, members, chosen, test, None)
 
 
 def _end(
     opened: Run,
     study: optuna.Study,
     tracker: Tracker,
+    ledger: Ledger,
     members: list[Member],
     chosen: Member | None,
     test: Result | None,
@@ -317,6 +330,7 @@ def _end(
         if opened.baseline(label).is_file():
             result = Result.load(opened.baseline(label))
             claimed[label] = [result.estimate(o).value for o in search.objectives]
+    account = Account.of(opened, study, ledger.sessions)
     files = []
     if trials:
         files = FrontPlot(
@@ -332,10 +346,10 @@ def _end(
     if opened.confirmed.is_file():
         files += [opened.confirmed]
     if members:
-        files += [write_report(opened, members, len(trials))]
-    metrics = {}
+        files += [write_report(opened, members, account)]
+    metrics = account.metrics()
     if test is not None:
-        metrics = {f"test_{o.name}": test.estimate(o).value for o in search.objectives}
+        metrics |= {f"test_{o.name}": test.estimate(o).value for o in search.objectives}
         metrics |= {
             f"report/{name}/{to_mlflow(key)}": estimate.value
             for name, estimates in reported(search, test).items()
@@ -347,6 +361,7 @@ def _end(
     return Found(
         run=opened,
         finished=len(trials),
+        account=account,
         front=front,
         members=members,
         chosen=chosen,

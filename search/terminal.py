@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from objectives import Estimate
+from search.budget import until
 from search.confirm import Member
 from search.confirmed import findings, ordered, standing
 from search.driver import Driver
@@ -49,13 +50,10 @@ class Progress:
         say(self.console, f"reading {reference}")
 
     def started(self, driver: Driver) -> None:
-        budget = driver.search.file.budget
-        limits = [f"{budget.trials} trials"] if budget.trials else []
-        limits += [budget.timeout] if budget.timeout else []
         say(
             self.console,
             f"run {driver.run.name}: {driver.pool.size} workers, {driver.finished} trials done, "
-            f"until {' or '.join(limits) or 'stopped'}",
+            f"until {until(driver.search.file.budget)}",
         )
 
     def finished(self, driver: Driver, what: str, result: Result | None) -> None:
@@ -98,18 +96,18 @@ class Progress:
             say(self.console, line)
 
     def _panel(self, driver: Driver) -> Table:
-        account = driver.account
-        spent = time.monotonic() - account.began
+        budget = driver.budget
+        spent = time.monotonic() - budget.began
         table = Table.grid(padding=(0, 2))
         if driver.stopping:
             table.add_row("stopping", "Ctrl-C again drops what is running")
-        budget = driver.search.file.budget.trials
-        rate = account.trials / spent if spent else 0.0
-        left = f", {(budget - driver.finished) / rate / 60:.1f} min left" if budget and rate else ""
+        most = driver.search.file.budget.trials
+        rate = budget.done_trials / spent if spent else 0.0
+        left = f", {(most - driver.finished) / rate / 60:.1f} min left" if most and rate else ""
         table.add_row(
             # Text, not markup: a line printed above the panel draws it with markup off.
-            Text(f"{driver.finished}{f' of {budget}' if budget else ''} trials", style="bold"),
-            f"{account.tokens / spent:,.0f} tokens/s{left}" if account.jobs else "starting",
+            Text(f"{driver.finished}{f' of {most}' if most else ''} trials", style="bold"),
+            f"{budget.done_tokens / spent:,.0f} tokens/s{left}" if budget.done else "starting",
         )
         table.add_row(
             f"front of {len(driver.front)}",
@@ -182,6 +180,8 @@ def print_found(console: Console, found: Found, command: str) -> None:
         )
     if found.exhausted:
         say(console, "the space is exhausted: every recipe in it was tried")
+    if found.ended is not None:
+        say(console, f"the search ended: {found.ended}")
     if found.problem is not None:
         say(console, f"nothing exported: {found.problem}")
     if found.chosen is not None and found.test is not None:
@@ -200,6 +200,8 @@ def print_found(console: Console, found: Found, command: str) -> None:
         say(console, f"reported {name}: {scores}")
     if (run.folder / "front.html").is_file():
         say(console, f"front plot: {where / 'front.html'} and front.png")
+    for line in found.account.lines():
+        say(console, line)
     if found.tracking_problem is not None:
         say(console, f"MLflow lacks some of it: {found.tracking_problem}")
     say(console, f"look at every trial: mergefront ui {where}")

@@ -1,0 +1,141 @@
+"""How long a run has held its workers, over all its sessions: idle time costs money too.
+
+`sessions.json` in the run folder has an entry a session, written anew every few seconds by a thread
+of its own, so that a killed driver loses no more than those.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from types import TracebackType
+
+from merge_core.yaml_io import write_atomic
+from search.errors import RunError
+from search.run import Run
+
+EVERY_S = 10.0
+log = logging.getLogger("mergefront")
+
+
+@dataclass(frozen=True)
+class Session:
+    """One session of a run.
+
+    Attributes:
+        began: when it had its workers, ISO 8601, UTC.
+        seconds: how long it held them.
+        workers: how many.
+        gpus: of each; 0 where they claim none.
+    """
+
+    began: str
+    seconds: float
+    workers: int
+    gpus: float
+
+    @property
+    def worker_hours(self) -> float:
+        """Hours x workers."""
+        return self.seconds * self.workers / 3600.0
+
+    @property
+    def priced_hours(self) -> float:
+        """GPU-hours; worker-hours where workers claim no GPU."""
+        return self.worker_hours * (self.gpus or 1.0)
+
+
+def sessions(run: Run) -> list[Session]:
+    """The sessions of a run, oldest first; the last may still go on.
+
+    Raises:
+        RunError: their file is damaged.
+    """
+    path = run.folder / "sessions.json"
+    if not path.is_file():
+        return []
+    try:
+        return [Session(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(
+            f"{path}: cannot be read; put it back from a copy, or delete it: the hours before are"
+            " then not counted"
+        ) from error
+
+
+class Ledger:
+    """Keeps the entry of this session up to date. Use as a context, while the workers are held.
+
+    Args:
+        run: whose lease the caller holds.
+        workers: how many are held.
+        gpus: of each.
+        every: seconds between two writings.
+
+    Raises:
+        RunError: what earlier sessions left is damaged.
+    """
+
+    def __init__(self, run: Run, workers: int, gpus: float, every: float = EVERY_S) -> None:
+        self._path = run.folder / "sessions.json"
+        self._before = sessions(run)
+        self._began = time.monotonic()
+        began = datetime.now(UTC).isoformat(timespec="seconds")
+        self._own = Session(began, 0.0, workers, gpus)
+        self._every = every
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
+
+    def __enter__(self) -> Ledger:
+        self._write()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def own(self) -> Session:
+        """This session, as of now."""
+        if self._ended.is_set():
+            return self._own
+        return replace(self._own, seconds=time.monotonic() - self._began)
+
+    @property
+    def sessions(self) -> list[Session]:
+        """All sessions of the run, this one last."""
+        return [*self._before, self.own]
+
+    @property
+    def priced_hours(self) -> float:
+        """GPU-hours of the whole run as of now; of workers that claim no GPU, worker-hours."""
+        return sum(session.priced_hours for session in self.sessions)
+
+    def close(self) -> None:
+        """The workers are given back; a second call does nothing."""
+        if self._ended.is_set():
+            return
+        self._own = self.own
+        self._ended.set()
+        self._thread.join()
+        self._write()
+
+    def _work(self) -> None:
+        while not self._ended.wait(self._every):
+            self._write()
+
+    def _write(self) -> None:
+        rows = [asdict(replace(s, seconds=round(s.seconds, 3))) for s in self.sessions]
+        try:
+            write_atomic(self._path, json.dumps(rows, indent=1) + "\n")
+        except OSError as error:  # a full disk is told by whoever writes a result
+            log.warning("%s: cannot be written: %s", self._path, error.strerror)
