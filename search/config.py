@@ -136,7 +136,7 @@ class Search:
         """
         source = deepcopy(self.source)  # with what was set before
         source.replace(key, value, typed)
-        return _parse(source)
+        return _checked(_parse(source))
 
     def fault(self, where: Where, what: object) -> ConfigError:
         """An error that begins with the file:line:column of a place in the file."""
@@ -159,12 +159,19 @@ def load(path: Path, overrides: Iterable[str] | None = None) -> Search:
         raise ConfigError(str(error)) from None
     for override in overrides or ():
         source.override(override)
-    return _parse(source)
+    return _checked(_parse(source))
 
 
 def parse(document: Document) -> Search:
-    """As `load`, from a document already read."""
+    """As `load`, from a document already read, such as a run's: what it began with is not judged
+    anew by what samplers are held to today.
+    """
     return _parse(_source(document))
+
+
+def _checked(search: Search) -> Search:
+    samplers.check(search)
+    return search
 
 
 def _source(document: Document) -> Source:
@@ -187,7 +194,7 @@ def _parse(source: Source) -> Search:
     except MergeError as error:
         raise source.fault(error.where, error) from None
     _check_engine(file.engine, path, source)
-    search = Search(
+    return Search(
         path=path,
         file=file,
         space=space,
@@ -196,8 +203,6 @@ def _parse(source: Source) -> Search:
         text=dump_yaml(data),
         source=source,
     )
-    samplers.check(search)
-    return search
 
 
 def measures_of(task: TaskConfig) -> dict[str, Measure]:
