@@ -94,15 +94,16 @@ class Account:
         """
         told = study.get_trials(deepcopy=False)
         scored = studies.scored(study)
-        stopped = {n: t for n, t in scored.items() if studies.PARTIAL in t.user_attrs}
+        own = studies.paid(scored)
+        stopped = {n: t for n, t in own.items() if studies.PARTIAL in t.user_attrs}
         audited = [number for number, trial in stopped.items() if _audited(trial)]
         folders = {"baselines": run.folder / "baselines"}
         folders |= {split: run.folder / split for split in HELD_OUT}
-        stages = {"search": Spent.total(_attributes(trial) for trial in scored.values())}
+        stages = {"search": Spent.total(_attributes(trial) for trial in own.values())}
         stages |= {name: Spent.total(_results(folder)) for name, folder in folders.items()}
         price = run.search.file.budget.gpu_hour_price
         return cls(
-            full=len(scored) - len(stopped),
+            full=len(own) - len(stopped),
             partial=len(stopped),
             duplicates=sum(studies.DUPLICATE_OF in trial.user_attrs for trial in told),
             failed=sum(trial.state == TrialState.FAIL for trial in told),

@@ -147,10 +147,12 @@ class Budget:
         """Count what earlier sessions did, and which trials of the study come before all others."""
         trials = studies.scored(study)
         self.tokens = Account.of(run, study, self._ledger.sessions).tokens
-        self.finished = len(trials)
-        self._volumes = volumes(trials, self._search)
+        paid = studies.paid(trials)
+        self.finished = len(paid)
+        after = zip(in_order(trials), volumes(trials, self._search), strict=True)
+        self._volumes = [volume for number, volume in after if number in paid]
         self._start_up = start_up(study, self._search)
-        for number in in_order(trials):
+        for number in in_order(paid):
             attributes = trials[number].user_attrs
             took = _Took(attributes["tokens"], sum(attributes["seconds"].values()))
             whole = studies.PARTIAL not in attributes and "fault" not in attributes

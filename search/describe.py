@@ -104,7 +104,7 @@ def status_of(run: Run) -> dict[str, Any]:
     return {
         "run": str(run.folder),
         "working": _leased(run),
-        "finished": len(studies.scored(study)),
+        "finished": len(studies.paid(studies.scored(study))),
         "budget": run.search.file.budget.trials,
         "trials": dict(sorted(states.items())),
         "duplicates": sum(studies.DUPLICATE_OF in trial.user_attrs for trial in trials),

@@ -27,9 +27,9 @@ from search.pool import Outcome, Pool
 from search.racing import MOST_RIVALS, Race, Rival
 from search.results import Result, is_result_of
 from search.run import Run
-from search.samplers import make_sampler
+from search.samplers import make_sampler, random_sampler
 from search.tracking import Tracker
-from search.warm import enqueue_published
+from search.warm import begin
 from search.worker import Job
 
 log = logging.getLogger("mergefront")
@@ -74,6 +74,7 @@ class Driver:
         race: how trials are stopped early; None: they are not.
 
     Attributes:
+        notes: what was taken over from earlier runs.
         front: trial numbers on the front so far, best first objective first.
         volume: its hypervolume.
         stopping: the user asked for an end.
@@ -104,6 +105,9 @@ class Driver:
         self._trials: dict[int, optuna.Trial] = {}
         self._by_fingerprint: dict[str, int] = {}
         self._waiting: dict[int, list[optuna.Trial]] = {}
+        self._labels = {run.fingerprint(recipe): label for label, recipe in baselines.items()}
+        self._parked: dict[str, list[int]] = {}  # trials that are baselines not scored yet
+        self.notes: list[str] = []
         self._row = 0
         self._failed_row = 0
         self.exhausted = False
@@ -118,10 +122,7 @@ class Driver:
             self._count()
             self.budget.resume(self.run, self.study)
             self.listener.started(self)
-            for label, recipe in self._baselines.items():
-                fingerprint = self.run.fingerprint(recipe)
-                if not is_result_of(self.run.baseline(label), fingerprint):
-                    self.pool.submit(Job(f"baseline {label}", recipe, fingerprint, "dev"))
+            self._start_baselines()
             told = False
             while True:
                 if self.stopping and not told:
@@ -139,7 +140,7 @@ class Driver:
         """Finished trials that count against the budget, of all sessions, and their front."""
         trials = studies.scored(self.study)
         points = studies.points(trials, self.search)
-        self.finished = len(trials)
+        self.finished = len(studies.paid(trials))
         self.front = front_of(points)
         self.volume = hypervolume([points[number] for number in self.front])
 
@@ -164,7 +165,7 @@ class Driver:
         if self.stopping or self.exhausted:
             return False
         jobs = self.pool.size - self.pool.places  # with baselines that are not scored yet
-        running = len(self._trials)
+        running = len(self._trials) - sum(map(len, self._parked.values()))
         return self.budget.allows(running, jobs - running, len(self.front))
 
     def _start(self, trial: optuna.Trial, recipe: Recipe, fingerprint: str) -> None:
@@ -175,8 +176,38 @@ class Driver:
         self._submit(trial.number, recipe, fingerprint)
 
     def _submit(self, number: int, recipe: Recipe, fingerprint: str) -> None:
+        """Have a trial scored, or take over the scores of the baseline that is the same merge."""
+        label = self._labels.get(fingerprint)
+        if label is not None:
+            self._parked.setdefault(label, []).append(number)
+            if is_result_of(self.run.baseline(label), fingerprint):
+                self._take_over(label, Result.load(self.run.baseline(label)))
+            return
         resolved = recipe.resolved(self.search.root)
         self.pool.submit(Job(f"trial {number}", resolved, fingerprint, "dev", self._against()))
+
+    def _start_baselines(self) -> None:
+        """Have those scored whose scores are not known, be it as a trial."""
+        for label, recipe in self._baselines.items():
+            fingerprint = self.run.fingerprint(recipe)
+            if is_result_of(self.run.baseline(label), fingerprint):
+                continue
+            number = self._by_fingerprint.get(fingerprint)
+            if number is not None and number not in self._trials:
+                result = Result.load(self.run.trial(number))
+                if result.stopped is None:
+                    result.taken_over(f"trial {number}").save(self.run.baseline(label))
+                    continue
+            self.pool.submit(Job(f"baseline {label}", recipe, fingerprint, "dev"))
+
+    def _take_over(self, label: str, result: Result) -> None:
+        """Tell the trials that are the same merge as a baseline what it scored."""
+        for number in self._parked.pop(label, []):
+            taken = result.taken_over(f"baseline {label}")
+            taken.save(self.run.trial(number))
+            self._tell(self._trials.pop(number), taken)
+            for other in self._waiting.pop(number, []):
+                studies.tell(self.study, self.search, other, taken, duplicate_of=number)
 
     def _against(self) -> Race | None:
         """The race against members of the front as it is now."""
@@ -201,8 +232,7 @@ class Driver:
             result = Result.load(self.run.trial(original))
             studies.tell(self.study, self.search, trial, result, duplicate_of=original)
         if self._row >= _DUPLICATES_IN_A_ROW:
-            seed = self.search.file.sampler.seed + trial.number
-            self.study.sampler = optuna.samplers.RandomSampler(seed=seed)
+            self.study.sampler = random_sampler(self.search, trial.number)
         if self._row >= _DUPLICATES_IN_A_ROW + _DUPLICATES_AT_RANDOM:
             log.warning("the space is exhausted: %d proposals in a row were known", self._row)
             self.exhausted = True
@@ -221,6 +251,9 @@ class Driver:
             if outcome.result is not None:
                 outcome.result.save(self.run.baseline(label))
                 self.tracker.baseline(label, outcome.result)
+                self._take_over(label, outcome.result)
+            else:
+                self._score_parked(label, outcome.job)
         else:
             self._absorb_trial(int(label), outcome)
         self.listener.finished(self, outcome.job.key, outcome.result)
@@ -229,6 +262,12 @@ class Driver:
                 f"{_FAILURES_IN_A_ROW} jobs in a row failed, the last with: {outcome.error}; "
                 f"see {self.run.folder / 'run.log'}"
             )
+
+    def _score_parked(self, label: str, job: Job) -> None:
+        """A baseline failed: trials that are the same merge are tried on their own."""
+        self._labels.pop(job.fingerprint, None)
+        for number in self._parked.pop(label, []):
+            self._submit(number, job.recipe, job.fingerprint)
 
     def _absorb_trial(self, number: int, outcome: Outcome) -> None:
         trial = self._trials.pop(number)
@@ -252,7 +291,10 @@ class Driver:
     # ---- resuming
 
     def _recover(self) -> None:
-        """Mend what a killed driver left: finish, continue or fail its running trials."""
+        """Begin with what is known, and mend what a killed driver left: finish, continue or fail
+        its running trials.
+        """
+        self.notes = begin(self.study, self.run)
         for frozen in self.study.get_trials(deepcopy=False):
             fingerprint = frozen.user_attrs.get(studies.FINGERPRINT)
             if frozen.state == TrialState.COMPLETE and fingerprint is not None:
@@ -274,8 +316,6 @@ class Driver:
                 self._trials[frozen.number] = trial
                 self._by_fingerprint.setdefault(fingerprint, frozen.number)
                 self._submit(frozen.number, recipe, fingerprint)
-        if not self.study.get_trials(deepcopy=False):
-            enqueue_published(self.study, self.search)
 
     def _stop(self) -> None:
         self.stopping = True

@@ -37,7 +37,9 @@ from search.prompts import check_prompts
 from search.racing import Race, unfit
 from search.results import Result, reported
 from search.run import Run, check, lease, logging_to
+from search.samplers import notes as sampling_notes
 from search.tracking import Tracker
+from search.warm import check as warm_starts
 from search.worker import Setup
 
 log = logging.getLogger("mergefront")
@@ -179,6 +181,7 @@ def prepare(search: Search) -> Prepared:
     )
     if search.file.racing.enabled and (why := unfit(search)) is not None:
         notes = (*notes, f"no trial is stopped early: {why}")
+    notes = (*notes, *sampling_notes(search), *warm_starts(search))
     return Prepared(search, tasks, plan, others, notes)
 
 

@@ -290,9 +290,11 @@ class Tracker:
         """The steps of the search's own curves that an outage left out."""
         store, search = self._opened(), self.run.search
         trials = studies.scored(self.study)
-        order = sorted(trials, key=lambda number: milliseconds(trials[number].datetime_complete))
+        paid = studies.paid(trials)
+        taken = {n: trial for n, trial in trials.items() if n not in paid}  # not paid for here
+        order = sorted(paid, key=lambda number: milliseconds(trials[number].datetime_complete))
         for finished in sorted(set(range(1, len(order) + 1)) - store.steps):
-            points = studies.points({n: trials[n] for n in order[:finished]}, search)
+            points = studies.points(taken | {n: trials[n] for n in order[:finished]}, search)
             members = front_of(points)
             metrics = {
                 "hypervolume": hypervolume([points[number] for number in members]),
