@@ -7,7 +7,7 @@ What a worker did for a job that it did not finish is in the hours, not in token
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class Account:
     Attributes:
         full: trials scored on all dev items, merges at fault included.
         partial: trials stopped by racing.
+        taken: trials told with scores of a baseline or of an earlier run.
         duplicates: trials told with the scores of an earlier one.
         failed: trials that no worker could do.
         stages: what each of STAGES took.
@@ -73,6 +74,7 @@ class Account:
 
     full: int
     partial: int
+    taken: int
     duplicates: int
     failed: int
     stages: Mapping[str, Spent]
@@ -105,6 +107,7 @@ class Account:
         return cls(
             full=len(own) - len(stopped),
             partial=len(stopped),
+            taken=len(scored) - len(own),
             duplicates=sum(studies.DUPLICATE_OF in trial.user_attrs for trial in told),
             failed=sum(trial.state == TrialState.FAIL for trial in told),
             stages=stages,
@@ -117,6 +120,12 @@ class Account:
             gpu_hours=sum(session.priced_hours for session in sessions if session.gpus),
             cost=None if price is None else price * sum(s.priced_hours for s in sessions),
         )
+
+    @classmethod
+    def read(cls, data: Mapping[str, Any]) -> Account:
+        """What `plain` wrote."""
+        own = {f.name: data[f.name] for f in fields(cls)}
+        return cls(**own | {"stages": {k: Spent(**spent) for k, spent in own["stages"].items()}})
 
     @property
     def trials(self) -> int:
@@ -149,34 +158,42 @@ class Account:
         found |= {"busy": self.busy} if self.busy is not None else {}
         return found | ({"cost": self.cost} if self.cost is not None else {})
 
-    def lines(self) -> list[str]:
-        """For people, one thing a line."""
-        counts = [(self.full, "full"), (self.partial, "stopped early")]
+    def rows(self) -> dict[str, str]:
+        """For people, by what is told."""
+        counts = [(self.full, "full"), (self.partial, "stopped early"), (self.taken, "taken over")]
         counts += [(self.duplicates, "duplicate"), (self.failed, "failed")]
-        told = ", ".join(f"{n} {what}" for n, what in counts if n or what == "full")
-        parts = ", ".join(f"{k} {s.tokens:,}" for k, s in self.stages.items() if s.merges)
-        lines = [f"trials: {told}", f"tokens: {self.tokens:,} ({parts or 'none yet'})"]
+        parts = ", ".join(f"{name} {s.tokens:,}" for name, s in self.stages.items() if s.merges)
+        rows = {
+            "trials": ", ".join(f"{n} {what}" for n, what in counts if n or what == "full"),
+            "tokens": f"{self.tokens:,} ({parts or 'none yet'})",
+        }
         if self.partial:
-            lines.append(f"tokens saved by stopping early: about {self.saved:,}")
+            rows["saved"] = f"about {self.saved:,} tokens, by stopping trials early"
         if self.audited:
-            lines.append(
-                f"stopped trials scored in full all the same: {self.audited}, of which"
-                f" {self.misjudged} would be on the front"
+            rows["audited"] = (
+                f"{self.audited} stopped trials were scored in full all the same;"
+                f" {self.misjudged} of them would be on the front"
             )
-        worked = ", ".join(
-            f"{name} {' + '.join(f'{took:,.1f} {what}' for what, took in spent.seconds.items())}"
-            for name, spent in self.stages.items()
-            if spent.seconds
-        )
-        lines += [f"worker seconds: {worked}"] if worked else []
+        took = {
+            name: " + ".join(f"{spent:,.1f} {what}" for what, spent in stage.seconds.items())
+            for name, stage in self.stages.items()
+            if stage.seconds
+        }
+        if took:
+            rows["seconds"] = "of workers: " + ", ".join(f"{k} {v}" for k, v in took.items())
         if self.busy is not None:
             used = (self.gpu_hours, "GPU") if self.gpu_hours else (self.worker_hours, "worker")
             cost = "" if self.cost is None else f", {self.cost:,.2f} at the price given"
-            lines.append(
-                f"held: {self.seconds:,.0f} s in {self.sessions} sessions, {used[0]:.3g}"
-                f" {used[1]}-hours{cost}; workers busy {self.busy:.0%} of it"
+            many = f" in {self.sessions} sessions" if self.sessions > 1 else ""
+            rows["held"] = (
+                f"{used[0]:.3g} {used[1]}-hours{cost}; {self.seconds:,.0f} s{many},"
+                f" workers busy {self.busy:.0%} of them"
             )
-        return lines
+        return rows
+
+    def lines(self) -> list[str]:
+        """The same, one thing a line."""
+        return [f"{what}: {told}" for what, told in self.rows().items()]
 
 
 def _attributes(trial: FrozenTrial) -> tuple[int, Mapping[str, float]]:

@@ -149,8 +149,7 @@ class Budget:
         self.tokens = Account.of(run, study, self._ledger.sessions).tokens
         paid = studies.paid(trials)
         self.finished = len(paid)
-        after = zip(in_order(trials), volumes(trials, self._search), strict=True)
-        self._volumes = [volume for number, volume in after if number in paid]
+        self._volumes = volumes(trials, self._search)
         self._start_up = start_up(study, self._search)
         for number in in_order(paid):
             attributes = trials[number].user_attrs
@@ -316,8 +315,11 @@ def in_order(trials: Mapping[int, FrozenTrial]) -> list[int]:
 
 
 def volumes(trials: Mapping[int, FrozenTrial], search: Search) -> list[float]:
-    """The hypervolume of the front after each of the trials, in the order in which they ended."""
-    points = studies.points(trials, search)
+    """The hypervolume of the front after each trial that counts, in the order in which they ended.
+
+    Those that were taken over are on the front too.
+    """
+    points, paid = studies.points(trials, search), studies.paid(trials)
     held: list[Point] = []
     found: list[float] = []
     volume = 0.0
@@ -326,5 +328,6 @@ def volumes(trials: Mapping[int, FrozenTrial], search: Search) -> list[float]:
         if point is not None and not any(point == o or dominates(o, point) for o in held):
             held = [*(other for other in held if not dominates(point, other)), point]
             volume = hypervolume(held)
-        found.append(volume)
+        if number in paid:
+            found.append(volume)
     return found

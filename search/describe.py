@@ -20,18 +20,25 @@ from merge_core.values import Scalar
 from merge_core.yaml_io import dump_yaml, one_line
 from objectives import summarize
 from search import study as studies
+from search.account import Account
+from search.budget import until
 from search.config import Search, load
 from search.errors import ConfigError, RunError
+from search.estimate import estimate
 from search.export import spelled
+from search.ledger import sessions
 from search.mlflow_store import import_mlflow
 from search.mlflow_view import ALL, PREFIX, runs_link, view_key, view_link
 from search.prompts import check_prompts
-from search.run import Run
+from search.run import Run, folder_for
 from search.session import Prepared, load_tasks
 
 
-def describe(console: Console, prepared: Prepared) -> None:
-    """Print what a search reads, varies, asks and costs, as far as headers and items tell."""
+def describe(console: Console, prepared: Prepared, folder: Path | None = None) -> None:
+    """Print what a search reads, varies, asks and costs.
+
+    As far as headers and items tell, and its run in `folder` (default runs/NAME) if it was begun.
+    """
     search, plan = prepared.search, prepared.plan
     template = plan.sources.template
     specs = plan.specs().values()
@@ -62,16 +69,14 @@ def describe(console: Console, prepared: Prepared) -> None:
         each = str(task.config.samples) if task.generates else "none"
         tasks.add_row(name, *counts, each, ", ".join(task.measures))
     console.print(tasks)
-    budget = search.file.budget
-    limits = [f"{budget.trials} trials"] if budget.trials else []
-    limits += [f"{budget.timeout}"] if budget.timeout else []
     say(
-        f"until {' or '.join(limits) or 'stopped'}; {prepared.answers('dev')} answers a trial; "
+        f"until {until(search.file.budget)}; {prepared.answers('dev')} answers a trial; "
         f"baselines: {', '.join(prepared.baselines) or 'none'}"
     )
     for note in prepared.notes:
         say(f"note: {note}")
-    say("time and cost: not known before a first trial has run")
+    for line in estimate(prepared, folder or folder_for(search, Path("runs"), None, new=False)):
+        say(line)
 
 
 def sample_recipes(search: Search, count: int) -> list[str]:
@@ -111,6 +116,7 @@ def status_of(run: Run) -> dict[str, Any]:
         "tokens": sum(int(trial.user_attrs.get("tokens", 0)) for trial in trials),
         "front": studies.current_front(study, run.search),
         "confirmed": run.confirmed.is_file(),
+        "account": Account.of(run, study, sessions(run)).plain(),
     }
 
 
@@ -118,18 +124,19 @@ def status_lines(data: dict[str, Any]) -> list[str]:
     """What `status_of` tells, for people."""
     of = f" of {data['budget']}" if data["budget"] else ""
     running = data["trials"].get("running", 0)
-    again = f", {running} to be run again" if running and not data["working"] else ""
-    driver = "working" if data["working"] else f"not running{again}"
-    return [
-        f"run         {data['run']}",
-        f"driver      {driver}",
-        f"finished    {data['finished']}{of}",
-        f"trials      {', '.join(f'{n} {state}' for state, n in data['trials'].items())}",
-        f"duplicates  {data['duplicates']}",
-        f"tokens      {data['tokens']:,}",
-        f"front       {' '.join(map(str, data['front'])) or 'empty'}",
-        f"confirmed   {'yes' if data['confirmed'] else 'no'}",
-    ]
+    if data["working"]:
+        driver = f"working, {running} trials running"
+    else:
+        driver = f"not running{f', {running} to be run again' if running else ''}"
+    rows = {
+        "run": data["run"],
+        "driver": driver,
+        "finished": f"{data['finished']}{of}",
+        "front": " ".join(map(str, data["front"])) or "empty",
+        "confirmed": "yes" if data["confirmed"] else "no",
+        **Account.read(data["account"]).rows(),
+    }
+    return [f"{what:<11} {told}" for what, told in rows.items()]
 
 
 def _leased(run: Run) -> bool:
