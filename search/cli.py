@@ -158,6 +158,13 @@ def run(
     workers: Annotated[int | None, typer.Option(help="workers.count", min=1)] = None,
     name: Annotated[str | None, typer.Option(help="name of the run; default the file's")] = None,
     new: Annotated[bool, typer.Option("--new", help="start another run, never resume")] = False,
+    from_: Annotated[
+        Path | None,
+        typer.Option("--from", help="earlier run: take over its results, or try its front first"),
+    ] = None,
+    freeze: Annotated[
+        list[str] | None, typer.Option(help="keep a parameter at a value: NAME=VALUE")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print three recipes and the plan, run nothing")
     ] = False,
@@ -166,7 +173,10 @@ def run(
     """Search. The same command again goes on where the run stopped.
 
     Example: mergefront run thai.yaml --timeout 8h --set budget.trials=400
+
+    Example: mergefront run narrowed.yaml --from runs/thai --freeze reasoning.density=0.3
     """
+    from search import samplers, warm
     from search.config import load
     from search.describe import describe, sample_recipes
     from search.run import folder_for
@@ -177,6 +187,10 @@ def run(
     given = {"budget.trials": trials, "budget.timeout": timeout, "workers.count": workers}
     overrides = [*(set_ or []), *(f"{k}={v}" for k, v in given.items() if v is not None)]
     search = load(file, overrides)
+    if from_ is not None:
+        search = warm.from_run(search, from_)
+    if freeze:
+        search = samplers.freeze(search, freeze)
     prepared = prepare(search)
     if dry_run:
         describe(console, prepared)

@@ -55,6 +55,8 @@ class Progress:
             f"run {driver.run.name}: {driver.pool.size} workers, {driver.finished} trials done, "
             f"until {until(driver.search.file.budget)}",
         )
+        for note in driver.notes:
+            say(self.console, note)
 
     def finished(self, driver: Driver, what: str, result: Result | None) -> None:
         scores = "failed: see run.log"
