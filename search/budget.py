@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import optuna
 from optuna.trial import FrozenTrial
 
+from objectives.task import Split
 from search import study as studies
 from search.account import Account
 from search.config import Search, seconds
@@ -65,11 +66,7 @@ class Shares:
         return cls(
             **{split: prepared.answers(split) for split in ("dev", "confirm", "test")},
             items=sum(len(task.items("dev")) for task in tasks),
-            most_tokens=sum(
-                task.answers("dev") * task.config.generate.max_tokens
-                for task in tasks
-                if task.generates
-            ),
+            most_tokens=most_tokens(prepared, "dev"),
             baselines=baselines,
         )
 
@@ -283,6 +280,12 @@ class Budget:
                     f" to the hypervolume, less than {GAIN:.0%}; raise budget.patience to search on"
                 )
         return None
+
+
+def most_tokens(prepared: Prepared, split: Split) -> int:
+    """Tokens that the answers of one merge can have on a split, where we ask for them."""
+    tasks = [task for task in prepared.tasks.values() if task.generates]
+    return sum(task.answers(split) * task.config.generate.max_tokens for task in tasks)
 
 
 def until(limits: BudgetEntry) -> str:

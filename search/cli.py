@@ -192,12 +192,12 @@ def run(
     if freeze:
         search = samplers.freeze(search, freeze)
     prepared = prepare(search)
+    folder = folder_for(search, runs, name, new=new)
     if dry_run:
-        describe(console, prepared)
+        describe(console, prepared, folder)
         for text in sample_recipes(search, 3):
             sys.stdout.write(f"---\n{text}")
         return
-    folder = folder_for(search, runs, name, new=new)
     with Progress(console) as progress:
         found = run_search(prepared, folder, progress)
     again = ["mergefront", *(word for word in sys.argv[1:] if word != "--new")]

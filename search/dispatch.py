@@ -5,6 +5,7 @@ Half of the ceiling is where waiting begins to show: trials end in bunches, not 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from search.config import Search
@@ -37,19 +38,30 @@ CEILINGS: dict[tuple[str, str], tuple[Ceiling, ...]] = {
 
 
 def ceiling(search: Search) -> tuple[str, Ceiling] | None:
-    """Who proposes most slowly in a search, and the ceiling; None where nothing was measured.
-
-    It is the one measured at as many trials as are proposed, or the next more. Beyond the largest
-    measured number, and for a search without end, it is the largest's: the true one is lower.
-    """
+    """Who proposes most slowly in a search, and the ceiling; None where nothing was measured."""
     storage = (search.file.storage or "sqlite").partition(":")[0].partition("+")[0]
     found = []
     for name, ends in proposers(search).items():
         trials = search.file.budget.trials if ends is None else ends
-        known = CEILINGS.get((name, storage), ())
-        enough = [held for held in known if trials is not None and held.trials >= trials]
-        found += [(f"{name} on {storage}", held) for held in (*enough, *known[-1:])[:1]]
+        if known := CEILINGS.get((name, storage)):
+            found.append((f"{name} on {storage}", _at(known, trials)))
     return min(found, key=lambda pair: pair[1].per_second, default=None)
+
+
+def _at(known: tuple[Ceiling, ...], trials: int | None) -> Ceiling:
+    """With so many trials: between two that were measured, on the line between their logarithms.
+
+    Beyond the largest measured number, and for a search without end, it is the largest's: the true
+    one is lower.
+    """
+    if trials is None or trials >= known[-1].trials:
+        return known[-1]
+    above = next(index for index, held in enumerate(known) if held.trials > trials)
+    if above == 0:
+        return known[0]
+    one, other = known[above - 1], known[above]
+    part = math.log(trials / one.trials) / math.log(other.trials / one.trials)
+    return Ceiling(trials, one.per_second * (other.per_second / one.per_second) ** part)
 
 
 def warning(search: Search, workers: int | None, seconds: float | None) -> str | None:
@@ -64,19 +76,20 @@ def warning(search: Search, workers: int | None, seconds: float | None) -> str |
     if found is None:
         return None
     who, held = found
-    what = f"{who} proposes {held.per_second:g} trials a second when there are {held.trials:,}"
+    what = f"{who} proposes about {held.per_second:.2g} trials a second at {held.trials:,} trials"
     most = ENOUGH * held.per_second
     count = 1 if workers is None else workers
+    whom = f"{count} worker{'s' * (count != 1)}"
     if seconds is None:
-        whose = "each worker" if workers is None else _workers(count)
-        return f"trials under {count / most:.2g} s for {whose} would make them wait: {what}"
+        whom += ", and more of them in proportion," if workers is None else ""
+        return f"trials under {_short(count / most)} s would let {whom} wait: {what}"
     if count / seconds <= most:
         return None
     return (
-        f"{_workers(count)} with trials of {seconds:.2g} s ask for {count / seconds:.2g} a second"
-        f" and will wait: {what}; give fewer workers, more items a trial, or another sampler"
+        f"{whom} with trials of {_short(seconds)} s ask for {count / seconds:.2g} a second and will"
+        f" wait: {what}; give fewer workers, more items a trial, or another sampler"
     )
 
 
-def _workers(count: int) -> str:
-    return f"{count} worker{'s' * (count != 1)}"
+def _short(seconds: float) -> str:
+    return f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:.2g}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from search import study as studies
-from search.budget import Shares
+from search.budget import Shares, most_tokens
 from search.config import seconds
 from search.dispatch import warning
 from search.errors import RunError, StorageError
@@ -75,22 +75,24 @@ def measured(prepared: Prepared, folder: Path) -> Measured | None:
 def estimate(prepared: Prepared, folder: Path) -> list[str]:
     """What the search in `folder` will take and cost, one thing a line."""
     search = prepared.search
-    limits, most = search.file.budget, search.file.confirm.max
+    limits, members = search.file.budget, search.file.confirm.max
     shares = Shares.of(prepared, baselines=len(prepared.baselines))
     seen = measured(prepared, folder)
     workers = search.file.workers.count or (seen.workers if seen else 0) or None
     lines = [f"a trial generates at most {shares.most_tokens:,} tokens{_but(prepared)}"]
-    confirming = shares.per_confirm * (most + shares.baselines)
+    confirming = shares.per_confirm * (members + shares.baselines)
     lines.append(
-        f"confirming up to {most} members and {shares.baselines} baselines on {shares.confirm}"
+        f"confirming up to {members} members and {shares.baselines} baselines on {shares.confirm}"
         f" answers each takes as much as {confirming:.4g} full trials, the test as much as"
         f" {shares.per_test:.4g}, baselines on dev items {shares.baselines}"
     )
     beside = confirming + shares.per_test + shares.baselines
     if seen is None:
-        lines += _unmeasured(search.file.budget, shares, beside)
+        bound = most_tokens(prepared, "test") + shares.baselines * shares.most_tokens
+        bound += most_tokens(prepared, "confirm") * (members + shares.baselines)
+        lines += _unmeasured(limits, shares, beside, bound)
     else:
-        lines += _foretold(limits, seen, workers, shares, beside, most)
+        lines += _foretold(limits, seen, workers, shares, beside, members)
     note = warning(search, workers, seen.seconds if seen is not None else None)
     return [*lines, *([note] if note else [])]
 
@@ -105,21 +107,21 @@ def _but(prepared: Prepared) -> str:
     return f", without {', '.join(own)}, which asks in a way of its own" if own else ""
 
 
-def _unmeasured(limits: BudgetEntry, shares: Shares, beside: float) -> list[str]:
-    """What follows from answers alone."""
-    lines = []
+def _unmeasured(limits: BudgetEntry, shares: Shares, beside: float, bound: int) -> list[str]:
+    """What follows from answers alone; `beside` and `bound` are of what is no trial."""
+    lines, most = [], shares.most_tokens
     if limits.trials is not None:
         full = limits.trials + beside
         lines.append(f"in all as much as {full:.4g} full trials, less what is stopped early")
-        bound = f"at most {full * shares.most_tokens:,.0f} tokens; " if shares.most_tokens else ""
+        tokens = f"at most {limits.trials * most + bound:,} tokens; " if most else ""
         price = limits.gpu_hour_price
         cost = "" if price is None else f", {full / 60 * price:,.2f} at {price:g} an hour"
         lines.append(
-            f"{bound}for each minute that a full trial takes, {full / 60:.3g} hours of a worker"
+            f"{tokens}for each minute that a full trial takes, {full / 60:.3g} hours of a worker"
             f"{cost}, if none is ever idle"
         )
-    if limits.tokens is not None and shares.most_tokens:
-        sure = max(0, int(limits.tokens / shares.most_tokens - beside))
+    if limits.tokens is not None and most:
+        sure = max(0, (limits.tokens - bound) // most)
         lines.append(f"{limits.tokens:,} tokens are enough for {sure} trials, however long answers")
     lines.append("how long a trial takes is not known before a first one has run")
     return lines
