@@ -322,6 +322,40 @@ def noise(run: RunFolder, as_json: Annotated[bool, typer.Option("--json")] = Fal
 
 
 @app.command()
+def importance(run: RunFolder, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """Say how much each parameter matters for each objective, and which could be frozen."""
+    from search import importance as important
+    from search.run import Run
+
+    opened = Run.open(run)
+    if as_json:
+        print_json(important.as_json(important.importances(opened), opened))
+        return
+    important.print_importances(console, opened)
+
+
+@app.command()
+def narrow(
+    run: RunFolder,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="default RUN-narrow.yaml, beside the file")
+    ] = None,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option("--freeze", help="NAME or NAME=VALUE; default value: the knee's"),
+    ] = None,
+) -> None:
+    """Write a new search file whose ranges are narrowed to where the good trials lie.
+
+    Example: mergefront narrow runs/thai --freeze reasoning.slack=0
+    """
+    from search.narrow import narrow as narrow_run
+    from search.run import Run
+
+    narrow_run(console, Run.open(run), out, freeze or ())
+
+
+@app.command()
 def export(
     run: RunFolder,
     pick: Annotated[

@@ -30,6 +30,7 @@ from search.ledger import sessions
 from search.mlflow_store import import_mlflow
 from search.mlflow_view import ALL, PREFIX, runs_link, view_key, view_link
 from search.prompts import check_prompts
+from search.ranges import spelled as spelled_range
 from search.run import Run, folder_for
 from search.session import Prepared, load_tasks
 
@@ -60,7 +61,7 @@ def describe(console: Console, prepared: Prepared, folder: Path | None = None) -
     space = Table("parameter", "range", title="space", title_justify="left")
     for name, distribution in search.space.distributions().items():
         # A filter's brackets, as in weight[mlp], would be taken for markup.
-        space.add_row(escape(name), escape(_spelled(distribution)))
+        space.add_row(escape(name), escape(spelled_range(distribution)))
     console.print(space)
     heads = ("task", "dev", "confirm", "test", "answers an item", "scores")
     tasks = Table(*heads, title="tasks", title_justify="left")
@@ -224,12 +225,3 @@ def ui_command(run: Run, port: int) -> tuple[list[str] | None, str]:
         *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
     ]
     return (None if served else command), link
-
-
-def _spelled(distribution: Any) -> str:
-    choices = getattr(distribution, "choices", None)
-    if choices is not None:
-        return " | ".join(map(str, choices))
-    extra = f" step {distribution.step:g}" if distribution.step else ""
-    extra += " log" if distribution.log else ""
-    return f"{distribution.low:g} to {distribution.high:g}{extra}"

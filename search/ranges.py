@@ -93,6 +93,15 @@ def _fill_entry(item: Any, name: str, index: int, leaf: Leaf, step: float | None
         return {**item, "value": filled}
 
 
+def spelled(distribution: Distribution) -> str:
+    """A distribution in words: `0.3 to 1.2 log`, `ties | linear`."""
+    if isinstance(distribution, CategoricalDistribution):
+        return " | ".join(map(str, distribution.choices))
+    extra = f" step {distribution.step:g}" if distribution.step else ""
+    extra += " log" if distribution.log else ""
+    return f"{distribution.low:g} to {distribution.high:g}{extra}"
+
+
 def _range(value: Mapping[str, Any]) -> FloatDistribution:
     for key in value:
         if key not in _RANGE_KEYS:

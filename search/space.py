@@ -91,9 +91,9 @@ class Space:
         """Whether which parameters are asked for depends on another parameter."""
         return len(self.methods) > 1
 
-    def distributions(self) -> dict[str, BaseDistribution]:
+    def distributions(self) -> dict[str, Distribution]:
         """Every parameter that may be asked for, by name."""
-        found: dict[str, BaseDistribution] = {}
+        found: dict[str, Distribution] = {}
         if self.conditional:
             names = [method.name for method in self.methods]
             found["merge_method"] = CategoricalDistribution(names)
@@ -101,17 +101,38 @@ class Space:
             found |= self._asked(method)
         return found
 
-    def _asked(self, method: Method) -> dict[str, BaseDistribution]:
+    def _asked(self, method: Method) -> dict[str, Distribution]:
         """The parameters that are asked for under `method`, by name."""
-        found: dict[str, BaseDistribution] = {}
+        found: dict[str, Distribution] = {}
 
-        def collect(name: str, distribution: BaseDistribution) -> Any:
+        def collect(name: str, distribution: Distribution, _: Any) -> Any:
             if name in found:
                 raise RecipeError(f"two ranges would be named {name}: a filter stands once")
             found[name] = distribution
             return _lowest(name, distribution)
 
-        self._fill(method, collect, exact=True)
+        self.with_leaves(method, collect, exact=True)
+        return found
+
+    def places(self) -> dict[str, Where]:
+        """Where the range of each parameter stands in the template, by name."""
+        found: dict[str, Where] = {}
+        if self.conditional:
+            found["merge_method"] = ("merge_method",)
+        for method in self.methods:
+            for wanted in self._asked(method):
+
+                def leaf(
+                    name: str, distribution: Distribution, _: Any, wanted: str = wanted
+                ) -> Any:
+                    if name == wanted:  # an error's place is the place of what it is about
+                        raise RecipeError(name)
+                    return _lowest(name, distribution)
+
+                try:
+                    self.with_leaves(method, leaf, exact=True)
+                except RecipeError as error:
+                    found[wanted] = error.where
         return found
 
     def sample(self, trial: optuna.Trial) -> Recipe:
