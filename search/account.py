@@ -226,4 +226,4 @@ def _misjudged(run: Run, scored: Mapping[int, FrozenTrial], audited: Sequence[in
         if all(result.holds(constraint, confirmed=False) for constraint in search.constraints):
             values = [result.estimate(objective).value for objective in search.objectives]
             points[number] = gains(values, search.objectives)
-    return len(set(front(points)).intersection(audited))
+    return len(set(front(dict(sorted(points.items())))).intersection(audited))

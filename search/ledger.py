@@ -18,7 +18,7 @@ from merge_core.yaml_io import write_atomic
 from search.errors import RunError
 from search.run import Run
 
-EVERY_S = 10.0
+EVERY_S = 5.0
 log = logging.getLogger("mergefront")
 
 

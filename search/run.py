@@ -4,6 +4,7 @@ runs/<name>/
     search.yaml      the search file of the last `run`, with its `--set` settings
     run.json         the run's identity, and the contents of its sources by sha256
     study.db         the Optuna study (opens in optuna-dashboard)
+    sessions.json    how long it was worked on, with how many workers; see `search.ledger`
     trials/N.json    per-item scores and texts of trial N
     baselines/       the same for the baselines on the dev items
     confirm/, test/  the same on held-out items
