@@ -21,9 +21,9 @@ from merge_core import Recipe
 from search import study as studies
 from search.budget import Budget
 from search.errors import WorkerError
-from search.front import front as front_of
-from search.front import hypervolume, representatives
-from search.pool import Outcome, Pool
+from search.front import representatives
+from search.pool import Outcome
+from search.progress import Progress
 from search.racing import MOST_RIVALS, Race, Rival
 from search.results import Result, is_result_of
 from search.run import Run
@@ -61,6 +61,34 @@ class Listener(Protocol):
         """`done` of `total` merges are scored on held-out items; the last was `what`."""
 
 
+class Workers(Protocol):
+    """Who scores jobs, as the driver sees them: `search.pool.Pool`, or a simulation of it."""
+
+    @property
+    def size(self) -> int:
+        """Workers that are alive or starting."""
+
+    @property
+    def places(self) -> int:
+        """How many more jobs can start at once."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether any job is on its way."""
+
+    def running(self) -> dict[str, Job | None]:
+        """What each worker is doing, by its name."""
+
+    def submit(self, job: Job) -> None:
+        """Give `job` to a free worker, or to the next that becomes free."""
+
+    def withdraw(self) -> None:
+        """Forget the jobs that no worker has yet."""
+
+    def wait(self, timeout: float) -> list[Outcome]:
+        """Outcomes that arrive within `timeout` seconds."""
+
+
 class Driver:
     """One session of a search: from a run folder to told trials.
 
@@ -75,8 +103,7 @@ class Driver:
 
     Attributes:
         notes: what was taken over from earlier runs.
-        front: trial numbers on the front so far, best first objective first.
-        volume: its hypervolume.
+        progress: what the told trials come to.
         stopping: the user asked for an end.
         exhausted: the space has no recipe left that was not tried.
     """
@@ -84,7 +111,7 @@ class Driver:
     def __init__(
         self,
         run: Run,
-        pool: Pool,
+        pool: Workers,
         tracker: Tracker,
         baselines: dict[str, Recipe],
         budget: Budget,
@@ -96,10 +123,11 @@ class Driver:
         self.pool = pool
         self.tracker = tracker
         self.listener = listener
-        self.study = studies.open_study(run)
+        self.study = tracker.study
         self.budget = budget
         self.stopping = False
         self._race = race
+        self._raced: list[int] = []  # the front that the race holds trials against
         self._rivals: dict[int, Rival] = {}
         self._baselines = baselines
         self._trials: dict[int, optuna.Trial] = {}
@@ -108,18 +136,31 @@ class Driver:
         self._labels = {run.fingerprint(recipe): label for label, recipe in baselines.items()}
         self._parked: dict[str, list[int]] = {}  # trials that are baselines not scored yet
         self.notes: list[str] = []
+        self._others = 0  # baselines on their way
         self._row = 0
         self._failed_row = 0
         self.exhausted = False
-        self.finished = 0
-        self.front: list[int] = []
-        self.volume = 0.0
+        self.progress = Progress(run.search)
+
+    @property
+    def finished(self) -> int:
+        """Trials of all sessions that count against the budget."""
+        return self.progress.finished
+
+    @property
+    def front(self) -> list[int]:
+        """Trial numbers on the front so far, best first objective first."""
+        return self.progress.front
+
+    @property
+    def volume(self) -> float:
+        """Its hypervolume."""
+        return self.progress.volume
 
     def search_all(self) -> None:
         """Run until the budget is spent, the space is exhausted, or the user stops it."""
         with _interrupts(self._stop):
             self._recover()
-            self._count()
             self.budget.resume(self.run, self.study)
             self.listener.started(self)
             self._start_baselines()
@@ -134,24 +175,23 @@ class Driver:
                     break
                 for outcome in self.pool.wait(timeout=1.0):
                     self._absorb(outcome)
+                    self._dispatch(1)  # its worker shall not wait for the others' results
                 self.listener.tick(self)
-
-    def _count(self) -> None:
-        """Finished trials that count against the budget, of all sessions, and their front."""
-        trials = studies.scored(self.study)
-        points = studies.points(trials, self.search)
-        self.finished = len(studies.paid(trials))
-        self.front = front_of(points)
-        self.volume = hypervolume([points[number] for number in self.front])
 
     # ---- proposing
 
-    def _dispatch(self) -> None:
-        while self.pool.places and self._wanted():
+    def _dispatch(self, most: int | None = None) -> None:
+        """Give every free worker a trial, or `most` of them."""
+        started = 0
+        while started != most and self.pool.places and self._wanted():
             trial = self.study.ask()
-            recipe = self.search.space.sample(trial)
-            fingerprint = self.run.fingerprint(recipe.resolved(self.search.root))
-            known = self._by_fingerprint.get(fingerprint)
+            with studies.together(self.study):
+                recipe = self.search.space.sample(trial)
+                fingerprint = self.run.fingerprint(recipe.resolved(self.search.root))
+                known = self._by_fingerprint.get(fingerprint)
+                if known is None:  # from here on the trial can be continued after a crash
+                    text = json.dumps(recipe.plain(), ensure_ascii=False)
+                    trial.set_user_attr(studies.RECIPE, text)
             if known is not None:
                 self._duplicate(trial, known)
                 continue
@@ -159,18 +199,16 @@ class Driver:
                 self.study.sampler = make_sampler(self.search, trial.number)
             self._row = 0
             self._start(trial, recipe, fingerprint)
+            started += 1
 
     def _wanted(self) -> bool:
         """Whether another trial is wanted, and the budget allows it."""
         if self.stopping or self.exhausted:
             return False
-        jobs = self.pool.size - self.pool.places  # with baselines that are not scored yet
         running = len(self._trials) - sum(map(len, self._parked.values()))
-        return self.budget.allows(running, jobs - running, len(self.front))
+        return self.budget.allows(running, self._others, len(self.front))
 
     def _start(self, trial: optuna.Trial, recipe: Recipe, fingerprint: str) -> None:
-        # From here on the trial can be continued after a crash: its recipe is stored.
-        trial.set_user_attr(studies.RECIPE, json.dumps(recipe.plain(), ensure_ascii=False))
         self._trials[trial.number] = trial
         self._by_fingerprint[fingerprint] = trial.number
         self._submit(trial.number, recipe, fingerprint)
@@ -198,6 +236,7 @@ class Driver:
                 if result.stopped is None:
                     result.taken_over(f"trial {number}").save(self.run.baseline(label))
                     continue
+            self._others += 1
             self.pool.submit(Job(f"baseline {label}", recipe, fingerprint, "dev"))
 
     def _take_over(self, label: str, result: Result) -> None:
@@ -213,15 +252,18 @@ class Driver:
         """The race against members of the front as it is now."""
         if self._race is None:
             return None
-        points = studies.points(studies.scored(self.study), self.search)
-        chosen = representatives({number: points[number] for number in self.front}, MOST_RIVALS)
+        if self._raced == self.progress.front:
+            return self._race
+        chosen = representatives(self.progress.points, MOST_RIVALS)
         parts = self._race.parts
         self._rivals = {
             number: self._rivals.get(number)
             or Rival.of(f"trial {number}", Result.load(self.run.trial(number)), parts)
             for number in chosen
         }
-        return self._race.against(list(self._rivals.values()))
+        self._race = self._race.against(list(self._rivals.values()))
+        self._raced = self.progress.front
+        return self._race
 
     def _duplicate(self, trial: optuna.Trial, original: int) -> None:
         """Tell a recipe seen before with the values it had, or wait for them."""
@@ -248,6 +290,7 @@ class Driver:
             self._failed_row += 1
             log.error("%s: %s", outcome.job.key, outcome.error)
         if kind == "baseline":
+            self._others -= 1
             if outcome.result is not None:
                 outcome.result.save(self.run.baseline(label))
                 self.tracker.baseline(label, outcome.result)
@@ -284,9 +327,9 @@ class Driver:
             studies.tell(self.study, self.search, other, outcome.result, duplicate_of=number)
 
     def _tell(self, trial: optuna.Trial, result: Result) -> None:
-        studies.tell(self.study, self.search, trial, result)
-        self._count()
-        self.tracker.trial(trial.number, self.front, self.volume, self.finished)
+        told = studies.tell(self.study, self.search, trial, result)
+        self.progress.add(told)
+        self.tracker.trial(told, self.front, self.volume, self.finished)
 
     # ---- resuming
 
@@ -295,6 +338,7 @@ class Driver:
         its running trials.
         """
         self.notes = begin(self.study, self.run)
+        self.progress = Progress.of(self.study, self.search)
         for frozen in self.study.get_trials(deepcopy=False):
             fingerprint = frozen.user_attrs.get(studies.FINGERPRINT)
             if frozen.state == TrialState.COMPLETE and fingerprint is not None:
@@ -307,12 +351,13 @@ class Driver:
                 studies.fail(self.study, trial)  # killed while it was being asked for
                 if "fixed_params" in frozen.system_attrs:
                     self.study.enqueue_trial(frozen.system_attrs["fixed_params"])
-            elif self.run.trial(frozen.number).is_file():
+                continue
+            fingerprint = self.run.fingerprint(recipe)
+            if is_result_of(self.run.trial(frozen.number), fingerprint):
                 result = Result.load(self.run.trial(frozen.number))
                 self._by_fingerprint.setdefault(result.fingerprint, frozen.number)
                 self._tell(trial, result)
             else:
-                fingerprint = self.run.fingerprint(recipe)
                 self._trials[frozen.number] = trial
                 self._by_fingerprint.setdefault(fingerprint, frozen.number)
                 self._submit(frozen.number, recipe, fingerprint)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import optuna
@@ -35,6 +36,7 @@ from search.front import Point, front, gains
 from search.results import Result, joint, values_of, violations_of
 from search.run import Run, redacted
 from search.samplers import make_sampler
+from search.storage import OwnedStorage
 
 RECIPE = "recipe"
 DUPLICATE_OF = "duplicate_of"
@@ -49,7 +51,9 @@ OWNER = "mergefront.run"
 
 
 def open_study(run: Run, *, create: bool = True) -> optuna.Study:
-    """The study of a run, created if it is not there yet.
+    """The study of a run: to look at, or (`create`, with its lease) to write as the only one.
+
+    To write, it is created if it is not there yet.
 
     Raises:
         StorageError: the storage cannot be opened, or holds another run's study of that name.
@@ -58,15 +62,15 @@ def open_study(run: Run, *, create: bool = True) -> optuna.Study:
     search = run.search
     options = {"connect_args": {"timeout": 60}} if run.storage.startswith("sqlite") else {}
     try:
-        storage = optuna.storages.RDBStorage(run.storage, engine_kwargs=options)
         if create:
             study = optuna.create_study(
                 study_name=run.name,
-                storage=storage,
+                storage=OwnedStorage(run.storage, options),
                 directions=[objective.direction for objective in search.objectives],
                 load_if_exists=True,
             )
         else:
+            storage = optuna.storages.RDBStorage(run.storage, engine_kwargs=options)
             study = optuna.load_study(study_name=run.name, storage=storage)
         trials = study.get_trials(deepcopy=False)
         owner = study.user_attrs.get(OWNER)
@@ -95,25 +99,32 @@ def open_study(run: Run, *, create: bool = True) -> optuna.Study:
     return study
 
 
+def together(study: optuna.Study) -> AbstractContextManager[None]:
+    """While the block runs, what is written into the driver's own study waits for its end."""
+    storage = study._storage
+    return storage.together() if isinstance(storage, OwnedStorage) else nullcontext()
+
+
 def tell(
     study: optuna.Study,
     search: Search,
     trial: optuna.Trial,
     result: Result,
     duplicate_of: int | None = None,
-) -> None:
+) -> FrozenTrial:
     """Finish `trial` with what its recipe scored. Safe to repeat after a crash in the middle."""
-    with warnings.catch_warnings():
-        # A crash between the constraints and the telling leaves them set; the values are the same.
-        warnings.simplefilter("ignore")
-        for key, violation in violations_of(result, search).items():
-            trial.set_constraint(key, violation)
     attributes = attributes_of(result, search)
     if duplicate_of is not None:
         attributes |= {DUPLICATE_OF: duplicate_of, "tokens": 0}
-    for key, value in attributes.items():
-        trial.set_user_attr(key, value)
-    study.tell(trial, values_of(result, search), skip_if_finished=True)
+    with together(study):
+        with warnings.catch_warnings():
+            # A crash between constraints and telling leaves them set; the values are the same.
+            warnings.simplefilter("ignore")
+            for key, violation in violations_of(result, search).items():
+                trial.set_constraint(key, violation)
+        for key, value in attributes.items():
+            trial.set_user_attr(key, value)
+        return study.tell(trial, values_of(result, search), skip_if_finished=True)
 
 
 def attributes_of(result: Result, search: Search) -> dict[str, Any]:
@@ -172,7 +183,12 @@ def scored(study: optuna.Study) -> dict[int, FrozenTrial]:
 
 def paid(trials: Mapping[int, FrozenTrial]) -> dict[int, FrozenTrial]:
     """Those that this run has scored itself, and that count against its budget."""
-    return {n: trial for n, trial in trials.items() if ORIGIN not in trial.user_attrs}
+    return {n: trial for n, trial in trials.items() if counts(trial)}
+
+
+def counts(trial: FrozenTrial) -> bool:
+    """Whether a finished trial was scored by this run itself."""
+    return ORIGIN not in trial.user_attrs
 
 
 def feasible(trial: FrozenTrial) -> bool:
@@ -185,8 +201,13 @@ def points(trials: Mapping[int, FrozenTrial], search: Search) -> dict[int, Point
     return {
         number: gains(trial.values, search.objectives)
         for number, trial in trials.items()
-        if feasible(trial) and PARTIAL not in trial.user_attrs
+        if known(trial)
     }
+
+
+def known(trial: FrozenTrial) -> bool:
+    """Whether a finished trial may be on the front: feasible, and its full scores are known."""
+    return feasible(trial) and PARTIAL not in trial.user_attrs
 
 
 def current_front(study: optuna.Study, search: Search) -> list[int]:

@@ -43,7 +43,7 @@ class Tracker:
 
     Args:
         run: the run folder.
-        study: its study.
+        study: its study, which may be the driver's own.
 
     Attributes:
         problem: the first thing that could not be written, or None.
@@ -65,9 +65,10 @@ class Tracker:
 
     # ---- called by the driver; returns at once
 
-    def trial(self, number: int, front: Sequence[int], volume: float, finished: int) -> None:
+    def trial(
+        self, frozen: optuna.trial.FrozenTrial, front: Sequence[int], volume: float, finished: int
+    ) -> None:
         """A trial was told; front, hypervolume and finished trials are as of now."""
-        frozen = self.study.get_trials(deepcopy=False)[number]
         self._queue.put(lambda: self._new_trial(frozen))
         self._queue.put(lambda: self._progress(list(front), volume, finished))
 
