@@ -238,6 +238,13 @@ def test_a_timeout_ends_the_search_and_still_confirms(tmp_path: Path) -> None:
     assert found.finished >= 1
     assert found.members
     assert found.test is not None
+    assert str(found.ended).startswith("6s of time")
+    assert found.account.trials == found.finished
+    assert found.account.stages["test"].merges == 1
+    assert found.account.busy is not None
+    assert 0.0 < found.account.busy <= 1.0
+    report = (found.run.folder / "confirmed.md").read_text(encoding="utf-8")
+    assert f"- trials: {found.finished} full\n" in report
 
 
 def test_changed_weights_are_noticed_on_resume(tmp_path: Path) -> None:
