@@ -31,7 +31,7 @@ from search.mlflow_store import import_mlflow
 from search.mlflow_view import ALL, PREFIX, runs_link, view_key, view_link
 from search.prompts import check_prompts
 from search.ranges import spelled as spelled_range
-from search.run import Run, folder_for
+from search.run import Run
 from search.session import Prepared, load_tasks
 
 
@@ -76,7 +76,7 @@ def describe(console: Console, prepared: Prepared, folder: Path | None = None) -
     )
     for note in prepared.notes:
         say(f"note: {note}")
-    for line in estimate(prepared, folder or folder_for(search, Path("runs"), None, new=False)):
+    for line in estimate(prepared, folder or Path("runs") / search.path.stem):
         say(line)
 
 
