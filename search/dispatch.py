@@ -86,10 +86,10 @@ def warning(search: Search, workers: int | None, seconds: float | None) -> str |
     if count / seconds <= most:
         return None
     return (
-        f"{whom} with trials of {_short(seconds)} s ask for {count / seconds:.2g} a second and will"
+        f"{whom} with trials of {_short(seconds)} s ask for {_short(count / seconds)} a second and will"
         f" wait: {what}; give fewer workers, more items a trial, or another sampler"
     )
 
 
-def _short(seconds: float) -> str:
-    return f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:.2g}"
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"

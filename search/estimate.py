@@ -153,7 +153,7 @@ def _foretold(
     unit, priced = ("GPU", hours * seen.gpus) if seen.gpus else ("worker", hours)
     price = limits.gpu_hour_price
     cost = "" if price is None else f", {priced * price:,.2f} at {price:g} an hour"
-    after = "" if workers is None else f", {hours / workers:.3g} h with {workers} workers"
+    after = "" if workers is None else f", {hours / workers:.3g} h on all of {workers}"
     lines.append(
         f"the whole run from its start: about {tokens:,.0f} tokens, {priced:.3g} {unit}-hours"
         f"{cost}{after}, if workers are never idle and the rest takes as long"

@@ -467,7 +467,7 @@ def test_check_takes_seconds_and_tokens_from_the_run_of_that_name(folder: Path) 
     assert any("(4 trials): a trial takes 30 s and 35 tokens, a full one 36 s" in s for s in lines)
     # 100 trials of 30 s, confirmation of 8 and the test as 9 of 36 s.
     whole = next(line for line in lines if line.startswith("the whole run"))
-    assert "about 3,860 tokens, 0.923 worker-hours, 1.85 at 2 an hour, 0.462 h with 2 work" in whole
+    assert "about 3,860 tokens, 0.923 worker-hours, 1.85 at 2 an hour, 0.462 h on all of 2" in whole
     tight = load(folder / "s.yaml", ["budget={trials: 100, tokens: 1060}"])
     told = estimate(prepare(tight), place)
     assert any("budget.tokens is reached first, after about 20 trials" in line for line in told)
