@@ -183,7 +183,7 @@ FILES = {
         WEIGHT,
         "weight: {low: 0, high: 1, anchors: 0}",
         "anchors: 0",
-        "anchors 0 is not a number from 1 to 64",
+        "anchors 0 is not a whole number from 1 to 64",
     ),
     "density above 1": (
         DENSITY,
