@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import logging
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 import optuna
+import torch
 from optuna.trial import TrialState
 
 from merge_core import Recipe
@@ -22,12 +24,14 @@ from search import study as studies
 from search.budget import Budget
 from search.errors import WorkerError
 from search.front import representatives
-from search.pool import Outcome
+from search.pace import Pace
+from search.pool import Outcome, Workers
 from search.progress import Progress
 from search.racing import MOST_RIVALS, Race, Rival
 from search.results import Result, is_result_of
 from search.run import Run
 from search.samplers import make_sampler, random_sampler
+from search.stopwatch import Stopwatch
 from search.tracking import Tracker
 from search.warm import begin
 from search.worker import Job
@@ -61,34 +65,6 @@ class Listener(Protocol):
         """`done` of `total` merges are scored on held-out items; the last was `what`."""
 
 
-class Workers(Protocol):
-    """Who scores jobs, as the driver sees them: `search.pool.Pool`, or a simulation of it."""
-
-    @property
-    def size(self) -> int:
-        """Workers that are alive or starting."""
-
-    @property
-    def places(self) -> int:
-        """How many more jobs can start at once."""
-
-    @property
-    def busy(self) -> bool:
-        """Whether any job is on its way."""
-
-    def running(self) -> dict[str, Job | None]:
-        """What each worker is doing, by its name."""
-
-    def submit(self, job: Job) -> None:
-        """Give `job` to a free worker, or to the next that becomes free."""
-
-    def withdraw(self) -> None:
-        """Forget the jobs that no worker has yet."""
-
-    def wait(self, timeout: float) -> list[Outcome]:
-        """Outcomes that arrive within `timeout` seconds."""
-
-
 class Driver:
     """One session of a search: from a run folder to told trials.
 
@@ -104,6 +80,7 @@ class Driver:
     Attributes:
         notes: what was taken over from earlier runs.
         progress: what the told trials come to.
+        spent: where this session's time went.
         stopping: the user asked for an end.
         exhausted: the space has no recipe left that was not tried.
     """
@@ -141,6 +118,8 @@ class Driver:
         self._failed_row = 0
         self.exhausted = False
         self.progress = Progress(run.search)
+        self.spent = Stopwatch()
+        self._pace = Pace()
 
     @property
     def finished(self) -> int:
@@ -159,7 +138,7 @@ class Driver:
 
     def search_all(self) -> None:
         """Run until the budget is spent, the space is exhausted, or the user stops it."""
-        with _interrupts(self._stop):
+        with _interrupts(self._stop), _one_thread():
             self._recover()
             self.budget.resume(self.run, self.study)
             self.listener.started(self)
@@ -173,10 +152,13 @@ class Driver:
                 self._dispatch()
                 if not self.pool.busy:
                     break
-                for outcome in self.pool.wait(timeout=1.0):
+                with self.spent.on("wait"):
+                    outcomes = self.pool.wait(timeout=1.0)
+                for outcome in outcomes:
                     self._absorb(outcome)
                     self._dispatch(1)  # its worker shall not wait for the others' results
                 self.listener.tick(self)
+        log.info("the driver's time: %s", self.spent.line())
 
     # ---- proposing
 
@@ -184,22 +166,37 @@ class Driver:
         """Give every free worker a trial, or `most` of them."""
         started = 0
         while started != most and self.pool.places and self._wanted():
-            trial = self.study.ask()
-            with studies.together(self.study):
-                recipe = self.search.space.sample(trial)
-                fingerprint = self.run.fingerprint(recipe.resolved(self.search.root))
-                known = self._by_fingerprint.get(fingerprint)
-                if known is None:  # from here on the trial can be continued after a crash
-                    text = json.dumps(recipe.plain(), ensure_ascii=False)
-                    trial.set_user_attr(studies.RECIPE, text)
+            began = time.perf_counter()
+            with self.spent.on("ask"):
+                trial, recipe, fingerprint = self._propose()
+            self._pace.asked(time.perf_counter() - began)
+            known = self._by_fingerprint.get(fingerprint)
             if known is not None:
                 self._duplicate(trial, known)
                 continue
             if self._row >= _DUPLICATES_IN_A_ROW:
-                self.study.sampler = make_sampler(self.search, trial.number)
+                self._sample(trial.number)
             self._row = 0
             self._start(trial, recipe, fingerprint)
             started += 1
+
+    def _propose(self) -> tuple[optuna.Trial, Recipe, str]:
+        """The sampler's next recipe and its fingerprint."""
+        trial = self.study.ask()
+        with studies.together(self.study):
+            recipe = self.search.space.sample(trial)
+            fingerprint = self.run.fingerprint(recipe.resolved(self.search.root))
+            if fingerprint not in self._by_fingerprint:
+                # From here on the trial can be continued after a crash.
+                text = json.dumps(recipe.plain(), ensure_ascii=False)
+                trial.set_user_attr(studies.RECIPE, text)
+        return trial, recipe, fingerprint
+
+    def _sample(self, trials: int) -> None:
+        """Have the file's sampler propose, in a hurry where workers wait."""
+        self.study.sampler = make_sampler(
+            self.search, trials, lambda: self._pace.hurried(self.pool.places, self.pool.size)
+        )
 
     def _wanted(self) -> bool:
         """Whether another trial is wanted, and the budget allows it."""
@@ -222,7 +219,10 @@ class Driver:
                 self._take_over(label, Result.load(self.run.baseline(label)))
             return
         resolved = recipe.resolved(self.search.root)
-        self.pool.submit(Job(f"trial {number}", resolved, fingerprint, "dev", self._against()))
+        with self.spent.on("rivals"):
+            race = self._against()
+        with self.spent.on("send"):
+            self.pool.submit(Job(f"trial {number}", resolved, fingerprint, "dev", race))
 
     def _start_baselines(self) -> None:
         """Have those scored whose scores are not known, be it as a trial."""
@@ -286,6 +286,7 @@ class Driver:
         if outcome.result is not None:
             self._failed_row = 0
             self.budget.spend(outcome.result)
+            self._pace.ended(sum(outcome.result.seconds.values()))
         else:
             self._failed_row += 1
             log.error("%s: %s", outcome.job.key, outcome.error)
@@ -320,15 +321,18 @@ class Driver:
             for other in self._waiting.pop(number, []):
                 studies.fail(self.study, other)
             return
-        outcome.result.save(self.run.trial(number))
+        with self.spent.on("file"):
+            outcome.result.save(self.run.trial(number))
         self._tell(trial, outcome.result)
         self.budget.told(self.volume)
         for other in self._waiting.pop(number, []):
             studies.tell(self.study, self.search, other, outcome.result, duplicate_of=number)
 
     def _tell(self, trial: optuna.Trial, result: Result) -> None:
-        told = studies.tell(self.study, self.search, trial, result)
-        self.progress.add(told)
+        with self.spent.on("tell"):
+            told = studies.tell(self.study, self.search, trial, result)
+        with self.spent.on("front"):
+            self.progress.add(told)
         self.tracker.trial(told, self.front, self.volume, self.finished)
 
     # ---- resuming
@@ -339,6 +343,7 @@ class Driver:
         """
         self.notes = begin(self.study, self.run)
         self.progress = Progress.of(self.study, self.search)
+        self._sample(len(self.study.get_trials(deepcopy=False)))
         for frozen in self.study.get_trials(deepcopy=False):
             fingerprint = frozen.user_attrs.get(studies.FINGERPRINT)
             if frozen.state == TrialState.COMPLETE and fingerprint is not None:
@@ -364,6 +369,17 @@ class Driver:
 
     def _stop(self) -> None:
         self.stopping = True
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The Gaussian process asks for little at a time: several threads wait more than they do."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 from ray.exceptions import (
@@ -47,6 +47,34 @@ class Outcome:
     job: Job
     result: Result | None
     error: str | None = None
+
+
+class Workers(Protocol):
+    """Who scores jobs, as the driver sees them: a `Pool`, or a simulation of it."""
+
+    @property
+    def size(self) -> int:
+        """Workers that are alive or starting."""
+
+    @property
+    def places(self) -> int:
+        """How many more jobs can start at once."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether any job is on its way."""
+
+    def running(self) -> dict[str, Job | None]:
+        """What each worker is doing, by its name."""
+
+    def submit(self, job: Job) -> None:
+        """Give `job` to a free worker, or to the next that becomes free."""
+
+    def withdraw(self) -> None:
+        """Forget the jobs that no worker has yet."""
+
+    def wait(self, timeout: float) -> list[Outcome]:
+        """Outcomes that arrive within `timeout` seconds."""
 
 
 @dataclass
