@@ -352,7 +352,7 @@ def test_no_merge_is_paid_for_twice(place: Path, tmp_path: Path) -> None:
 
     # A baseline that a later session adds, and that is a trial already.
     also = recipe_file(place, "also", (1.0, 1.0))
-    added = search_of(place, "s", HALVES, baselines=[same, "uniform", also])
+    added = search_of(place, "s", HALVES, baselines=[same, "uniform", also], budget={"trials": 3})
     drive(added, tmp_path / "one", paid)
     assert len(paid) == 5
     baseline = Result.load(driver.run.baseline(also))
