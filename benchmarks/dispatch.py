@@ -319,8 +319,9 @@ class Case:
 class Bench:
     """Runs cases in a folder; their runs are deleted when they are measured."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, postgres: str | None) -> None:
         self.folder = folder
+        self.postgres = postgres
         write_set(folder / "models", 1.1)
         self.file = write_project(folder / "project", folder / "models")
         self.actors = [Sleepers.remote() for _ in range(ACTORS)]  # type: ignore[attr-defined]
@@ -329,12 +330,18 @@ class Bench:
     def drive(self, case: Case, watch: Watch) -> SleepingPool:
         """Run a case; the pool that it ended with."""
         total = case.before + case.trials
-        search = load(self.file, [f"budget.trials={total}", f"sampler.name={case.sampler}"])
+        settings = [f"budget.trials={total}", f"sampler.name={case.sampler}"]
+        elsewhere = case.storage == "postgresql"
+        if elsewhere:
+            settings.append(f"storage={self.postgres}")
+        search = load(self.file, settings)
         folder = self.folder / "case" / "s"
-        if case.before:
+        if case.before and not elsewhere:
             shutil.copytree(self._filled(case.before), folder)
         with lease(folder):
             run = Run.start(search, folder, *self._models())
+            if elsewhere:
+                fill(run, case.before)
             with logging_to(run), Ledger(run, case.workers, 0.0) as ledger:
                 study = studies.open_study(run)
                 if case.storage == "memory":
@@ -348,6 +355,8 @@ class Bench:
                 began = time.perf_counter()
                 tracker.close()
                 self.caught_up = time.perf_counter() - began
+        if elsewhere:
+            optuna.delete_study(study_name=run.name, storage=self.postgres)
         shutil.rmtree(folder.parent)
         return pool
 
@@ -391,7 +400,9 @@ def fill(run: Run, count: int) -> None:
         results[number] = result
         results = {n: r for n, r in results.items() if n in progress.front}
         trials.append(trial)
-    studies.open_study(run).add_trials(trials)
+    study = studies.open_study(run)
+    with studies.together(study):
+        study.add_trials(trials)
     for number, result in results.items():
         result.save(run.trial(number))
 
@@ -500,6 +511,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="of a trial there")
     parser.add_argument("--trials", type=int, default=576, help="there")
     parser.add_argument("--untracked", action="store_true", help="no MLflow there")
+    parser.add_argument("--postgres", metavar="URL", help="of an empty database, for `costs` too")
     options = parser.parse_args(arguments)
     idling = Case(
         options.sampler,
@@ -521,9 +533,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for storage in storages
         for count in workers
     ]
+    if options.postgres:
+        cases += [(Case(n, "postgresql", 64, size), TIMED) for size in (100, 1_000) for n in names]
     gp = [(Case("gp", "sqlite", n, size), TIMED // 4) for size in (50, 100, 250) for n in workers]
     with tempfile.TemporaryDirectory() as temporary, connected():
-        bench = Bench(Path(temporary))
+        bench = Bench(Path(temporary), options.postgres)
         if options.only in (None, "idle"):
             idle(bench, idling)
             say()

@@ -6,6 +6,7 @@ objectives, so that larger is better and 0 is the reference. Arrays are [points,
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar
@@ -44,7 +45,7 @@ def front(points: Mapping[Key, Point]) -> list[Key]:
 def hypervolume(points: Sequence[Point]) -> float:
     """Volume between the origin and the points (those with a gain below 0 count as on the edge).
 
-    Exact, by slicing along the last objective: fine for a few hundred points.
+    Exact, by slicing along the last objective until two are left: fine for a few hundred points.
     """
     positive = [tuple(max(0.0, gain) for gain in point) for point in points]
     positive = [point for point in positive if all(gain > 0.0 for gain in point)]
@@ -52,6 +53,13 @@ def hypervolume(points: Sequence[Point]) -> float:
         return 0.0
     if len(positive[0]) == 1:
         return max(point[0] for point in positive)
+    if len(positive[0]) == 2:
+        area, height = 0.0, 0.0
+        for wide, high in sorted(positive, reverse=True):
+            if high > height:
+                area += wide * (high - height)
+                height = high
+        return area
     volume, above = 0.0, sorted(positive, key=lambda point: -point[-1])
     for index, point in enumerate(above):
         below = above[index + 1][-1] if index + 1 < len(above) else 0.0
@@ -64,14 +72,25 @@ def representatives(points: Mapping[Key, Point], most: int) -> list[Key]:
     """At most `most` keys that keep nearly the largest hypervolume, in the mapping's order.
 
     Greedy: each choice adds the most volume, which is within 1 - 1/e of the best subset (the
-    volume of a union is submodular).
+    volume of a union is submodular). So what a point adds only shrinks while others are chosen,
+    and only points that may still add the most are looked at again (Minoux 1978).
     """
-    chosen: list[Key] = []
-    while len(chosen) < min(most, len(points)):
-        held = [points[key] for key in chosen]
-        rest = [key for key in points if key not in chosen]
-        chosen.append(max(rest, key=lambda key: hypervolume([*held, points[key]])))
-    return [key for key in points if key in chosen]
+    keys = list(points)
+    chosen: set[int] = set()
+    held: list[Point] = []
+    volume = 0.0
+    # Of each point: how much it adds at most (negative, for the heap), its place, known when.
+    heap = [(-math.inf, index, -1) for index in range(len(keys))]
+    while heap and len(chosen) < most:
+        adds, index, known = heapq.heappop(heap)
+        if known == len(chosen):
+            chosen.add(index)
+            held.append(points[keys[index]])
+            volume -= adds
+        else:
+            adds = volume - hypervolume([*held, points[keys[index]]])
+            heapq.heappush(heap, (adds, index, len(chosen)))
+    return [key for index, key in enumerate(keys) if index in chosen]
 
 
 def knee(points: Mapping[Key, Point]) -> Key:
