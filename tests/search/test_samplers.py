@@ -18,6 +18,7 @@ from merge_core.yaml_io import dump_yaml
 from search import samplers
 from search.config import Search, load
 from search.errors import ConfigError
+from search.sampler_classes import Auto
 from search.samplers import SAMPLERS, make_sampler, random_sampler
 
 UNIT = {"low": 0.0, "high": 1.0}
@@ -206,7 +207,7 @@ def test_options_reach_the_constructor(tmp_path: Path) -> None:
     assert make_sampler(search, 0)._n_startup_trials == 23
     search = search_of(tmp_path, sampler={"name": "auto", "options": {"gp_trials": 5}})
     auto = make_sampler(search, 0)
-    assert isinstance(auto, samplers.Auto)
+    assert isinstance(auto, Auto)
     trials = [optuna.trial.create_trial(value=0.0) for _ in range(2)]
     trials[0].number, trials[1].number = 4, 5
     assert [type(auto.of(trial)).__name__ for trial in trials] == ["GPSampler", "TPESampler"]
@@ -215,7 +216,7 @@ def test_options_reach_the_constructor(tmp_path: Path) -> None:
 @pytest.mark.parametrize("space", ["choices", "mixed", "conditional"])
 def test_auto_takes_tpe_where_the_space_is_not_numeric(space: str, tmp_path: Path) -> None:
     auto = make_sampler(search_of(tmp_path, space, sampler="auto"), 0)
-    assert isinstance(auto, samplers.Auto)
+    assert isinstance(auto, Auto)
     first = optuna.trial.create_trial(value=0.0)
     assert type(auto.of(first)).__name__ == "TPESampler"
     assert auto.of(first)._group == (space == "conditional")

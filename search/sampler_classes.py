@@ -1,0 +1,140 @@
+"""Samplers of our own: `auto`, and Optuna's grid and exhaustive search for ask and tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.samplers import BruteForceSampler as OptunaBruteForce
+from optuna.samplers import GridSampler as OptunaGrid
+from optuna.trial import FrozenTrial, TrialState
+
+GP_TRIALS = 250
+"""Trials up to which `auto` uses the Gaussian process; its ask takes 10 s at 1,000."""
+GP_DEFAULTS: dict[str, Any] = {"warn_independent_sampling": False}
+TPE_DEFAULTS: dict[str, Any] = {"multivariate": True, "constant_liar": True}
+
+
+class Auto(BaseSampler):
+    """The Gaussian process for the first trials of a numeric space, TPE otherwise.
+
+    Each is the best of Optuna's where it is used: the process learns most from few trials, and its
+    ask grows with their cube; TPE models choices and what only some methods have.
+
+    Args:
+        seed: of the proposals.
+        numeric: whether the space has ranges only, all of them in every trial.
+        gp_trials: the number of the trial from which on TPE proposes.
+        group: whether TPE divides the space by what is asked for together.
+        hurried: tells whether workers wait; then TPE proposes, which takes a tenth of the time.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        numeric: bool,
+        group: bool,
+        gp_trials: int = GP_TRIALS,
+        hurried: Callable[[], bool] | None = None,
+    ) -> None:
+        self._tpe = TPESampler(seed=seed, group=group, **TPE_DEFAULTS)
+        self._gp: BaseSampler | None = None
+        self._gp_trials = gp_trials if numeric else 0
+        if self._gp_trials:
+            self._gp = GPSampler(seed=seed, **GP_DEFAULTS)
+        self._hurried = hurried
+        self._quick: int | None = None  # the last trial that was asked for in a hurry
+
+    def of(self, trial: FrozenTrial) -> BaseSampler:
+        """Who proposes `trial`."""
+        if self._gp is None or trial.number >= self._gp_trials or trial.number == self._quick:
+            return self._tpe
+        return self._gp
+
+    def reseed_rng(self) -> None:
+        for sampler in (self._tpe, self._gp):
+            if sampler is not None:
+                sampler.reseed_rng()
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self.of(trial).infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self.of(trial).sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        return self.of(trial).sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        if self._hurried is not None and self._hurried():
+            self._quick = trial.number
+        self.of(trial).before_trial(study, trial)
+
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        self.of(trial).after_trial(study, trial, state, values)
+
+
+class GridSampler(OptunaGrid):
+    """Optuna's grid for `ask` and `tell`.
+
+    Optuna's own calls `study.stop` at the end of the grid, which raises outside `Study.optimize`
+    (here the driver sees that all proposals are known), and refuses enqueued trials that leave
+    parameters open.
+    """
+
+    def __init__(self, search_space: Mapping[str, Sequence[Any]], seed: int | None = None) -> None:
+        super().__init__(search_space, seed)
+        self._random = RandomSampler(seed=seed)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        if param_name in self._search_space and "grid_id" in trial.system_attrs:
+            return super().sample_independent(study, trial, param_name, param_distribution)
+        return self._random.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        pass
+
+
+class BruteForceSampler(OptunaBruteForce):
+    """Optuna's exhaustive search for `ask` and `tell`: see `GridSampler` on `study.stop`."""
+
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        pass
