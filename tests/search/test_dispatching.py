@@ -31,7 +31,7 @@ from search.progress import Progress
 from search.racing import Race
 from search.results import Result
 from search.run import Run, lease
-from search.samplers import Auto
+from search.sampler_classes import Auto
 from search.storage import OwnedStorage
 from search.worker import Job
 from tests.merge_core.conftest import make_model, write_checkpoint
