@@ -24,7 +24,7 @@ from merge_core.yaml_io import write_atomic
 from search import study as studies
 from search.config import Search, load
 from search.demo import DemoError, ensure_trio, write_items
-from search.front import Point, front, gains, hypervolume, representatives
+from search.front import Point, gains, hypervolume, worth_confirming
 from search.pool import connected
 from search.results import Result
 from search.run import Run
@@ -149,7 +149,7 @@ def steps(place: Path, way: str) -> list[Step]:
             recipes[trial.number] = recipe
         if (count % EVERY and count < len(trials)) or not points:
             continue
-        chosen = representatives({n: points[n] for n in front(points)}, CONFIRMED)
+        chosen = worth_confirming(points, CONFIRMED)
         volume = hypervolume([confirming.point(recipes[number]) for number in chosen])
         ended = trial.datetime_complete
         assert ended is not None

@@ -27,7 +27,7 @@ from search.front import Point, dominates, hypervolume
 from search.ledger import Ledger
 from search.results import Result
 from search.run import Run
-from search.samplers import proposers
+from search.samplers import proposer
 
 if TYPE_CHECKING:
     from search.session import Prepared
@@ -176,24 +176,24 @@ class Budget:
 
     # ---- what the driver asks
 
-    def allows(self, running: int, others: int, front: int) -> bool:
+    def allows(self, running: int, others: int, able: int) -> bool:
         """Whether another trial may start.
 
         Args:
             running: trials that are not ended.
             others: merges on their way that are no trials: baselines.
-            front: trials on the front.
+            able: trials that may be confirmed: full, and within the constraints.
         """
-        self.reason = self._forbidden(running, others, front)
+        self.reason = self._forbidden(running, others, able)
         return self.reason is None
 
-    def _forbidden(self, running: int, others: int, front: int) -> str | None:
+    def _forbidden(self, running: int, others: int, able: int) -> str | None:
         limits = self._limits
         if limits.trials is not None and self.finished + running >= limits.trials:
             return "trials"
         if self._patient():
             return "patience"
-        members = self._members(running, front)
+        members = self._members(running, able)
         if limits.tokens is not None:
             more = self._expected_tokens(running, others, members)
             if self.tokens + more > limits.tokens:
@@ -204,9 +204,9 @@ class Budget:
                 return name
         return None
 
-    def _members(self, running: int, front: int) -> int:
-        """How many trials may have to be confirmed: each that is not ended may join the front."""
-        return min(self._search.file.confirm.max, front + running + 1)
+    def _members(self, running: int, able: int) -> int:
+        """How many trials may have to be confirmed: each that is not ended may join them."""
+        return min(self._search.file.confirm.max, able + running + 1)
 
     def _expected_tokens(self, running: int, others: int, members: int) -> float:
         """Of all that is on its way, one more trial, and what follows the search."""
@@ -302,7 +302,7 @@ def until(limits: BudgetEntry) -> str:
 def start_up(study: optuna.Study, search: Search) -> int:
     """Trials that begin a search with nothing learned: those put first, or the sampler's own."""
     first = sum("fixed_params" in t.system_attrs for t in study.get_trials(deepcopy=False))
-    name, options = next(iter(proposers(search))), search.file.sampler.options
+    name, options = proposer(search), search.file.sampler.options
     own = options.get("n_startup_trials", options.get("population_size"))
     return max(first, own or _START_UP.get(name, 0))
 

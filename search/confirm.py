@@ -1,8 +1,9 @@
 """Confirmation: the front and the baselines again, on items that the search never saw.
 
 The front that a search reports is optimistic (the winner's curse: each member was chosen because
-its dev score was high). So at most `confirm.max` members and all baselines are scored on the
-confirm items, with intervals that hold simultaneously, and the front is computed anew from those.
+its dev score was high). So at most `confirm.max` trials - the front's, and if it has fewer those
+just behind it, which only bad luck may have put there - and all baselines are scored on the confirm
+items, with intervals that hold simultaneously, and the front is computed anew from those.
 The one recipe that is exported is scored once more, on the test items: the headline number.
 """
 
@@ -24,7 +25,7 @@ from search import study as studies
 from search.baselines import baselines
 from search.config import Search
 from search.errors import ExportError, RunError, WorkerError
-from search.front import Point, dominates, front, gains, knee, representatives
+from search.front import Point, dominates, front, gains, knee, worth_confirming
 from search.pool import Pool
 from search.results import Result, finite, is_result_of, joint, read_estimate
 from search.run import Run
@@ -50,6 +51,7 @@ class Member:
         violation: by how much the confirmed means miss the constraints, in all.
         on_front: not dominated by any confirmed member (baselines are never on the front).
         behind: the confirmed trial that dominates it most clearly, where one does.
+        near: it was not on the claimed front, but just behind it.
     """
 
     label: str
@@ -63,6 +65,7 @@ class Member:
     violation: float = 0.0
     on_front: bool = False
     behind: str | None = None
+    near: bool = False
 
     def point(self, search: Search) -> Point:
         """Its confirmed gains."""
@@ -77,7 +80,8 @@ def confirm(
 ) -> list[Member]:
     """Score the front and the baselines on the confirm items and write `confirmed.json`.
 
-    Results that are there already (by fingerprint) are not made again.
+    Where the front leaves places, the trials just behind it are scored too. Results that are
+    there already (by fingerprint) are not made again.
 
     Raises:
         RunError: the search has no front yet.
@@ -92,8 +96,7 @@ def confirm(
             if trials
             else f"{run.folder}: no trial has finished yet: nothing to confirm"
         )
-    points = studies.points(trials, search)
-    chosen = representatives({n: points[n] for n in on_front}, search.file.confirm.max)
+    chosen = worth_confirming(studies.points(trials, search), search.file.confirm.max)
     recipes: dict[str, Recipe] = {}
     claimed: dict[str, Result] = {}
     for number in chosen:
@@ -106,7 +109,10 @@ def confirm(
             recipes[label] = recipe
             claimed[label] = Result.load(run.baseline(label))
     results = score_all(run, pool, recipes, "confirm", progress)
-    members = members_of(search, recipes, claimed, results)
+    members = [
+        replace(member, near=member.trial is not None and member.trial not in on_front)
+        for member in members_of(search, recipes, claimed, results)
+    ]
     save(run, members, finished=len(trials))
     return members
 

@@ -20,12 +20,16 @@ def findings(run: Run, members: Sequence[Member]) -> list[str]:
     trials = [member for member in members if member.trial is not None]
     lines = []
     for member in trials:
-        if member.behind is not None:
+        if member.near and member.on_front:
+            lines.append(
+                f"{member.label} came onto the front: it was just behind it on the dev items"
+            )
+        elif member.behind is not None and not member.near:
             lines.append(
                 f"{member.label} fell off: {member.behind} is at least as good in everything on"
                 " held-out items"
             )
-        elif not member.feasible:
+        elif not member.feasible and not member.near:
             bounds = ", ".join(str(constraint) for constraint in search.constraints)
             lines.append(f"{member.label} does not hold {bounds or 'finite weights'} with 95%")
     points = {member.label: member.point(search) for member in members}
@@ -100,6 +104,8 @@ def standing(member: Member) -> str:
         return "baseline"
     if not member.feasible:
         return "off: constraint"
+    if member.near:
+        return "front, was behind" if member.on_front else f"behind {member.behind}"
     return "front" if member.on_front else f"fell off: behind {member.behind}"
 
 

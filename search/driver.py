@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -24,7 +23,6 @@ from search import study as studies
 from search.budget import Budget
 from search.errors import WorkerError
 from search.front import representatives
-from search.pace import Pace
 from search.pool import Outcome, Workers
 from search.progress import Progress
 from search.racing import MOST_RIVALS, Race, Rival
@@ -119,7 +117,6 @@ class Driver:
         self.exhausted = False
         self.progress = Progress(run.search)
         self.spent = Stopwatch()
-        self._pace = Pace()
 
     @property
     def finished(self) -> int:
@@ -166,10 +163,8 @@ class Driver:
         """Give every free worker a trial, or `most` of them."""
         started = 0
         while started != most and self.pool.places and self._wanted():
-            began = time.perf_counter()
             with self.spent.on("ask"):
                 trial, recipe, fingerprint = self._propose()
-            self._pace.asked(time.perf_counter() - began)
             known = self._by_fingerprint.get(fingerprint)
             if known is not None:
                 self._duplicate(trial, known)
@@ -193,17 +188,15 @@ class Driver:
         return trial, recipe, fingerprint
 
     def _sample(self, trials: int) -> None:
-        """Have the file's sampler propose, in a hurry where workers wait."""
-        self.study.sampler = make_sampler(
-            self.search, trials, lambda: self._pace.hurried(self.pool.places, self.pool.size)
-        )
+        """Have the file's sampler propose."""
+        self.study.sampler = make_sampler(self.search, trials)
 
     def _wanted(self) -> bool:
         """Whether another trial is wanted, and the budget allows it."""
         if self.stopping or self.exhausted:
             return False
         running = len(self._trials) - sum(map(len, self._parked.values()))
-        return self.budget.allows(running, self._others, len(self.front))
+        return self.budget.allows(running, self._others, len(self.progress.points))
 
     def _start(self, trial: optuna.Trial, recipe: Recipe, fingerprint: str) -> None:
         self._trials[trial.number] = trial
@@ -286,7 +279,6 @@ class Driver:
         if outcome.result is not None:
             self._failed_row = 0
             self.budget.spend(outcome.result)
-            self._pace.ended(sum(outcome.result.seconds.values()))
         else:
             self._failed_row += 1
             log.error("%s: %s", outcome.job.key, outcome.error)

@@ -125,7 +125,7 @@ class ObjectiveEntry(Strict):
 class ConfirmEntry(Strict):
     """How much of the front is scored again on held-out items."""
 
-    max: Whole = Field(8, ge=1, description="members of the front at most")
+    max: Whole = Field(8, ge=1, description="trials at most: the front, then those just behind it")
 
 
 class BudgetEntry(Strict):
@@ -175,10 +175,10 @@ class RacingEntry(Strict):
         16, ge=1, description="items before the first look; each next look doubles"
     )
     level: Number = Field(
-        0.9, gt=0, lt=1, description="confidence that a stopped trial is behind the front"
+        0.7, gt=0, lt=1, description="confidence that a stopped trial is behind the front"
     )
     epsilon: Number = Field(
-        0.02, ge=0, lt=1, description="a lead this small in one objective is no reason to go on"
+        0.0, ge=0, lt=1, description="a lead this small in one objective is no reason to go on"
     )
     audit: Number = Field(
         0.02, ge=0, le=1, description="share of stopped trials that go on unseen, to count errors"

@@ -93,6 +93,21 @@ def representatives(points: Mapping[Key, Point], most: int) -> list[Key]:
     return [key for index, key in enumerate(keys) if index in chosen]
 
 
+def worth_confirming(points: Mapping[Key, Point], most: int) -> list[Key]:
+    """At most `most` keys: representatives of the front, then of the fronts behind it.
+
+    The points are noisy, so some of those just behind the front are in truth on it; the further
+    behind, the fewer.
+    """
+    chosen: list[Key] = []
+    rest = dict(points)
+    while rest and len(chosen) < most:
+        layer = front(rest)
+        chosen += representatives({key: rest[key] for key in layer}, most - len(chosen))
+        rest = {key: point for key, point in rest.items() if key not in layer}
+    return chosen
+
+
 def knee(points: Mapping[Key, Point]) -> Key:
     """The balanced choice: the largest product of gains, each relative to the best of all.
 

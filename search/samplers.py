@@ -25,7 +25,6 @@ from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler
 from merge_core.errors import RecipeError
 from merge_core.yaml_io import one_line, parse_yaml, unknown
 from search.errors import ConfigError
-from search.sampler_classes import GP_DEFAULTS, GP_TRIALS, TPE_DEFAULTS
 
 if TYPE_CHECKING:
     from search.config import Search
@@ -110,7 +109,7 @@ class Kind:
 SAMPLERS: dict[str, Kind] = {
     "auto": Kind(
         "search.sampler_classes:Auto",
-        {"gp_trials": Option(int, 0)},
+        {"n_startup_trials": _STARTUP},
         conditional=True,
         constrained=True,
     ),
@@ -118,7 +117,7 @@ SAMPLERS: dict[str, Kind] = {
     "gp": Kind(
         "optuna.samplers:GPSampler",
         {"n_startup_trials": _STARTUP, "deterministic_objective": Option(bool)},
-        GP_DEFAULTS,
+        {"warn_independent_sampling": False},
         constrained=True,
     ),
     "tpe": Kind(
@@ -130,7 +129,7 @@ SAMPLERS: dict[str, Kind] = {
             "group": Option(bool),
             "constant_liar": Option(bool),
         },
-        TPE_DEFAULTS,
+        {"multivariate": True, "constant_liar": True},
         conditional=True,
         constrained=True,
     ),
@@ -183,9 +182,7 @@ def named(name: str) -> str:
     return aliases.get(name, name)
 
 
-def make_sampler(
-    search: Search, finished: int, hurried: Callable[[], bool] | None = None
-) -> BaseSampler:
+def make_sampler(search: Search, finished: int) -> BaseSampler:
     """The sampler that the file asks for.
 
     Sampler state is not stored; the seed moves on with the number of trials, so that a resumed
@@ -194,13 +191,10 @@ def make_sampler(
     Args:
         search: whose file it is.
         finished: trials so far.
-        hurried: tells whether workers wait for proposals, for `auto`.
     """
     entry = search.file.sampler
     kind = SAMPLERS[entry.name]
     given = {**kind.defaults, **entry.options}
-    if entry.name == "auto":
-        given |= {"numeric": _numeric(search), "hurried": hurried}
     if entry.name in ("auto", "tpe"):
         given.setdefault("group", _dynamic(search) != ())
     if entry.name == "grid":
@@ -211,16 +205,10 @@ def make_sampler(
     return _freezing(sampler, search)
 
 
-def proposers(search: Search) -> dict[str, int | None]:
-    """The names in `SAMPLERS` of who proposes, and before which trial that ends (None: never)."""
-    entry = search.file.sampler
-    if entry.name != "auto":
-        return {entry.name: None}
-    upto = entry.options.get("gp_trials", GP_TRIALS) if _numeric(search) else 0
-    trials = search.file.budget.trials
-    if upto and trials is not None and trials <= upto:
-        return {"gp": None}
-    return {"gp": upto, "tpe": None} if upto else {"tpe": None}
+def proposer(search: Search) -> str:
+    """The name in `SAMPLERS` of who proposes: what `auto` is after its start."""
+    name = search.file.sampler.name
+    return "tpe" if name == "auto" else name
 
 
 def random_sampler(search: Search, finished: int) -> BaseSampler:
@@ -395,13 +383,6 @@ def _dynamic(search: Search) -> tuple[str, ...]:
         name
         for name in dict.fromkeys(name for names in asked for name in names)
         if not all(name in names for names in asked)
-    )
-
-
-def _numeric(search: Search) -> bool:
-    """Whether the Gaussian process models all of the space: no choices, nothing conditional."""
-    return not _dynamic(search) and all(
-        isinstance(distribution, FloatDistribution) for distribution in _free(search).values()
     )
 
 

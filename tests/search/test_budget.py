@@ -129,10 +129,10 @@ def free(folder: Path, **limits: Any) -> Budget:
 
 def test_trials_that_are_running_count(folder: Path) -> None:
     budget = free(folder, trials=3)
-    assert budget.allows(running=2, others=0, front=0)
-    assert not budget.allows(running=3, others=0, front=0)
+    assert budget.allows(running=2, others=0, able=0)
+    assert not budget.allows(running=3, others=0, able=0)
     budget.told(0.5)
-    assert not budget.allows(running=2, others=0, front=1)
+    assert not budget.allows(running=2, others=0, able=1)
     assert budget.reason == "trials"
     assert budget.line() == "1 of 3 trials are done"
 
@@ -187,10 +187,10 @@ def test_before_anything_has_ended_answers_may_be_as_long_as_they_can(folder: Pa
 def test_baselines_on_their_way_are_in_the_expected_tokens(folder: Path) -> None:
     # One trial, confirmation of one member and one baseline, a test: 6 x 40 tokens, and 40 spent.
     budget = free(folder, tokens=40 + 6 * 40)
-    assert budget.allows(running=0, others=0, front=0)
-    assert not budget.allows(running=0, others=1, front=0)
-    assert not budget.allows(running=1, others=0, front=0)
-    assert not budget.allows(running=0, others=0, front=1)
+    assert budget.allows(running=0, others=0, able=0)
+    assert not budget.allows(running=0, others=1, able=0)
+    assert not budget.allows(running=1, others=0, able=0)
+    assert not budget.allows(running=0, others=0, able=1)
 
 
 def test_time_keeps_what_confirmation_and_test_take(folder: Path) -> None:
@@ -205,7 +205,7 @@ def test_time_keeps_what_confirmation_and_test_take(folder: Path) -> None:
     ):
         budget = begun.budget(ago=ago)
         budget.spend(result(10, 100.0))
-        assert budget.allows(running=0, others=0, front=on_front) is allowed
+        assert budget.allows(running=0, others=0, able=on_front) is allowed
         if not allowed:
             assert budget.reason == "timeout"
             assert str(budget.line()).startswith("1000s of time, which another trial")
@@ -227,7 +227,7 @@ def test_hours_of_all_sessions_count_idle_or_not(
     for seconds, allowed in ((220.0, True), (230.0, False)):  # a trial, one round of 2, and a test
         budget = begun.budget(workers=4, gpus=gpus)
         budget.spend(result(10, seconds))
-        assert budget.allows(running=3, others=0, front=0) is allowed
+        assert budget.allows(running=3, others=0, able=0) is allowed
     assert budget.reason == next(iter(limit))
     assert str(budget.line()).startswith(unit)
 
@@ -242,8 +242,8 @@ def test_a_resumed_run_counts_what_earlier_sessions_spent(folder: Path) -> None:
     assert budget.finished == 5
     assert budget.tokens == (5 * 10 + 10 + 5) * DEV
     # 260 of 500; a trial, a member, a baseline and a test: 6 x 40.
-    assert budget.allows(running=0, others=0, front=0)
-    assert not budget.allows(running=1, others=0, front=0)
+    assert budget.allows(running=0, others=0, able=0)
+    assert not budget.allows(running=1, others=0, able=0)
     assert budget.reason == "tokens"
 
 
@@ -251,8 +251,8 @@ def test_faults_and_stopped_trials_do_not_make_the_reserve_small(folder: Path) -
     budget = free(folder, tokens=40 + 1 + 6 * 40)
     budget.spend(result(1, 1.0, items=1, stopped=stop(1)))
     budget.spend(result(items=0, fault="not finite"))
-    assert budget.allows(running=0, others=0, front=0)
-    assert not budget.allows(running=0, others=0, front=1)  # in full trials, as ever
+    assert budget.allows(running=0, others=0, able=0)
+    assert not budget.allows(running=0, others=0, able=1)  # in full trials, as ever
 
 
 def test_a_cost_needs_the_price_of_an_hour(folder: Path) -> None:
@@ -486,7 +486,7 @@ def test_check_takes_seconds_and_tokens_from_the_run_of_that_name(folder: Path) 
 # --- the driver's ceiling ------------------------------------------------------------------------
 
 
-def test_the_ceiling_is_that_of_the_slowest_proposer(folder: Path) -> None:
+def test_the_ceiling_is_that_of_who_proposes(folder: Path) -> None:
     def of(sampler: str, *more: str) -> tuple[str, Ceiling] | None:
         return ceiling(load(write(folder, sampler=sampler, budget={}), list(more)))
 
@@ -497,7 +497,7 @@ def test_the_ceiling_is_that_of_the_slowest_proposer(folder: Path) -> None:
     between = of("gp", f"budget.trials={gp[1].trials * 2}")
     assert between is not None
     assert gp[2].per_second < between[1].per_second < gp[1].per_second
-    # While workers wait, `auto` leaves proposals to TPE.
+    # After its start `auto` is TPE.
     assert of("auto", "budget.trials=5000") == of("tpe", "budget.trials=5000")
     assert of("auto", "budget.trials=100") == of("tpe", "budget.trials=100")
     assert of("grid", "models.0.parameters.weight={low: 0, high: 1, step: 0.5}") is None

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.front import dominates, front, hypervolume, knee, representatives
+from search.front import dominates, front, hypervolume, knee, representatives, worth_confirming
 
 gain = st.floats(0, 1, width=16)
 points2 = st.lists(st.tuples(gain, gain), max_size=12)
@@ -69,6 +69,17 @@ def test_representatives_keep_most_of_the_volume() -> None:
         assert len(chosen) == 3
         assert hypervolume([points[k] for k in chosen]) >= (1 - 1 / math.e) * best
     assert representatives(points, 99) == list(points)
+
+
+@given(points2, st.integers(1, 12))
+def test_the_front_is_confirmed_first_and_what_is_behind_it_in_the_places_left(
+    points: list, most: int
+) -> None:
+    every = named(points)
+    chosen = worth_confirming(every, most)
+    assert len(chosen) == len(set(chosen)) == min(most, len(every))
+    best = front(every)
+    assert chosen[: len(best)] == representatives({key: every[key] for key in best}, most)
 
 
 def test_knee_is_balanced_and_ties_go_to_the_first() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 import warnings
 from collections.abc import Mapping
@@ -12,13 +13,13 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial
 
 from merge_core.yaml_io import dump_yaml
 from search import samplers
 from search.config import Search, load
 from search.errors import ConfigError
-from search.sampler_classes import Auto
 from search.samplers import SAMPLERS, make_sampler, random_sampler
 
 UNIT = {"low": 0.0, "high": 1.0}
@@ -35,7 +36,6 @@ SPACES: dict[str, dict[str, Any]] = {
 }
 FEW: dict[str, dict[str, Any]] = {
     "gp": {"n_startup_trials": 26},  # each ask of its model takes a third of a second
-    "auto": {"gp_trials": 14},
     "nsga2": {"population_size": 8},
     "nsga3": {"population_size": 8},
 }
@@ -205,27 +205,37 @@ def test_what_does_not_fit_is_told_with_its_place(
 def test_options_reach_the_constructor(tmp_path: Path) -> None:
     search = search_of(tmp_path, sampler={"name": "tpe", "options": {"n_startup_trials": 23}})
     assert make_sampler(search, 0)._n_startup_trials == 23
-    search = search_of(tmp_path, sampler={"name": "auto", "options": {"gp_trials": 5}})
-    auto = make_sampler(search, 0)
-    assert isinstance(auto, Auto)
-    trials = [optuna.trial.create_trial(value=0.0) for _ in range(2)]
-    trials[0].number, trials[1].number = 4, 5
-    assert [type(auto.of(trial)).__name__ for trial in trials] == ["GPSampler", "TPESampler"]
+    search = search_of(tmp_path, sampler={"name": "auto", "options": {"n_startup_trials": 5}})
+    assert make_sampler(search, 0)._n_startup_trials == 5
 
 
-@pytest.mark.parametrize("space", ["choices", "mixed", "conditional"])
-def test_auto_takes_tpe_where_the_space_is_not_numeric(space: str, tmp_path: Path) -> None:
-    auto = make_sampler(search_of(tmp_path, space, sampler="auto"), 0)
-    assert isinstance(auto, Auto)
-    first = optuna.trial.create_trial(value=0.0)
-    assert type(auto.of(first)).__name__ == "TPESampler"
-    assert auto.of(first)._group == (space == "conditional")
+@pytest.mark.parametrize("space", ["numeric", "stepped", "log", "mixed", "conditional"])
+def test_auto_begins_in_the_middle_of_all_ranges_and_stays_near_it(
+    space: str, tmp_path: Path
+) -> None:
+    search = search_of(
+        tmp_path, space, sampler={"name": "auto", "options": {"n_startup_trials": 6}}
+    )
+    study = optuna.create_study(directions=["maximize"] * 2, sampler=make_sampler(search, 0))
+    for number in range(6):
+        trial = study.ask()
+        search.space.sample(trial)
+        for name, distribution in trial.distributions.items():
+            if not isinstance(distribution, FloatDistribution):
+                continue
+            low, high, value = distribution.low, distribution.high, trial.params[name]
+            if distribution.log:
+                low, high, value = (math.log(number) for number in (low, high, value))
+            room = (distribution.step or 0.0) / 2 + 1e-9
+            reach = (0.3 if number else 0.0) * (high - low) + room
+            assert abs(value - (low + high) / 2) <= reach
+            assert distribution._contains(trial.params[name])
 
 
 @pytest.mark.parametrize("name", ["auto", "gp", "tpe", "nsga2", "nsga3", "qmc", "random"])
 def test_a_frozen_parameter_stays_and_the_others_go_on(name: str, tmp_path: Path) -> None:
     """Frozen in the middle of a search, as after its importance report."""
-    few = {"gp": {"n_startup_trials": 13}, "auto": {"gp_trials": 15}}
+    few = {"gp": {"n_startup_trials": 13}, "auto": {"n_startup_trials": 3}}
     search = search_of(tmp_path, sampler={"name": name, "options": few.get(name, {})})
     study = optuna.create_study(directions=["maximize"] * 2, sampler=make_sampler(search, 0))
 
