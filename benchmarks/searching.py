@@ -91,7 +91,10 @@ class Task:
 
 _CODE = (
     *(Path(__file__).with_name(f"{name}.py") for name in ("recording", "simulation", "surrogate")),
-    *(ROOT / "search" / f"{name}.py" for name in ("front", "racing", "samplers", "space")),
+    *(
+        ROOT / "search" / f"{name}.py"
+        for name in ("front", "racing", "sampler_classes", "samplers", "space")
+    ),
     ROOT / "configs" / "demo.yaml",
 )
 
@@ -108,7 +111,7 @@ def perform(task: Task) -> float:
     else:
         story = simulate(bench, task.trials, task.workers)
     data = asdict(story)
-    data["steps"] = [[step.tokens, step.clock, step.volume] for step in story.steps]
+    data["steps"] = [[step.tokens, step.clock, step.volume, step.front] for step in story.steps]
     task.place.parent.mkdir(parents=True, exist_ok=True)
     scratch = task.place.with_suffix(f".{os.getpid()}")
     scratch.write_text(json.dumps(data), encoding="utf-8")

@@ -23,7 +23,14 @@ from search import study as studies
 from search.config import load
 from search.confirm import choose, members_of
 from search.errors import ExportError
-from search.front import Point, front, gains, hypervolume, representatives
+from search.front import (
+    Point,
+    front,
+    gains,
+    hypervolume,
+    representatives,
+    worth_confirming,
+)
 from search.racing import MOST_RIVALS, Race, Rival, Scores
 from search.results import Result
 from search.samplers import make_sampler, random_sampler
@@ -40,12 +47,14 @@ class Step:
     Attributes:
         tokens: generated on dev items by finished trials.
         clock: when it ended, in tokens of one worker.
-        volume: hypervolume of the dev front's representatives, by their confirm scores.
+        volume: hypervolume of the trials worth confirming, by their confirm scores.
+        front: the same of the dev front alone.
     """
 
     tokens: int
     clock: float
     volume: float
+    front: float
 
 
 @dataclass
@@ -167,19 +176,27 @@ class Keeper:
         on_front = front(self.points)
         return representatives({number: self.points[number] for number in on_front}, most)
 
+    def confirmed(self, number: int) -> Point:
+        """Gains by the confirm items."""
+        if number not in self._confirmed:
+            held = self.bench.held_out(self.trials[number], "confirm")
+            self._confirmed[number] = self.bench.values(held)
+        return self._confirmed[number]
+
     def finished(self, trial: Trial, clock: float) -> None:
         """Take a trial in."""
         self.trials[trial.number] = trial
         self._tokens += trial.tokens
         if trial.result.stopped is None and self.bench.feasible(trial.full):
             self.points[trial.number] = self.bench.values(trial.full)
-        members = self.representatives(CONFIRMED)
-        for number in members:
-            if number not in self._confirmed:
-                held = self.bench.held_out(self.trials[number], "confirm")
-                self._confirmed[number] = self.bench.values(held)
-        volume = hypervolume([self._confirmed[number] for number in members])
-        self.story.steps.append(Step(self._tokens, clock, volume))
+        volume, alone = (
+            hypervolume([self.confirmed(number) for number in members])
+            for members in (
+                worth_confirming(self.points, CONFIRMED),
+                self.representatives(CONFIRMED),
+            )
+        )
+        self.story.steps.append(Step(self._tokens, clock, volume, alone))
 
     def end(self) -> Story:
         """Count what the races did, and export."""
@@ -200,7 +217,7 @@ class Keeper:
         return story
 
     def _export(self) -> None:
-        chosen = {f"trial {n}": self.trials[n] for n in self.representatives(CONFIRMED)}
+        chosen = {f"trial {n}": self.trials[n] for n in worth_confirming(self.points, CONFIRMED)}
         if not chosen:
             return
         search = self.bench.search
