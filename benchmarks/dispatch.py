@@ -532,6 +532,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in names
         for storage in storages
         for count in workers
+        if storage != "memory" or count == workers[-1]
     ]
     if options.postgres:
         cases += [(Case(n, "postgresql", 64, size), TIMED) for size in (100, 1_000) for n in names]
