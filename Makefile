@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test check format bench bench-dispatch clean
+.PHONY: setup demo test check format bench bench-dispatch bench-search record clean
 
 setup: $(INSTALLED)
 
@@ -37,6 +37,15 @@ bench: $(INSTALLED)
 # The driver alone, with workers that only sleep; about 15 minutes, with QUICK=1 under two.
 bench-dispatch: $(INSTALLED)
 	$(BIN)/python -m benchmarks.dispatch $(if $(QUICK),--quick)
+
+# Ways to search, on models of what the tiny world answers; SEARCH: --quick, --tune, --help.
+SEARCH ?= --write
+bench-search: $(INSTALLED)
+	$(BIN)/python -m benchmarks.searching $(SEARCH)
+
+# What those models are fitted to; what is there is kept: remove benchmarks/data/*.npz first.
+record: $(INSTALLED)
+	$(BIN)/python -m benchmarks.recording
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
