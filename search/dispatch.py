@@ -31,7 +31,7 @@ class Ceiling:
 CEILINGS: dict[tuple[str, str], tuple[Ceiling, ...]] = {
     # sampler, storage: fewest trials first. `make bench-dispatch` on two cores of a virtual machine
     # that other work kept busy (benchmarks/dispatch.md), rounded down; the GP's last is a spike's.
-    ("gp", "sqlite"): (Ceiling(50, 1.9), Ceiling(100, 1.6), Ceiling(250, 0.8), Ceiling(1000, 0.1)),
+    ("gp", "sqlite"): (Ceiling(50, 1.9), Ceiling(100, 1.6), Ceiling(250, 0.75), Ceiling(1000, 0.1)),
     ("tpe", "sqlite"): (Ceiling(100, 11.0), Ceiling(1000, 8.5), Ceiling(5000, 7.5)),
     ("nsga2", "sqlite"): (Ceiling(1000, 12.0), Ceiling(5000, 11.0)),
     ("random", "sqlite"): (Ceiling(5000, 11.0),),
