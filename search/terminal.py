@@ -20,6 +20,7 @@ from search.confirm import Member
 from search.confirmed import findings, ordered, standing
 from search.driver import Driver
 from search.export import spelled
+from search.narrow import at_ends
 from search.results import Result, reported, values_of
 from search.run import Run
 from search.session import Found
@@ -196,6 +197,8 @@ def print_found(console: Console, found: Found, command: str) -> None:
             f"exported {found.chosen.label} to {where / 'recipe.yaml'}; "
             f"on {n} test items, scored once: {scores}",
         )
+    for line in at_ends(run) if found.chosen is not None else ():
+        say(console, line)
     told = {} if found.test is None else reported(run.search, found.test)
     for name, estimates in told.items():
         scores = ", ".join(f"{key} {spelled(estimate)}" for key, estimate in estimates.items())
