@@ -27,7 +27,7 @@ from search.front import Point, dominates, hypervolume
 from search.ledger import Ledger
 from search.results import Result
 from search.run import Run
-from search.samplers import proposer
+from search.samplers import proposers
 
 if TYPE_CHECKING:
     from search.session import Prepared
@@ -302,7 +302,7 @@ def until(limits: BudgetEntry) -> str:
 def start_up(study: optuna.Study, search: Search) -> int:
     """Trials that begin a search with nothing learned: those put first, or the sampler's own."""
     first = sum("fixed_params" in t.system_attrs for t in study.get_trials(deepcopy=False))
-    name, options = proposer(search), search.file.sampler.options
+    name, options = next(iter(proposers(search))), search.file.sampler.options
     own = options.get("n_startup_trials", options.get("population_size"))
     return max(first, own or _START_UP.get(name, 0))
 

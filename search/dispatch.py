@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from search.config import Search
-from search.samplers import proposer
+from search.samplers import proposers
 
 ENOUGH = 0.5
 """Of the ceiling: what workers may ask for before `check` warns."""
@@ -42,13 +42,16 @@ CEILINGS: dict[tuple[str, str], tuple[Ceiling, ...]] = {
 
 
 def ceiling(search: Search) -> tuple[str, Ceiling] | None:
-    """Who proposes in a search and on what storage, and the ceiling; None if it is not measured."""
+    """Who proposes most slowly in a search, and the ceiling; None where nothing was measured."""
     storage = (search.file.storage or "sqlite").partition(":")[0].partition("+")[0]
-    name = proposer(search)
-    known = CEILINGS.get((name, storage))
-    if known is None:
-        return None
-    return f"{name} on {storage}", _at(known, search.file.budget.trials)
+    found = []
+    for name, ends in proposers(search).items():
+        if search.file.sampler.name == "auto" and name == "gp":
+            name, ends = "tpe", None  # takes over while workers wait (`search.pace`)
+        trials = search.file.budget.trials if ends is None else ends
+        if known := CEILINGS.get((name, storage)):
+            found.append((f"{name} on {storage}", _at(known, trials)))
+    return min(found, key=lambda pair: pair[1].per_second, default=None)
 
 
 def _at(known: tuple[Ceiling, ...], trials: int | None) -> Ceiling:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -23,6 +24,7 @@ from search import study as studies
 from search.budget import Budget
 from search.errors import WorkerError
 from search.front import representatives
+from search.pace import Pace
 from search.pool import Outcome, Workers
 from search.progress import Progress
 from search.racing import MOST_RIVALS, Race, Rival
@@ -117,6 +119,7 @@ class Driver:
         self.exhausted = False
         self.progress = Progress(run.search)
         self.spent = Stopwatch()
+        self._pace = Pace()
 
     @property
     def finished(self) -> int:
@@ -163,8 +166,10 @@ class Driver:
         """Give every free worker a trial, or `most` of them."""
         started = 0
         while started != most and self.pool.places and self._wanted():
+            began = time.perf_counter()
             with self.spent.on("ask"):
                 trial, recipe, fingerprint = self._propose()
+            self._pace.asked(time.perf_counter() - began)
             known = self._by_fingerprint.get(fingerprint)
             if known is not None:
                 self._duplicate(trial, known)
@@ -188,8 +193,10 @@ class Driver:
         return trial, recipe, fingerprint
 
     def _sample(self, trials: int) -> None:
-        """Have the file's sampler propose."""
-        self.study.sampler = make_sampler(self.search, trials)
+        """Have the file's sampler propose, in a hurry where workers wait."""
+        self.study.sampler = make_sampler(
+            self.search, trials, lambda: self._pace.hurried(self.pool.places, self.pool.size)
+        )
 
     def _wanted(self) -> bool:
         """Whether another trial is wanted, and the budget allows it."""
@@ -279,6 +286,7 @@ class Driver:
         if outcome.result is not None:
             self._failed_row = 0
             self.budget.spend(outcome.result)
+            self._pace.ended(sum(outcome.result.seconds.values()))
         else:
             self._failed_row += 1
             log.error("%s: %s", outcome.job.key, outcome.error)

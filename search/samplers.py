@@ -25,6 +25,7 @@ from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler
 from merge_core.errors import RecipeError
 from merge_core.yaml_io import one_line, parse_yaml, unknown
 from search.errors import ConfigError
+from search.sampler_classes import GP_DEFAULTS, GP_TRIALS, TPE_DEFAULTS
 
 if TYPE_CHECKING:
     from search.config import Search
@@ -109,7 +110,7 @@ class Kind:
 SAMPLERS: dict[str, Kind] = {
     "auto": Kind(
         "search.sampler_classes:Auto",
-        {"n_startup_trials": _STARTUP},
+        {"gp_trials": Option(int, 0), "n_startup_trials": _STARTUP},
         conditional=True,
         constrained=True,
     ),
@@ -117,7 +118,7 @@ SAMPLERS: dict[str, Kind] = {
     "gp": Kind(
         "optuna.samplers:GPSampler",
         {"n_startup_trials": _STARTUP, "deterministic_objective": Option(bool)},
-        {"warn_independent_sampling": False},
+        GP_DEFAULTS,
         constrained=True,
     ),
     "tpe": Kind(
@@ -129,7 +130,7 @@ SAMPLERS: dict[str, Kind] = {
             "group": Option(bool),
             "constant_liar": Option(bool),
         },
-        {"multivariate": True, "constant_liar": True},
+        TPE_DEFAULTS,
         conditional=True,
         constrained=True,
     ),
@@ -182,7 +183,9 @@ def named(name: str) -> str:
     return aliases.get(name, name)
 
 
-def make_sampler(search: Search, finished: int) -> BaseSampler:
+def make_sampler(
+    search: Search, finished: int, hurried: Callable[[], bool] | None = None
+) -> BaseSampler:
     """The sampler that the file asks for.
 
     Sampler state is not stored; the seed moves on with the number of trials, so that a resumed
@@ -191,10 +194,13 @@ def make_sampler(search: Search, finished: int) -> BaseSampler:
     Args:
         search: whose file it is.
         finished: trials so far.
+        hurried: tells whether workers wait for proposals, for `auto`.
     """
     entry = search.file.sampler
     kind = SAMPLERS[entry.name]
     given = {**kind.defaults, **entry.options}
+    if entry.name == "auto":
+        given |= {"numeric": _numeric(search), "hurried": hurried}
     if entry.name in ("auto", "tpe"):
         given.setdefault("group", _dynamic(search) != ())
     if entry.name == "grid":
@@ -205,10 +211,16 @@ def make_sampler(search: Search, finished: int) -> BaseSampler:
     return _freezing(sampler, search)
 
 
-def proposer(search: Search) -> str:
-    """The name in `SAMPLERS` of who proposes: what `auto` is after its start."""
-    name = search.file.sampler.name
-    return "tpe" if name == "auto" else name
+def proposers(search: Search) -> dict[str, int | None]:
+    """The names in `SAMPLERS` of who proposes, and before which trial that ends (None: never)."""
+    entry = search.file.sampler
+    if entry.name != "auto":
+        return {entry.name: None}
+    upto = entry.options.get("gp_trials", GP_TRIALS) if _numeric(search) else 0
+    trials = search.file.budget.trials
+    if upto and trials is not None and trials <= upto:
+        return {"gp": None}
+    return {"gp": upto, "tpe": None} if upto else {"tpe": None}
 
 
 def random_sampler(search: Search, finished: int) -> BaseSampler:
@@ -383,6 +395,13 @@ def _dynamic(search: Search) -> tuple[str, ...]:
         name
         for name in dict.fromkeys(name for names in asked for name in names)
         if not all(name in names for names in asked)
+    )
+
+
+def _numeric(search: Search) -> bool:
+    """Whether the Gaussian process models all of the space: no choices, nothing conditional."""
+    return not _dynamic(search) and all(
+        isinstance(distribution, FloatDistribution) for distribution in _free(search).values()
     )
 
 

@@ -377,7 +377,7 @@ def accounted(folder: Path, **limits: Any) -> Begun:
     begun.tell(result(10, 4.0, right=1.0, stopped=stop(2, audited=True)))  # would be on the front
     begun.tell(result(10, 4.0, right=0.25, stopped=stop(2, audited=True)))
     begun.tell(result(10, 4.0, right=0.5), duplicate_of=first)
-    begun.tell(result(10, 4.0).taken_over("trial 7 of run old"))
+    begun.tell(result(10, 4.0, right=0.75).taken_over("trial 7 of run old"))
     studies.fail(begun.study, begun.study.ask())
     result(10, 4.0).save(begun.run.baseline("base"))
     result(10, 8.0, split="confirm", items=8).save(begun.run.held_out("confirm", "a"))
@@ -399,7 +399,6 @@ def test_the_account_of_a_run_is_whole_and_in_its_status(folder: Path) -> None:
     }
     assert account.stages["search"].seconds == pytest.approx({"load": 4.25, "generate": 12.75})
     assert account.saved == 3 * 20  # the missing items of the one that really stopped
-    # The trial taken over is as good; of equal points the first is on the front.
     assert (account.audited, account.misjudged) == (2, 1)
     assert account.worker_hours == pytest.approx(0.012)
     assert account.gpu_hours == pytest.approx(0.024)
@@ -419,6 +418,15 @@ def test_the_account_of_a_run_is_whole_and_in_its_status(folder: Path) -> None:
     assert any("2 stopped trials were scored in full" in line for line in lines)
     held = "held        0.024 GPU-hours, 0.07 at the price given; 11 s in 2 sessions, workers busy"
     assert any(line.startswith(held) for line in lines)
+
+
+def test_a_stopped_trial_is_an_error_if_no_front_member_is_as_good(folder: Path) -> None:
+    begun = Begun(folder, budget={"trials": 9}, stored=True)
+    for right in (0.5, 0.75, 1.0, 0.25):
+        begun.tell(result(10, 4.0, right=right, stopped=stop(2, audited=True)))
+    begun.tell(result(10, 4.0, right=0.5))  # as good as the first, though it came later
+    account = Account.of(begun.run, begun.study, sessions(begun.run))
+    assert (account.audited, account.misjudged) == (4, 2)
 
 
 def test_a_run_without_a_ledger_tells_no_hours(folder: Path) -> None:
@@ -497,7 +505,7 @@ def test_the_ceiling_is_that_of_who_proposes(folder: Path) -> None:
     between = of("gp", f"budget.trials={gp[1].trials * 2}")
     assert between is not None
     assert gp[2].per_second < between[1].per_second < gp[1].per_second
-    # After its start `auto` is TPE.
+    # While workers wait, `auto` leaves proposals to TPE.
     assert of("auto", "budget.trials=5000") == of("tpe", "budget.trials=5000")
     assert of("auto", "budget.trials=100") == of("tpe", "budget.trials=100")
     assert of("grid", "models.0.parameters.weight={low: 0, high: 1, step: 0.5}") is None

@@ -25,11 +25,13 @@ from search.config import Search, load
 from search.driver import Driver
 from search.front import hypervolume
 from search.ledger import Ledger
+from search.pace import Pace
 from search.pool import Outcome
 from search.progress import Progress
 from search.racing import Race
 from search.results import Result
 from search.run import Run, lease
+from search.sampler_classes import Auto
 from search.storage import OwnedStorage
 from search.worker import Job
 from tests.merge_core.conftest import make_model, write_checkpoint
@@ -240,6 +242,33 @@ def test_a_trial_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
             attempt()
         assert not on_disk().params
         assert not on_disk().user_attrs
+
+
+def test_a_hurry_is_more_than_one_worker_waiting_for_slow_proposals() -> None:
+    pace = Pace()
+    assert not pace.hurried(64, 64)  # nothing is known yet
+    pace.ended(30.0)
+    pace.asked(0.4)
+    assert pace.hurried(2, 64)
+    pace.asked(0.001)  # quick, because it was in a hurry: that tells nothing
+    assert pace.hurried(2, 64)
+    assert not pace.hurried(1, 64)
+    assert not pace.hurried(2, 16)
+
+
+def test_in_a_hurry_auto_asks_tpe() -> None:
+    hurry = [False]
+    auto = Auto(seed=0, numeric=True, group=False, hurried=lambda: hurry[0])
+    study = optuna.create_study(sampler=auto)
+    slow = study.ask()
+    hurry[0] = True
+    quick = study.ask()
+    hurry[0] = False
+    names = [
+        type(auto.of(study.get_trials(deepcopy=False)[trial.number])).__name__
+        for trial in (slow, quick, study.ask())
+    ]
+    assert names == ["GPSampler", "TPESampler", "GPSampler"]
 
 
 def test_a_filled_study_is_one_that_a_search_goes_on_with(tmp_path: Path) -> None:

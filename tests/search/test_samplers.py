@@ -20,6 +20,7 @@ from merge_core.yaml_io import dump_yaml
 from search import samplers
 from search.config import Search, load
 from search.errors import ConfigError
+from search.sampler_classes import Auto
 from search.samplers import SAMPLERS, make_sampler, random_sampler
 
 UNIT = {"low": 0.0, "high": 1.0}
@@ -36,6 +37,7 @@ SPACES: dict[str, dict[str, Any]] = {
 }
 FEW: dict[str, dict[str, Any]] = {
     "gp": {"n_startup_trials": 26},  # each ask of its model takes a third of a second
+    "auto": {"gp_trials": 14},
     "nsga2": {"population_size": 8},
     "nsga3": {"population_size": 8},
 }
@@ -205,8 +207,40 @@ def test_what_does_not_fit_is_told_with_its_place(
 def test_options_reach_the_constructor(tmp_path: Path) -> None:
     search = search_of(tmp_path, sampler={"name": "tpe", "options": {"n_startup_trials": 23}})
     assert make_sampler(search, 0)._n_startup_trials == 23
-    search = search_of(tmp_path, sampler={"name": "auto", "options": {"n_startup_trials": 5}})
-    assert make_sampler(search, 0)._n_startup_trials == 5
+    search = search_of(tmp_path, sampler={"name": "auto", "options": {"gp_trials": 5}})
+    auto = make_sampler(search, 0)
+    assert isinstance(auto, Auto)
+    trials = [optuna.trial.create_trial(value=0.0) for _ in range(2)]
+    trials[0].number, trials[1].number = 4, 5
+    assert [type(auto.of(trial)).__name__ for trial in trials] == ["GPSampler", "TPESampler"]
+
+
+@pytest.mark.parametrize("space", ["choices", "mixed", "conditional"])
+def test_auto_takes_tpe_where_the_space_is_not_numeric(space: str, tmp_path: Path) -> None:
+    auto = make_sampler(search_of(tmp_path, space, sampler="auto"), 0)
+    assert isinstance(auto, Auto)
+    first = optuna.trial.create_trial(value=0.0)
+    assert type(auto.of(first)).__name__ == "TPESampler"
+    assert auto.of(first)._group == (space == "conditional")
+
+
+def test_the_middle_comes_first_of_what_auto_proposes_and_not_again(tmp_path: Path) -> None:
+    """After what is put first, and in a later session."""
+    search = search_of(tmp_path, sampler="auto")
+    study = optuna.create_study(directions=["maximize"] * 2, sampler=make_sampler(search, 0))
+    low = {name: d.low for name, d in search.space.distributions().items()}
+    study.enqueue_trial(low)
+    proposed = []
+    for _ in range(3):
+        trial = study.ask()
+        search.space.sample(trial)
+        proposed.append(trial.params)
+    middle = [all(v in (0.5, 0.55) for v in params.values()) for params in proposed]
+    assert middle == [False, True, False]
+    study.sampler = make_sampler(search, 3)
+    again = study.ask()
+    search.space.sample(again)
+    assert not all(value in (0.5, 0.55) for value in again.params.values())
 
 
 @pytest.mark.parametrize("space", ["numeric", "stepped", "log", "mixed", "conditional"])
@@ -235,7 +269,7 @@ def test_auto_begins_in_the_middle_of_all_ranges_and_stays_near_it(
 @pytest.mark.parametrize("name", ["auto", "gp", "tpe", "nsga2", "nsga3", "qmc", "random"])
 def test_a_frozen_parameter_stays_and_the_others_go_on(name: str, tmp_path: Path) -> None:
     """Frozen in the middle of a search, as after its importance report."""
-    few = {"gp": {"n_startup_trials": 13}, "auto": {"n_startup_trials": 3}}
+    few = {"gp": {"n_startup_trials": 13}, "auto": {"gp_trials": 15}}
     search = search_of(tmp_path, sampler={"name": name, "options": few.get(name, {})})
     study = optuna.create_study(directions=["maximize"] * 2, sampler=make_sampler(search, 0))
 
