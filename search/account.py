@@ -218,12 +218,17 @@ def _saved(trial: FrozenTrial) -> int:
 
 
 def _misjudged(run: Run, scored: Mapping[int, FrozenTrial], audited: Sequence[int]) -> int:
-    """How many of the audited trials would be on the front with the scores of all their items."""
+    """How many of the audited trials should have gone on, by the scores of all their items.
+
+    Those that hold the constraints, and no front member is at least as good in everything.
+    """
     search = run.search
     points = studies.points(scored, search)  # of trials that were not stopped
+    errors = 0
     for number in audited:
         result = Result.load(run.trial(number))
         if all(result.holds(constraint, confirmed=False) for constraint in search.constraints):
             values = [result.estimate(objective).value for objective in search.objectives]
-            points[number] = gains(values, search.objectives)
-    return len(set(front(dict(sorted(points.items())))).intersection(audited))
+            # Of equal points the first is on the front: the audited one comes last.
+            errors += number in front({**points, number: gains(values, search.objectives)})
+    return errors
