@@ -161,10 +161,16 @@ class Bench:
 
 
 class Keeper:
-    """Follows finished trials: the dev front, its confirmed volume, and the story."""
+    """Follows finished trials: the dev front, its confirmed volume, and the story.
 
-    def __init__(self, bench: Bench) -> None:
+    Args:
+        bench: whose trials.
+        single: whether only the trial with the largest sum of scores is confirmed.
+    """
+
+    def __init__(self, bench: Bench, *, single: bool = False) -> None:
         self.bench = bench
+        self.single = single
         self.story = Story(exported=False if bench.search.constraints else None)
         self.trials: dict[int, Trial] = {}
         self.points: dict[int, Point] = {}
@@ -189,12 +195,11 @@ class Keeper:
         self._tokens += trial.tokens
         if trial.result.stopped is None and self.bench.feasible(trial.full):
             self.points[trial.number] = self.bench.values(trial.full)
+        chosen = worth_confirming(self.points, CONFIRMED), self.representatives(CONFIRMED)
+        if self.single and self.points:
+            chosen = ([max(self.points, key=lambda number: sum(self.points[number]))],) * 2
         volume, alone = (
-            hypervolume([self.confirmed(number) for number in members])
-            for members in (
-                worth_confirming(self.points, CONFIRMED),
-                self.representatives(CONFIRMED),
-            )
+            hypervolume([self.confirmed(number) for number in members]) for members in chosen
         )
         self.story.steps.append(Step(self._tokens, clock, volume, alone))
 
@@ -293,11 +298,12 @@ def _rivals(keeper: Keeper, race: Race) -> Iterator[Rival]:
         yield Rival.of(f"trial {number}", keeper.trials[number].full, race.parts)
 
 
-def evolve(bench: Bench, trials: int, workers: int, seed: int) -> Story:
+def evolve(bench: Bench, trials: int, workers: int, seed: int, *, single: bool = False) -> Story:
     """CMA-ES on the equally weighted sum, population by population, as mergekit-evolve does.
 
     A population is told when all of it is scored: workers wait for the last. All that were scored
-    count for the front, though CMA-ES itself looks for one recipe.
+    count for the front, though CMA-ES itself looks for one recipe; if `single`, that alone counts,
+    which is what mergekit-evolve hands over.
     """
     from cmaes import CMA
 
@@ -312,7 +318,7 @@ def evolve(bench: Bench, trials: int, workers: int, seed: int) -> Story:
             seed=seed,
             population_size=4 + int(3 * np.log(count)),
         )
-    keeper = Keeper(bench)
+    keeper = Keeper(bench, single=single)
     clock = 0.0
     while len(keeper.trials) < trials:
         free = [clock] * workers
