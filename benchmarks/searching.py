@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -79,9 +80,9 @@ class Task:
     workers: int
     settings: tuple[str, ...]
 
-    @property
+    @cached_property
     def place(self) -> Path:
-        """Where its story is kept: named for all that it depends on."""
+        """Where its story is kept: named for all that it depends on, as it was when first asked."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
         for path in (*_CODE, path_of(self.trio)):
             digest.update(path.read_bytes())

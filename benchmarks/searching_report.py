@@ -131,7 +131,7 @@ def _grid(
 
 def _reaching(stories: Stories, unit: float, of: str) -> list[str]:
     """What each way takes for what CMA-ES and random search have at the end."""
-    lines = []
+    lines: list[str] = []
     for goal in TARGETS:
         if goal not in stories:
             continue
