@@ -203,7 +203,7 @@ class Driver:
         if self.stopping or self.exhausted:
             return False
         running = len(self._trials) - sum(map(len, self._parked.values()))
-        return self.budget.allows(running, self._others, len(self.progress.points))
+        return self.budget.allows(running, self._others, self.progress.able)
 
     def _start(self, trial: optuna.Trial, recipe: Recipe, fingerprint: str) -> None:
         self._trials[trial.number] = trial

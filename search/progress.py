@@ -21,6 +21,7 @@ class Progress:
 
     Attributes:
         finished: trials that count against the budget.
+        able: trials that may be confirmed: full, feasible, no faults; on the front or behind it.
         front: trial numbers on the front, best first objective first.
         volume: its hypervolume.
     """
@@ -28,7 +29,7 @@ class Progress:
     def __init__(self, search: Search) -> None:
         self._search = search
         self._members: dict[int, Point] = {}
-        self.finished = 0
+        self.finished = self.able = 0
         self.front: list[int] = []
         self.volume = 0.0
 
@@ -51,6 +52,7 @@ class Progress:
             return
         self.finished += studies.counts(trial)
         if studies.known(trial):
+            self.able += 1
             self._join(trial.number, gains(trial.values, self._search.objectives))
 
     def _join(self, number: int, point: Point) -> None:

@@ -96,6 +96,14 @@ class VirtualPool:
         return [Outcome(job, result)]
 
 
+class Asked(Budget):
+    """Keeps how many trials it was last told may be confirmed."""
+
+    def allows(self, running: int, others: int, able: int) -> bool:
+        self.able = able
+        return super().allows(running, others, able)
+
+
 def test_a_worker_that_ends_gets_the_next_recipe_before_any_other_ends(tmp_path: Path) -> None:
     search = load(project(tmp_path), ["budget.trials=40", "sampler.name=tpe"])
     models = [str(tmp_path / name) for name in ("base", "expert0", "expert1")]
@@ -104,7 +112,7 @@ def test_a_worker_that_ends_gets_the_next_recipe_before_any_other_ends(tmp_path:
     with lease(folder):
         run = Run.start(search, folder, models, {})
         with Ledger(run, 4, 0.0) as ledger:
-            budget = Budget(search, Shares(ITEMS, 0, 0, ITEMS, 1, 0), ledger, time.monotonic())
+            budget = Asked(search, Shares(ITEMS, 0, 0, ITEMS, 1, 0), ledger, time.monotonic())
             tracker: Any = Untracked(studies.open_study(run))
             driver = Driver(run, pool, tracker, {}, budget, watch, Race.of(search, ITEMS))
             driver.search_all()
@@ -119,6 +127,9 @@ def test_a_worker_that_ends_gets_the_next_recipe_before_any_other_ends(tmp_path:
     study = studies.open_study(run, create=False)
     assert same(driver.progress, study, search)
     assert driver.finished == 40
+    # Trials behind the front are confirmed too, so the budget keeps room for them.
+    able = studies.points(studies.scored(study), search)
+    assert budget.able == len(able) > len(driver.front)
     assert {*driver.spent.seconds} >= {"ask", "tell", "file", "front", "rivals", "send", "wait"}
 
 
@@ -128,6 +139,7 @@ def same(progress: Progress, study: optuna.Study, search: Search) -> bool:
     points = studies.points(trials, search)
     front = studies.current_front(study, search)
     assert progress.finished == len(studies.paid(trials))
+    assert progress.able == len(points)
     assert progress.front == front
     assert progress.points == {number: points[number] for number in front}
     assert progress.volume == hypervolume([points[number] for number in front])
