@@ -1,8 +1,8 @@
 """A new search file from a run: its ranges narrowed to where the good trials lie.
 
-Good trials are the front and those nearest to it, a fifth of all in the end. A new range holds
-every front member and the middle eight tenths of the good trials, and a tenth of the old width
-beyond on either side; it never leaves the old range.
+Good trials are the front and those nearest to it, a fifth of the full, feasible ones in the end. A
+new range holds every front member and the middle eight tenths of the good trials, and a tenth of
+the old width beyond on either side; it never leaves the old range.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from merge_core.errors import MergeError
-from merge_core.yaml_io import Where, one_line, parse_yaml, unknown, write_atomic
+from merge_core.yaml_io import Where, parse_yaml, unknown, write_atomic
 from search import confirm as confirming
+from search import samplers
 from search import study as studies
 from search.config import Search, parse
 from search.describe import begun_study
 from search.errors import ConfigError, ExportError, RunError
 from search.front import front, knee
 from search.ranges import Distribution, spelled
-from search.rewrite import Text
+from search.rewrite import Text, flow
 from search.run import Run, freeze
 from search.standing import behind
 
@@ -205,7 +206,8 @@ def narrow(console: Console, run: Run, out: Path | None, given: Sequence[str]) -
         given: NAME or NAME=VALUE of parameters to freeze.
 
     Raises:
-        ConfigError: the file exists or cannot stand there, or a frozen parameter does not fit.
+        ConfigError: the file exists or cannot stand there, a frozen parameter does not fit,
+            or the sampler cannot search what would be left.
         RunError: too few trials to narrow by.
     """
     root = run.search.root
@@ -218,7 +220,7 @@ def narrow(console: Console, run: Run, out: Path | None, given: Sequence[str]) -
     source, search = _written(run)
     text = Text(source)
     ranges = _by_text(seen(run, trials), text)
-    frozen = {**run.search.file.sampler.freeze, **_frozen(run, trials, given)}
+    frozen = _frozen(run, trials, given)
     table = Table("parameter", "was", "now", "front", title_justify="left")
     table.title = f"{run.name}: ranges narrowed to the front and what is near it"
     planned: dict[str, Distribution] = {}
@@ -241,6 +243,10 @@ def narrow(console: Console, run: Run, out: Path | None, given: Sequence[str]) -
     parsed = parse(parse_yaml(written, out))
     for name, distribution in parsed.space.distributions().items():
         assert distribution == planned[name], f"{name} became {distribution}"
+    try:
+        samplers.check(parsed)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; nothing is written") from None
     write_atomic(out, written)
     console.print(table)
     say = [line for one in ranges.values() for line in one.ends()]
@@ -313,24 +319,19 @@ def _written(run: Run) -> tuple[str, Search]:
 
 
 def _frozen(run: Run, trials: Mapping[int, FrozenTrial], given: Sequence[str]) -> dict[str, Any]:
+    """The run's frozen parameters, and those given."""
+    if not given:
+        return dict(run.search.file.sampler.freeze)
     known = run.search.space.distributions()
-    found: dict[str, Any] = {}
+    typed = []
     for text in given:
-        name, equals, value = text.rpartition("=") if "=" in text else (text, "", "")
-        if name not in known:
-            raise ConfigError(f"--freeze {text}: {unknown('parameter', name, known)}")
-        distribution = known[name]
-        if not equals:
-            found[name] = _usual(run, trials, name)
-            continue
-        try:
-            found[name] = parse_yaml(value, Path("value")).data
-            inside = distribution._contains(distribution.to_internal_repr(found[name]))
-        except (MergeError, ValueError, TypeError) as error:
-            raise ConfigError(f"--freeze {text}: {one_line(error)}") from None
-        if not inside or (isinstance(found[name], bool) and _real(distribution)):
-            raise ConfigError(f"--freeze {text}: outside {spelled(distribution)}")
-    return found
+        if "=" in text:
+            typed.append(text)
+        elif text in known:
+            typed.append(f"{text}={flow(_usual(run, trials, text))}")
+        else:
+            raise ConfigError(f"--freeze {text}: {unknown('parameter', text, known)}")
+    return dict(samplers.freeze(run.search, typed).file.sampler.freeze)
 
 
 def _usual(run: Run, trials: Mapping[int, FrozenTrial], name: str) -> Any:

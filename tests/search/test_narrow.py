@@ -26,6 +26,7 @@ from tests.search.small import GOOD, CommandLine, make_workplace
 
 WEIGHT, DENSITY = "language.weight", "language.density"
 PLATEAU, KNEE, SLACK = "reasoning.weight.plateau", "reasoning.weight.knee", "reasoning.slack"
+NAMES = (WEIGHT, DENSITY, PLATEAU, KNEE, SLACK)
 
 
 def scores(params: dict) -> list[float]:
@@ -55,7 +56,7 @@ def run_of(folder: Path, text: str = GOOD, count: int = 50) -> Run:
 def told(search: Search, params: dict, values=None, **attributes) -> optuna.trial.FrozenTrial:
     distributions = search.space.distributions()
     return optuna.trial.create_trial(
-        values=scores(params) if values is None else values,
+        values=scores(params)[: len(search.objectives)] if values is None else values,
         params=params,
         distributions={name: distributions[name] for name in params},
         user_attrs=attributes,
@@ -194,8 +195,12 @@ def test_what_does_not_matter_is_frozen_at_the_knee_or_at_a_given_value(run, mer
     ("arguments", "words"),
     [
         (["--freeze", "reasoning.slak"], "did you mean 'reasoning.slack'"),
-        (["--freeze", f"{SLACK}=2"], "outside 0 to 1"),
-        (["--freeze", f"{SLACK}=much"], f"--freeze {SLACK}=much"),
+        (["--freeze", f"{SLACK}=2"], f"--freeze {SLACK}=2: {SLACK} goes from 0 to 1: 2 lies out"),
+        (["--freeze", f"{SLACK}=much"], f"--freeze {SLACK}=much: {SLACK} is a number"),
+        (
+            [word for name in NAMES for word in ("--freeze", name)],
+            "every parameter is frozen: nothing to search",
+        ),
         (["-o", "/elsewhere.yaml"], "its relative paths are relative to there"),
     ],
 )
@@ -203,6 +208,43 @@ def test_what_cannot_be_narrowed_is_one_line(run, mergefront, arguments, words):
     ended = mergefront("narrow", run.folder, *arguments)
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert words in ended.err
+
+
+def test_a_flag_is_no_number_of_choices(tmp_path, mergefront):
+    text = GOOD.replace("density: {low: 0.1, high: 1.0}", "density: {choices: [1, 0.5, 0.25]}")
+    run = run_of(tmp_path, text, 12)
+    out = tmp_path / "out.yaml"
+    ended = mergefront("narrow", run.folder, "-o", out, "--freeze", f"{DENSITY}=true")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert f"{DENSITY} is one of 1, 0.5, 0.25, not True" in ended.err
+    assert not out.exists()
+
+
+def test_no_file_is_written_that_the_sampler_refuses(tmp_path, mergefront):
+    one = GOOD.replace("sampler: random", "sampler: cmaes").replace(
+        "  english: sums/language\n", ""
+    )
+    run = run_of(tmp_path, one.replace('constraints: {english: ">= 0.1"}\n', ""), 12)
+    out = tmp_path / "out.yaml"
+    ended = mergefront("narrow", run.folder, "-o", out, "--freeze", SLACK)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "sampler cmaes cannot go on with fewer dimensions" in ended.err
+    assert not out.exists()
+
+
+def test_no_file_is_written_that_leaves_nothing_to_search(tmp_path, mergefront):
+    text = GOOD.replace("density: {low: 0.1, high: 1.0}", "density: {choices: [0.5, 0.25]}")
+    frozen = {WEIGHT: 0.5, PLATEAU: 1.0, KNEE: 0.5, SLACK: 0.5}
+    sampler = f"sampler: {flow({'name': 'random', 'freeze': frozen})}"
+    run = run_of(tmp_path, text.replace("sampler: random", sampler), count=0)
+    study, out = open_study(run), tmp_path / "out.yaml"
+    for n in range(6):
+        study.add_trial(told(run.search, {**frozen, DENSITY: 0.5}, [0.5 + n / 20, 1 - n / 20]))
+        study.add_trial(told(run.search, {**frozen, DENSITY: 0.25}, [0.1, 0.1]))
+    ended = mergefront("narrow", run.folder, "-o", out)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "every parameter is frozen: nothing to search; nothing is written" in ended.err
+    assert not out.exists()
 
 
 def test_comments_stay_and_a_file_that_has_changed_gives_way_to_the_runs_own_copy(tmp_path):
