@@ -112,13 +112,15 @@ def test_a_bounded_search_exports_what_holds_the_bound(fit: Surrogate) -> None:
     way = searching.WAYS[searching_report.BOUNDED].settings
     settings = ("sampler.name=tpe", *(s for s in way if not s.startswith("sampler")))
     story = simulate(Bench(World(0, 0, fit), settings), 60, 4)
-    assert story.exported in (True, False)
-    assert set(story.test) == ({"math", "language"} if story.exported else set())
+    assert story.exported
+    assert story.stopped > 0
+    # It holds .9 on the confirm items; the mean of 256 test items has a standard error of .02.
+    assert story.test["language"] >= 0.9 - 0.02
 
 
 def test_what_it_takes_to_reach_a_volume() -> None:
     stories = [
-        Story(steps=[Step(100 * n, 50.0 * n, volume, volume) for n, volume in enumerate(volumes, 1)])
+        Story(steps=[Step(100 * n, 50.0 * n, held, held) for n, held in enumerate(volumes, 1)])
         for volumes in ((0.2, 0.6, 0.5, 0.6), (0.3, 0.6, 0.4, 0.7), (0.1, 0.5, 0.5, 0.6))
     ]
     assert searching_report.final(stories) == 0.6
