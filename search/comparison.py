@@ -55,10 +55,14 @@ class Row:
     same: int
 
 
-def compare(run: Run, a: str, b: str, split: Split | None = None) -> tuple[Split, list[Row]]:
+def compare(run: Run, a: str, b: str, split: Split | None = None) -> tuple[Split, list[Row], str]:
     """Two trials or baselines of a run, paired by item: "12", "trial:12", or a baseline's label.
 
-    Without a split it is the confirming items if both were asked them, else the dev items.
+    Without a split it is the confirming items if both were asked them, else the dev items; of
+    those, where a race stopped one of the two, the items that both were asked.
+
+    Returns:
+        The split, a row for each score, and what to know of stopped trials ("" if none is).
 
     Raises:
         ConfigError: one of them is unknown, failed, or was not asked these items.
@@ -69,6 +73,9 @@ def compare(run: Run, a: str, b: str, split: Split | None = None) -> tuple[Split
         split = "confirm" if held else "dev"
     if split != "dev":
         one, other = _held_out(run, a, one, split), _held_out(run, b, other, split)
+    note = _stopped(a, one, b, other)
+    if note:
+        one, other = _shared(one, other), _shared(other, one)
     measures = {
         (task, key): measure
         for task, config in run.search.file.tasks.items()
@@ -87,7 +94,27 @@ def compare(run: Run, a: str, b: str, split: Split | None = None) -> tuple[Split
         for (task, key), measure in measures.items()
         if ((task, key),) not in known
     ]
-    return split, rows
+    return split, rows, note
+
+
+def _stopped(a: str, one: Result, b: str, other: Result) -> str:
+    """Which of the two were asked a part of the dev items only, in words; "" for neither."""
+    found = [
+        f"{_called(label)} was stopped after {stopped.asked} of {stopped.of} items"
+        for label, result in ((a, one), (b, other))
+        if (stopped := result.stopped) is not None and not stopped.audited
+    ]
+    return f"{' and '.join(found)}: both are compared on what both answered" if found else ""
+
+
+def _shared(one: Result, other: Result) -> Result:
+    """`one` with the items that `other` was asked too."""
+    asked = {task: {item.id for item in items} for task, items in other.items.items()}
+    items = {
+        task: [item for item in items if item.id in asked.get(task, ())]
+        for task, items in one.items.items()
+    }
+    return replace(one, items=items)
 
 
 Part = tuple[tuple[str, str], Measure]
@@ -165,7 +192,7 @@ def _has(result: Result, task: str, key: str) -> bool:
 
 def _dev(run: Run, label: str) -> Result:
     """The result of a trial or a baseline on the dev items."""
-    number = label.removeprefix("trial").lstrip(": ")
+    number = _number(label)
     path = run.baseline(label)
     if number.isdecimal() and len(number) < 10:
         trials = begun_study(run).get_trials(deepcopy=False)
@@ -187,6 +214,16 @@ def _dev(run: Run, label: str) -> Result:
     return result
 
 
+def _number(label: str) -> str:
+    """Of a trial, however it was typed; of a baseline, no number."""
+    return label.removeprefix("trial").lstrip(": ")
+
+
+def _called(label: str) -> str:
+    number = _number(label)
+    return f"trial {number}" if number.isdecimal() else label
+
+
 def _held_out(run: Run, label: str, result: Result, split: Split) -> Result:
     path = run.held_out(split, result.fingerprint)
     if not path.is_file():
@@ -202,9 +239,10 @@ def print_comparison(
     """Print what `compare` finds."""
     from search.cli import print_json, say
 
-    asked, rows = compare(run, a, b, split)
+    asked, rows, note = compare(run, a, b, split)
     if as_json:
-        print_json({"a": a, "b": b, "split": asked, "rows": [asdict(row) for row in rows]})
+        found = {"a": a, "b": b, "split": asked, "note": note}
+        print_json({**found, "rows": [asdict(row) for row in rows]})
         return
     table = Table(title=f"{run.name}: {a} against {b} on {asked} items", title_justify="left")
     for title in ("", a, b, "difference [95%]", "p", "better", "worse", "same"):
@@ -217,6 +255,8 @@ def print_comparison(
         cells = (escape(row.score), *means, told, p, *map(str, counts))
         table.add_row(*cells, style="bold" if row.objective else None)
     console.print(table)
+    if note:
+        say(note)
     say(
         "objectives are bold, their p corrected for their number (Holm); other rows are for looking"
     )
@@ -267,21 +307,24 @@ def noise(run: Run) -> list[Told]:
     """What the dev items of a run can tell, from its own trials.
 
     Neighbours on the front are what has to be told apart, so pairs are those; a front of one is
-    paired with the next best trials.
+    paired with the next best trials that could be on it.
 
     Raises:
-        ConfigError: fewer than two trials are scored.
+        ConfigError: fewer than two trials with full scores hold the constraints.
     """
     study = begun_study(run)
     trials = studies.scored(study)
     near = studies.current_front(study, run.search)
     if len(near) < 2:
         first = run.search.objectives[0]
-        near = sorted(trials, key=lambda n: first.sign * trials[n].values[0])[-8:]
-    loaded = [Result.load(run.trial(number)) for number in near]
-    results = [result for result in loaded if result.fault is None and result.stopped is None]
-    if len(results) < 2:
-        raise ConfigError(f"{run.folder}: needs two scored trials to tell how noisy they are")
+        known = [number for number, trial in trials.items() if studies.known(trial)]
+        near = sorted(known, key=lambda n: first.sign * trials[n].values[0])[-8:]
+    if len(near) < 2:
+        raise ConfigError(
+            f"{run.folder}: needs two trials with full scores that hold the constraints, to tell "
+            "how noisy they are"
+        )
+    results = [Result.load(run.trial(number)) for number in near]
     targets: list[Objective | Constraint] = [*run.search.objectives, *run.search.constraints]
     parts = {
         part: measure

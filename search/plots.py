@@ -6,7 +6,7 @@ names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,9 @@ class FrontPlot:
 
     Attributes:
         search: for the objectives.
-        trials: claimed values of the finished trials by number.
+        trials: claimed values of the finished trials by number; of stopped ones, estimates.
         front: numbers on the claimed front.
+        stopped: numbers of the trials that a race stopped.
         baselines: claimed values by label.
         members: confirmed members (may be empty).
         title: of the plot.
@@ -47,6 +48,7 @@ class FrontPlot:
     search: Search
     trials: Mapping[int, Sequence[float]]
     front: Sequence[int]
+    stopped: Collection[int]
     baselines: Mapping[str, Sequence[float]]
     members: Sequence[Member]
     title: str
@@ -60,6 +62,18 @@ class FrontPlot:
         _write_png(self._png(), png)
         return [html, png]
 
+    def _others(self) -> list[tuple[str, bool, list[int]]]:
+        """(what, whether estimates, numbers) of the trials that are not on the front."""
+        series = [
+            ("trials (dev)", False, [n for n in self.trials if n not in self.stopped]),
+            ("stopped early (estimate)", True, [n for n in self.trials if n in self.stopped]),
+        ]
+        return [
+            (what, estimates, off)
+            for what, estimates, numbers in series
+            if (off := [n for n in numbers if n not in self.front])
+        ]
+
     def _confirmed(self) -> list[tuple[str, Estimate, Estimate]]:
         x, y = self.search.objectives[:2]
         return [(m.label, m.confirmed[x.name], m.confirmed[y.name]) for m in self.members]
@@ -68,16 +82,21 @@ class FrontPlot:
         import plotly.graph_objects as go
 
         x, y = self.search.objectives[:2]
-        others = [number for number in self.trials if number not in self.front]
         figure = go.Figure()
-        figure.add_scatter(
-            x=[self.trials[n][0] for n in others],
-            y=[self.trials[n][1] for n in others],
-            text=[f"trial {n}" for n in others],
-            mode="markers",
-            name="trials (dev)",
-            marker={"color": TRIAL_COLOR, "size": 6, "opacity": 0.6},
-        )
+        for what, estimates, others in self._others():
+            figure.add_scatter(
+                x=[self.trials[n][0] for n in others],
+                y=[self.trials[n][1] for n in others],
+                text=[f"trial {n}" for n in others],
+                mode="markers",
+                name=what,
+                marker={
+                    "color": TRIAL_COLOR,
+                    "size": 6,
+                    "opacity": 0.6,
+                    "symbol": "circle-open" if estimates else "circle",
+                },
+            )
         figure.add_scatter(
             x=[self.trials[n][0] for n in self.front],
             y=[self.trials[n][1] for n in self.front],
@@ -135,15 +154,16 @@ class FrontPlot:
         x, y = self.search.objectives[:2]
         figure = Figure(figsize=(8, 6), dpi=120, layout="constrained")
         axes = figure.add_subplot()
-        others = [number for number in self.trials if number not in self.front]
-        axes.scatter(
-            [self.trials[n][0] for n in others],
-            [self.trials[n][1] for n in others],
-            s=14,
-            c=TRIAL_COLOR,
-            alpha=0.6,
-            label="trials (dev)",
-        )
+        for what, estimates, others in self._others():
+            axes.scatter(
+                [self.trials[n][0] for n in others],
+                [self.trials[n][1] for n in others],
+                s=14,
+                facecolors="none" if estimates else TRIAL_COLOR,
+                edgecolors=TRIAL_COLOR,
+                alpha=0.6,
+                label=what,
+            )
         axes.plot(
             [self.trials[n][0] for n in self.front],
             [self.trials[n][1] for n in self.front],

@@ -340,6 +340,7 @@ def _end(
             search=search,
             trials={number: trial.values for number, trial in trials.items()},
             front=front,
+            stopped=[n for n, trial in trials.items() if studies.PARTIAL in trial.user_attrs],
             baselines=claimed,
             members=members,
             title=f"{opened.name}: {len(trials)} trials",

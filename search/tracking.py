@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 
 from merge_core.yaml_io import one_line
 from search import study as studies
-from search.config import measures_of
+from search.config import Search, measures_of
 from search.front import front as front_of
 from search.front import hypervolume
 from search.mlflow_store import BASELINE, TRIAL, Store, import_mlflow, milliseconds
@@ -199,16 +199,10 @@ class Tracker:
             COLOR: TRIAL_COLOR,
         }
         if frozen.state == TrialState.COMPLETE:
-            for objective, value in zip(search.objectives, frozen.values, strict=True):
-                metrics[objective.name] = value
-                low, high, n = frozen.user_attrs["intervals"][objective.name]
-                metrics |= {f"{objective.name}_low": low, f"{objective.name}_high": high}
-                metrics[f"{objective.name}_n"] = n
+            metrics |= _scores(frozen, search)
             metrics["tokens"] = float(frozen.user_attrs["tokens"])
             for stage, spent in frozen.user_attrs["seconds"].items():
                 metrics[f"seconds_{stage}"] = float(spent)
-            if "joint" in frozen.user_attrs:
-                metrics["joint"] = float(frozen.user_attrs["joint"])
             for reason, share in frozen.user_attrs.get(studies.ENDED, {}).items():
                 metrics[f"ended_{reason}"] = float(share)
             metrics |= _retained(frozen.user_attrs.get(studies.RETAINED, {}))
@@ -338,6 +332,22 @@ class Tracker:
         store.client.set_terminated(store.parent)
 
 
+def _scores(frozen: optuna.trial.FrozenTrial, search: Search) -> dict[str, float]:
+    """What a finished trial was told, with its intervals and the items that they are of."""
+    # The values of a stopped trial are estimates of all items, not means of those it answered: the
+    # interval and `joint` of the answered ones are none of theirs.
+    partial = studies.PARTIAL in frozen.user_attrs
+    metrics: dict[str, float] = {}
+    for objective, value in zip(search.objectives, frozen.values, strict=True):
+        low, high, n = frozen.user_attrs["intervals"][objective.name]
+        metrics |= {objective.name: value, f"{objective.name}_n": float(n)}
+        if not partial:
+            metrics |= {f"{objective.name}_low": low, f"{objective.name}_high": high}
+    if "joint" in frozen.user_attrs and not partial:
+        metrics["joint"] = float(frozen.user_attrs["joint"])
+    return metrics
+
+
 def _retained(shares: Mapping[str, float]) -> dict[str, float]:
     return {f"retained/{to_mlflow(name)}": float(share) for name, share in shares.items()}
 
@@ -364,7 +374,8 @@ def _note(run: Run, links: dict[str, str], *, joint_known: bool) -> str:
         ),
         "",
         "- An objective's column is its score on the search's own items; `_low` and `_high` are "
-        "its 95% interval, `_n` the number of items.",
+        "its 95% interval, `_n` the number of items. A trial that was stopped early has an "
+        "estimate, and no interval.",
         *(["- `joint` is the share of answers right and in the language."] if joint_known else []),
         *(
             ["- `retained/NAME` is the share of an expert's differences that is in the merge."]

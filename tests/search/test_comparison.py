@@ -9,6 +9,7 @@ import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import optuna
 import pytest
 
 from merge_core.yaml_io import dump_yaml, load_yaml
@@ -17,8 +18,11 @@ from search.comparison import compare, noise, signed
 from search.confirm import Member, load, members_of, save
 from search.confirmed import findings, standing
 from search.errors import ConfigError
-from search.results import Result
+from search.plots import FrontPlot
+from search.results import Result, Stopped
 from search.run import Run
+from search.study import PARTIAL, attributes_of, open_study
+from search.tracking import _scores
 from tests.search.kit import finish, start
 from tests.search.small import GOOD, CommandLine, make_workplace
 
@@ -79,8 +83,8 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Comma
 
 def test_two_trials_are_paired_by_item(folder: Path) -> None:
     run = Run.open(folder / "runs" / "search")
-    split, rows = compare(run, "0", "trial 1", "dev")
-    assert split == "dev"
+    split, rows, note = compare(run, "0", "trial 1", "dev")
+    assert (split, note) == ("dev", "")
     results = [Result.load(run.trial(number)) for number in (0, 1)]
     scores = [[item.scores["math"] for item in result.items["sums"]] for result in results]
     right = rows[0]
@@ -288,10 +292,82 @@ def test_a_difference_is_spelled_with_its_sign() -> None:
     assert signed(Estimate(0.034, -0.011, 0.08, 9)) == "+.034 [-.011, +.080]"
 
 
-def test_a_lone_trial_cannot_tell_noise(folder: Path) -> None:
+def told_anew(run: Run, trials: list[tuple[list[float], dict[str, object]]]) -> optuna.Study:
+    """The run's study with these trials (values, attributes) in place of its own."""
+    optuna.delete_study(study_name=run.name, storage=run.storage)
+    study = open_study(run)
+    for values, attributes in trials:
+        study.add_trial(optuna.trial.create_trial(values=values, user_attrs=attributes))
+    return study
+
+
+def stop(run: Run, number: int, items: int = 2) -> Result:
+    """A trial's result, as if a race had stopped it after so many of its 4 items."""
+    full = Result.load(run.trial(number))
+    stopped = Stopped("behind trial 0", {"right": 0.1, "english": 0.2}, {}, asked=items, of=4)
+    result = replace(full, items={"sums": full.items["sums"][:items]}, stopped=stopped)
+    result.save(run.trial(number))
+    return result
+
+
+def test_a_stopped_trial_is_compared_on_what_it_answered(folder: Path, cli: CommandLine) -> None:
     run = Run.open(folder / "runs" / "search")
-    for number in range(1, 4):
-        result = Result.load(run.trial(number))
-        Result({}, result.fingerprint, "dev", {}, fault="NaN").save(run.trial(number))
-    with pytest.raises(ConfigError, match="needs two scored trials"):
+    stopped, full = stop(run, 1), Result.load(run.trial(0))
+    _, rows, note = compare(run, "0", "1", "dev")
+    assert note == "trial 1 was stopped after 2 of 4 items: both are compared on what both answered"
+    for row in rows:
+        assert (row.a.n, row.b.n) == (2, 2)
+        assert row.difference is not None
+        assert row.difference.value == pytest.approx(row.a.value - row.b.value)
+    right = [[i.scores["math"] for i in r.items["sums"][:2]] for r in (full, stopped)]
+    assert [rows[0].a.value, rows[0].b.value] == [sum(scores) / 2 for scores in right]
+    assert note in cli("compare", "runs/search", "0", "1", "--split", "dev").out
+    data = json.loads(cli("compare", "runs/search", "1", "0", "--split", "dev", "--json").out)
+    assert data["note"] == note
+    assert data["rows"][0]["b"]["n"] == 2
+
+    stop(run, 2, 3)
+    _, (row, *_), note = compare(run, "trial:2", "1", "dev")
+    assert note.startswith("trial 2 was stopped after 3 of 4 items and trial 1 was stopped after 2")
+    assert (row.a.n, row.b.n) == (2, 2)
+
+    # An audited one has answered all.
+    whole = replace(full, stopped=replace(stopped.stopped, audited=True))
+    whole.save(run.trial(0))
+    assert compare(run, "0", "3", "dev")[2] == ""
+
+
+def test_noise_is_told_by_full_trials_that_hold_the_constraints(folder: Path) -> None:
+    run = Run.open(folder / "runs" / "search")
+    # A front of one, stopped trials with better estimates than the rest, and a fault.
+    stop(run, 1)
+    part = {PARTIAL: {"reason": "", "items": 2, "of": 4, "audited": False}}
+    full = [([1.0, 1.0], {}), ([0.9, 0.9], part), ([0.5, 0.5], {}), ([0.1, 0.1], {})]
+    told_anew(run, [*full, *[([0.9, 0.9], part)] * 7, ([0.8, 0.8], {"fault": "NaN"})])
+    assert [told.pairs for told in noise(run)] == [2, 2]
+    told_anew(run, [full[0], *full[1:2] * 2, ([0.9, 0.9], {"fault": "NaN"})])
+    with pytest.raises(ConfigError, match="needs two trials with full scores"):
         noise(run)
+
+
+def test_estimates_of_stopped_trials_are_a_series_of_their_own(folder: Path) -> None:
+    search = Run.open(folder / "runs" / "search").search
+    values = {0: (0.9, 0.9), 1: (0.5, 0.5), 2: (0.2, 0.3)}
+    plot = FrontPlot(search, values, [0], [2], {}, [], "t")
+    drawn = {trace.name: list(zip(trace.x, trace.y, strict=True)) for trace in plot._html().data}
+    assert drawn["trials (dev)"] == [values[1]]
+    assert drawn["stopped early (estimate)"] == [values[2]]
+    labels = plot._png().axes[0].get_legend_handles_labels()[1]
+    assert labels[:2] == ["trials (dev)", "stopped early (estimate)"]
+    plain = replace(plot, stopped=[])
+    assert "stopped early (estimate)" not in [trace.name for trace in plain._html().data]
+
+
+def test_an_estimate_is_tracked_without_what_is_of_the_answered_items(folder: Path) -> None:
+    run = Run.open(folder / "runs" / "search")
+    stopped, full = stop(run, 1), Result.load(run.trial(0))
+    trials = (([0.1, 0.2], stopped), ([0.5, 1.0], full))
+    study = told_anew(run, [(values, attributes_of(r, run.search)) for values, r in trials])
+    first, second = (_scores(trial, run.search) for trial in study.trials)
+    assert first == {"right": 0.1, "right_n": 2, "english": 0.2, "english_n": 2}
+    assert {"right_low", "right_high", "english_low", "english_high", "joint"} < set(second)
