@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 import optuna
 from optuna.trial import FrozenTrial
 
-from objectives.task import Split
+from objectives.task import Split, Task
 from search import study as studies
 from search.account import Account
 from search.config import Search, seconds
 from search.file import BudgetEntry
-from search.front import Point, dominates, hypervolume
 from search.ledger import Ledger
+from search.progress import Progress
 from search.results import Result
 from search.run import Run
 from search.samplers import proposers
@@ -135,7 +135,7 @@ class Budget:
         self._clock = clock
         self._recent: deque[_Took] = deque(maxlen=RECENT)
         self._whole: deque[_Took] = deque(maxlen=RECENT)
-        self._volumes: list[float] = []
+        self._volumes: list[float | None] = []
         self._start_up = 0
 
     # ---- what the driver tells
@@ -163,8 +163,8 @@ class Budget:
         self.done += 1
         self.done_tokens += result.tokens
 
-    def told(self, volume: float) -> None:
-        """A trial that counts is finished; the front has this hypervolume now."""
+    def told(self, volume: float | None) -> None:
+        """A trial that counts is finished; the front has this hypervolume now (None: no front)."""
         self.finished += 1
         self.done_trials += 1
         self._volumes.append(volume)
@@ -211,7 +211,8 @@ class Budget:
     def _expected_tokens(self, running: int, others: int, members: int) -> float:
         """Of all that is on its way, one more trial, and what follows the search."""
         trials = 1.0 + others + self._shares.reserve(members)
-        if not self._recent:  # nothing is known but what answers can have; one is always tried
+        # Faults and stopped trials do not tell how long answers are. One trial is always tried.
+        if not self._whole:
             return self._shares.most_tokens * (running + trials) if running + others else 1.0
         trial, whole = (statistics.fmean(took.tokens for took in some) for some in self._seen())
         return trial * running + whole * trials
@@ -247,12 +248,16 @@ class Budget:
         if patience is None or len(self._volumes) < self._start_up + patience:
             return False
         # A search that has no front yet is looking for one: that is not what patience is about.
-        return self._volumes[-1] > 0 and self._gained(patience) < GAIN
+        return self._volumes[-1] is not None and self._gained(patience) < GAIN
 
     def _gained(self, last: int) -> float:
-        """What the last trials added to the hypervolume, as a share of it."""
-        before = self._volumes[-1 - last] if len(self._volumes) > last else 0.0
-        return 1.0 - before / self._volumes[-1]
+        """What the last trials added to the hypervolume, as a share of it; a first front is all."""
+        before = self._volumes[-1 - last] if len(self._volumes) > last else None
+        if before is None:
+            return 1.0
+        now = self._volumes[-1]
+        # On the edge of the references nothing has a volume, and nothing gains any.
+        return 1.0 - before / now if now else 0.0
 
     def line(self) -> str | None:
         """Why the search ended, with numbers; None if no limit ended it."""
@@ -288,6 +293,24 @@ def most_tokens(prepared: Prepared, split: Split) -> int:
     return sum(task.answers(split) * task.config.generate.max_tokens for task in tasks)
 
 
+def notes(search: Search, tasks: Mapping[str, Task]) -> list[str]:
+    """What may surprise in the limits, one line each."""
+    limits = search.file.budget
+    others = (limits.trials, limits.timeout, limits.gpu_hours, limits.cost, limits.patience)
+    asked = [task for task in tasks.values() if task.asked("dev")]
+    if limits.tokens is None or any(others) or any(_generates(task) for task in asked):
+        return []
+    return [
+        "no dev item is answered with tokens, so budget.tokens never ends the search; add"
+        " budget.trials or timeout"
+    ]
+
+
+def _generates(task: Task) -> bool:
+    """Whether tokens may be generated; tasks that ask in a way of their own may do so too."""
+    return task.generates or any(scorer.reads == "engine" for scorer in task.scorers)
+
+
 def until(limits: BudgetEntry) -> str:
     """What ends a search, in words."""
     told = [f"{limits.trials} trials"] if limits.trials else []
@@ -317,20 +340,15 @@ def in_order(trials: Mapping[int, FrozenTrial]) -> list[int]:
     return sorted(trials, key=ended)
 
 
-def volumes(trials: Mapping[int, FrozenTrial], search: Search) -> list[float]:
+def volumes(trials: Mapping[int, FrozenTrial], search: Search) -> list[float | None]:
     """The hypervolume of the front after each trial that counts, in the order in which they ended.
 
-    Those that were taken over are on the front too.
+    None where there was no front yet. Trials that were taken over are on the front too.
     """
-    points, paid = studies.points(trials, search), studies.paid(trials)
-    held: list[Point] = []
-    found: list[float] = []
-    volume = 0.0
+    progress = Progress(search)
+    found: list[float | None] = []
     for number in in_order(trials):
-        point = points.get(number)
-        if point is not None and not any(point == o or dominates(o, point) for o in held):
-            held = [*(other for other in held if not dominates(point, other)), point]
-            volume = hypervolume(held)
-        if number in paid:
-            found.append(volume)
+        progress.add(trials[number])
+        if studies.counts(trials[number]):
+            found.append(progress.volume if progress.front else None)
     return found

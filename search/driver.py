@@ -324,7 +324,7 @@ class Driver:
         with self.spent.on("file"):
             outcome.result.save(self.run.trial(number))
         self._tell(trial, outcome.result)
-        self.budget.told(self.volume)
+        self.budget.told(self.volume if self.front else None)
         for other in self._waiting.pop(number, []):
             studies.tell(self.study, self.search, other, outcome.result, duplicate_of=number)
 

@@ -10,6 +10,7 @@ import json
 import math
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from search.dispatch import CEILINGS, Ceiling, ceiling, warning
 from search.errors import ConfigError, RunError
 from search.estimate import estimate, measured
 from search.file import BudgetEntry
-from search.front import front, hypervolume
+from search.front import hypervolume
 from search.ledger import Ledger, Session, sessions
 from search.results import Result, Stopped
 from search.run import Run
@@ -255,6 +256,40 @@ def test_faults_and_stopped_trials_do_not_make_the_reserve_small(folder: Path) -
     assert not budget.allows(running=0, others=0, able=1)  # in full trials, as ever
 
 
+def test_what_no_full_trial_has_shown_is_bounded(folder: Path) -> None:
+    """A merge at fault generates nothing, one that was stopped little: the next may."""
+    room = 2048 * (1 + 2 + 2 * (3 + 1) + 1)  # three trials, two members and one baseline, a test
+    budget = Begun(folder, budget={"tokens": room}).budget(workers=64)
+    budget.spend(result(items=0, fault="not finite"))
+    budget.spend(result(1, items=1, stopped=stop(1)))
+    assert not budget.allows(running=3, others=0, able=0)
+    assert budget.allows(running=0, others=0, able=0)
+    budget.spend(result(10))
+    assert budget.allows(running=3, others=0, able=0)
+
+
+def test_tokens_alone_never_end_a_search_that_generates_none(folder: Path) -> None:
+    chosen = {"scorers": ["choice"], "fields": {"choices": "choices", "answer": "answer"}}
+
+    def told(budget: dict[str, Any], **task: Any) -> list[str]:
+        rows = [
+            json.dumps({"id": f"c{i}", "prompt": f"{i}?", "choices": ["a", "b"], "answer": 0})
+            for i in range(12)
+        ]
+        folder.joinpath("choices.jsonl").write_text("\n".join(rows))
+        return [
+            note
+            for note in prepare(load(write(folder, budget=budget, **task))).notes
+            if "budget.tokens" in note
+        ]
+
+    choice = {"tasks": {"t": {"items": "choices.jsonl", **chosen}}, "objectives": {"a": "t/choice"}}
+    assert told({"tokens": 100}) == []
+    assert told({"tokens": 100, "trials": 5}, **choice) == []
+    (note,) = told({"tokens": 100}, **choice)
+    assert "never ends the search" in note
+
+
 def test_a_cost_needs_the_price_of_an_hour(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"s\.yaml:\d+:\d+: cost needs gpu_hour_price: what an"):
         load(write(folder, budget={"cost": 5.0}))
@@ -273,7 +308,7 @@ def test_what_ends_a_search_is_told_whole() -> None:
 # --- patience ------------------------------------------------------------------------------------
 
 
-def ended_after(budget: Budget, gained: list[float]) -> int | None:
+def ended_after(budget: Budget, gained: Sequence[float | None]) -> int | None:
     """After how many trials with these hypervolumes no other is allowed."""
     for number, volume in enumerate(gained):
         if not budget.allows(0, 0, 1):
@@ -285,7 +320,9 @@ def ended_after(budget: Budget, gained: list[float]) -> int | None:
 def test_patience_waits_for_the_first_gain_the_start_up_and_so_many_trials(folder: Path) -> None:
     begun = Begun(folder, budget={"patience": 20})  # sampler: random, which has no start-up
     gaining = [0.1 * (1 + n / 10) for n in range(30)]
-    assert ended_after(begun.budget(), [0.0] * 100) is None  # no front yet
+    assert ended_after(begun.budget(), [None] * 100) is None  # no front yet
+    # On the edge of a reference a front has no volume; that it is there was a gain.
+    assert ended_after(begun.budget(), [None] * 50 + [0.0] * 100) == 71
     assert ended_after(begun.budget(), [0.5] * 100) == 21
     # What gained more than 1% has to be 20 trials old.
     assert ended_after(begun.budget(), gaining + [gaining[-1]] * 40) == 50
@@ -333,11 +370,11 @@ def test_hypervolumes_of_a_run_are_those_of_its_fronts(
         study.add_trial(optuna.trial.create_trial(values=[a / 6, b / 6], user_attrs=mark))
     trials = studies.scored(study)
     points = studies.points(trials, search)
-    expected = []
+    expected: list[float | None] = []
     for number in trials:
         so_far = {n: point for n, point in points.items() if n <= number}
         if number in studies.paid(trials):
-            expected.append(hypervolume([so_far[n] for n in front(so_far)]))
+            expected.append(hypervolume(list(so_far.values())) if so_far else None)
     assert volumes(trials, search) == pytest.approx(expected)
 
 
