@@ -191,8 +191,8 @@ def run(
         search = warm.from_run(search, from_)
     if freeze:
         search = samplers.freeze(search, freeze)
-    prepared = prepare(search)
     folder = folder_for(search, runs, name, new=new)
+    prepared = prepare(search, folder)
     if dry_run:
         describe(console, prepared, folder)
         for text in sample_recipes(search, 3):

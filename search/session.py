@@ -22,6 +22,7 @@ from search import study as studies
 from search.account import Account
 from search.baselines import baselines
 from search.budget import Budget, Shares
+from search.budget import notes as budget_notes
 from search.config import Search
 from search.confirm import Member
 from search.confirmed import write_report
@@ -134,10 +135,11 @@ class Found:
     ended: str | None = None
 
 
-def prepare(search: Search) -> Prepared:
+def prepare(search: Search, folder: Path | None = None) -> Prepared:
     """Open and check everything a search names: headers of checkpoints, tokenizers, items.
 
-    Every prompt of every split is encoded: see `search.prompts`.
+    Every prompt of every split is encoded: see `search.prompts`. Warm starts that the run in
+    `folder` has behind it are not opened again.
 
     Raises:
         MergeError, ObjectiveError, ConfigError: one line on what is wrong and where.
@@ -181,7 +183,8 @@ def prepare(search: Search) -> Prepared:
     )
     if search.file.racing.enabled and (why := unfit(search)) is not None:
         notes = (*notes, f"no trial is stopped early: {why}")
-    notes = (*notes, *sampling_notes(search), *warm_starts(search))
+    notes = (*notes, *sampling_notes(search), *budget_notes(search, tasks))
+    notes = (*notes, *warm_starts(search, folder))
     return Prepared(search, tasks, plan, others, notes)
 
 
@@ -240,7 +243,7 @@ def confirm(opened: Run, listener: Listener, more: Sequence[str] = ()) -> Found:
     Raises:
         ConfigError: one of them is none, or not of this search's kind.
     """
-    prepared = _prepare_with(opened.search, more)
+    prepared = _prepare_with(opened, more)
     with _session(prepared, opened.folder, listener) as (opened, pool, tracker, ledger):
         study = studies.open_study(opened)
         for label, result in confirming.score_baselines(opened, pool, prepared.baselines).items():
@@ -248,13 +251,15 @@ def confirm(opened: Run, listener: Listener, more: Sequence[str] = ()) -> Found:
         return _confirm(opened, study, pool, tracker, ledger, listener)
 
 
-def _prepare_with(search: Search, more: Sequence[str]) -> Prepared:
-    """The search prepared, with more baselines than its file names."""
+def _prepare_with(opened: Run, more: Sequence[str]) -> Prepared:
+    """The run's search prepared, with more baselines than its file names."""
+    search = opened.search
     added = [entry for entry in more if entry not in search.file.baselines]
     if not added:
-        return prepare(search)
+        return prepare(search, opened.folder)
     typed = f"--baseline {', '.join(added)}"
-    return prepare(search.with_value("baselines", [*search.file.baselines, *added], typed))
+    entries = [*search.file.baselines, *added]
+    return prepare(search.with_value("baselines", entries, typed), opened.folder)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,16 +73,22 @@ class Taken:
         return f"run {name}: {self.results} results are taken over{outside}{other}"
 
 
-def check(search: Search) -> list[str]:
+def check(search: Search, folder: Path | None = None) -> list[str]:
     """Open what the file's warm starts name; what they will do, one line each.
+
+    Those that the run in `folder` has done already are left out: what they name may be gone.
 
     Raises:
         ConfigError: a recipe or a run cannot be read, or a recipe lies outside the space; begins
             with its place in the file.
     """
     lines = []
-    for index, entry in enumerate(search.file.sampler.warm_starts):
+    entries = search.file.sampler.warm_starts
+    done = _done(folder) if folder is not None and any(":" in entry for entry in entries) else ()
+    for index, entry in enumerate(entries):
         kind, _, place = entry.partition(":")
+        if entry in done:
+            continue
         try:
             if kind == "recipe":
                 params_of_file(search, place)
@@ -101,16 +107,16 @@ def check(search: Search) -> list[str]:
     return lines
 
 
-def from_run(search: Search, folder: Path) -> Search:
-    """`search` with an earlier run as its first warm start, as `--from` gives it.
-
-    Raises:
-        ConfigError: there is no such run.
-    """
+def _done(folder: Path) -> Sequence[str]:
+    """The entries that the run in `folder` has done; none if it has not begun."""
     try:
-        Run.open(folder)
-    except RunError as error:
-        raise ConfigError(f"--from {error}") from None
+        return list(studies.open_study(_begun(folder), create=False).user_attrs.get(BEGUN, ()))
+    except (ConfigError, RunError, StorageError):  # told by whoever goes on with that run
+        return ()
+
+
+def from_run(search: Search, folder: Path) -> Search:
+    """`search` with an earlier run as its first warm start, as `--from` gives it."""
     entry = f"run:{os.path.relpath(folder.expanduser(), search.root)}"
     sampler = search.file.sampler
     others = [other for other in sampler.warm_starts if other != entry]
@@ -232,10 +238,14 @@ def open_run(search: Search, place: str) -> Run:
     Raises:
         RunError: there is none, or no trial of it has begun.
     """
-    old = Run.open(search.root / Path(place).expanduser())
-    if old.search.file.storage is None and not (old.folder / "study.db").is_file():
-        raise RunError(f"{old.folder}: no trial has begun yet")
-    return old
+    return _begun(search.root / Path(place).expanduser())
+
+
+def _begun(folder: Path) -> Run:
+    run = Run.open(folder)
+    if run.search.file.storage is None and not (run.folder / "study.db").is_file():
+        raise RunError(f"{run.folder}: no trial has begun yet")
+    return run
 
 
 def take_over(study: optuna.Study, run: Run, old: Run) -> Taken:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -155,6 +156,27 @@ def test_a_recipe_that_cannot_be_tried_is_told_before_anything_runs(place: Path)
         assert entry in line
         assert str(caught.value).startswith(f"{place / 's.yaml'}:")
         assert said in str(caught.value)
+
+
+def test_what_was_tried_first_need_not_stay(place: Path, tmp_path: Path) -> None:
+    """A session that goes on, or confirms, reads nothing of a warm start that is done."""
+    started(search_of(place, "s"), tmp_path / "old")
+    entry = recipe_file(place, "gone", (0.25, 0.75))
+    search = search_of(place, "goes_on", sampler={"warm_starts": [entry]})
+    search = warm.from_run(search, tmp_path / "old")
+    folder = tmp_path / "run"
+    assert len(warm.check(search, folder)) == 1
+    run, study = started(search, folder)
+    (place / "gone.yaml").unlink()
+    with pytest.raises(ConfigError, match="no such file"):
+        prepare(search, folder)  # a session that was killed before it began with them
+    recipe_file(place, "gone", (0.25, 0.75))
+    warm.begin(study, run)
+    (place / "gone.yaml").unlink()
+    shutil.rmtree(tmp_path / "old")
+    prepare(warm.from_run(search, tmp_path / "old"), folder)
+    with pytest.raises(ConfigError, match=r"--from .*: warm start run:.*holds no run"):
+        prepare(warm.from_run(search_of(place, "s"), tmp_path / "old"), tmp_path / "another")
 
 
 # ---- earlier runs
