@@ -139,11 +139,14 @@ class Account:
 
     @property
     def busy(self) -> float | None:
-        """Share of the workers' time in which they merged or answered; None if it is not known."""
-        if not self.worker_hours:
-            return None
+        """Share of the workers' time in which they merged or answered; None if it is not known.
+
+        It is not where they worked longer than they are known to have been held: earlier sessions
+        were of a version that kept no hours.
+        """
         worked = sum(sum(spent.seconds.values()) for spent in self.stages.values())
-        return worked / (3600.0 * self.worker_hours)
+        held = 3600.0 * self.worker_hours
+        return worked / held if held and worked <= held else None
 
     def plain(self) -> dict[str, Any]:
         """As JSON data."""
@@ -181,13 +184,17 @@ class Account:
         }
         if took:
             rows["seconds"] = "of workers: " + ", ".join(f"{k} {v}" for k, v in took.items())
-        if self.busy is not None:
+        if self.worker_hours:
             used = (self.gpu_hours, "GPU") if self.gpu_hours else (self.worker_hours, "worker")
             cost = "" if self.cost is None else f", {self.cost:,.2f} at the price given"
             many = f" in {self.sessions} sessions" if self.sessions > 1 else ""
+            busy = (
+                "without sessions before hours were counted"
+                if self.busy is None
+                else f"workers busy {self.busy:.0%} of them"
+            )
             rows["held"] = (
-                f"{used[0]:.3g} {used[1]}-hours{cost}; {self.seconds:,.0f} s{many},"
-                f" workers busy {self.busy:.0%} of them"
+                f"{used[0]:.3g} {used[1]}-hours{cost}; {self.seconds:,.0f} s{many}, {busy}"
             )
         return rows
 

@@ -27,7 +27,7 @@ from search.ledger import Ledger
 from search.progress import Progress
 from search.results import Result
 from search.run import Run
-from search.samplers import proposers
+from search.samplers import SAMPLERS
 
 if TYPE_CHECKING:
     from search.session import Prepared
@@ -36,8 +36,6 @@ GAIN = 0.01
 """Share of the hypervolume that the trials counted by `patience` must add, or the search ends."""
 RECENT = 32
 """Ended merges whose mean is what the next is expected to take."""
-_START_UP = {"gp": 10, "tpe": 10, "nsga2": 50, "nsga3": 50, "cmaes": 1}
-"""Trials that Optuna's samplers propose at random, where the file does not say how many."""
 
 
 @dataclass(frozen=True)
@@ -325,9 +323,8 @@ def until(limits: BudgetEntry) -> str:
 def start_up(study: optuna.Study, search: Search) -> int:
     """Trials that begin a search with nothing learned: those put first, or the sampler's own."""
     first = sum("fixed_params" in t.system_attrs for t in study.get_trials(deepcopy=False))
-    name, options = next(iter(proposers(search))), search.file.sampler.options
-    own = options.get("n_startup_trials", options.get("population_size"))
-    return max(first, own or _START_UP.get(name, 0))
+    entry = search.file.sampler
+    return max(first, SAMPLERS[entry.name].start(entry.options))
 
 
 def in_order(trials: Mapping[int, FrozenTrial]) -> list[int]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +106,14 @@ class Kind:
         module, _, attribute = self.target.partition(":")
         found: Callable[..., BaseSampler] = getattr(import_module(module), attribute)
         return found
+
+    def start(self, options: Mapping[str, Any]) -> int:
+        """How many trials it proposes before it has learned anything, with these options."""
+        taken = signature(self.load()).parameters
+        for name in ("n_startup_trials", "population_size"):
+            if name in taken:
+                return int({**self.defaults, **options}.get(name, taken[name].default))
+        return 0
 
 
 SAMPLERS: dict[str, Kind] = {

@@ -33,6 +33,7 @@ from search.front import hypervolume
 from search.ledger import Ledger, Session, sessions
 from search.results import Result, Stopped
 from search.run import Run
+from search.sampler_classes import START
 from search.session import Prepared, prepare
 from tests.search.test_driver import write
 
@@ -348,6 +349,23 @@ def test_patience_lets_the_sampler_begin(folder: Path) -> None:
     assert start_up(begun.study, own) == 30
 
 
+@pytest.mark.parametrize(
+    ("sampler", "trials"),
+    [
+        ("auto", START),
+        ({"name": "auto", "options": {"n_startup_trials": 3}}, 3),
+        ("gp", 10),
+        ("nsga2", 50),
+        ({"name": "nsga3", "options": {"population_size": 8}}, 8),
+        ("qmc", 0),
+    ],
+)
+def test_the_start_is_that_of_the_sampler(sampler: Any, trials: int, search: Search) -> None:
+    study = optuna.create_study(directions=["maximize"] * 2)
+    data = sampler if isinstance(sampler, dict) else {"name": sampler}
+    assert start_up(study, search.with_value("sampler", data, "typed")) == trials
+
+
 def test_patience_counts_all_sessions_and_goes_on_when_raised(folder: Path) -> None:
     begun = Begun(folder, budget={"patience": 4})
     for right in (0.5, 0.75, 0.75, 0.5, 0.25):
@@ -464,6 +482,18 @@ def test_a_stopped_trial_is_an_error_if_no_front_member_is_as_good(folder: Path)
     begun.tell(result(10, 4.0, right=0.5))  # as good as the first, though it came later
     account = Account.of(begun.run, begun.study, sessions(begun.run))
     assert (account.audited, account.misjudged) == (4, 2)
+
+
+def test_hours_before_the_ledger_are_not_counted(folder: Path) -> None:
+    begun = Begun(folder, budget={})
+    begun.tell(result(10, 7200.0))  # by a version that kept no hours
+    begun.held(0.5, workers=2)
+    account = Account.of(begun.run, begun.study, sessions(begun.run))
+    assert account.busy is None
+    assert "busy" not in account.metrics()
+    assert account.rows()["held"] == (
+        "1 worker-hours; 1,800 s, without sessions before hours were counted"
+    )
 
 
 def test_a_run_without_a_ledger_tells_no_hours(folder: Path) -> None:
