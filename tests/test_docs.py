@@ -24,9 +24,11 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GUIDE = ROOT / "docs" / "objectives.md"
 REST = """
-merge_method: linear
+merge_method: ties
 base_model: base
-models: [{model: a, parameters: {weight: {low: 0, high: 1}}}]
+models:
+  - {model: a, name: language, parameters: {weight: {low: 0, high: 1}}}
+  - {model: b, name: reasoning, parameters: {weight: 1.0, density: {low: 0.1, high: 1}}}
 tasks: {sums: {items: sums.jsonl, scorers: [math]}}
 objectives: {right: sums/math}
 """
