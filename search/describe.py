@@ -92,10 +92,10 @@ def begun_study(run: Run) -> optuna.Study:
     """The study of a run, to read: looking at a run that has none yet does not make one.
 
     Raises:
-        RunError: the run is still reading its sources, or was stopped while it did.
+        RunError: the run is still reading its sources, was stopped while it did, or lost its study.
         StorageError: the storage cannot be opened.
     """
-    if run.search.file.storage is None and not (run.folder / "study.db").is_file():
+    if not run.begun:
         raise RunError(f"{run.folder}: no trial has begun yet")
     return studies.open_study(run, create=False)
 

@@ -50,7 +50,7 @@ def measured(prepared: Prepared, folder: Path) -> Measured | None:
     try:
         check(prepared.search, folder)
         run = Run.open(folder)
-        if run.search.file.storage is None and not (run.folder / "study.db").is_file():
+        if not run.begun:
             return None
         trials = studies.paid(studies.scored(studies.open_study(run, create=False))).values()
         before = sessions(run)

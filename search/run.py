@@ -43,6 +43,7 @@ from search.errors import ConfigError, RunError
 
 VERSION = 1
 LOCK = ".lock"
+STUDY = "study.db"
 _MANIFEST = ("version", "id", "root", "items", "roles", "sources")
 _BEFORE_A_RUN = {LOCK, "search.yaml"}  # what a run that was killed while it began leaves
 log = logging.getLogger("mergefront")
@@ -94,7 +95,16 @@ class Run:
     @property
     def storage(self) -> str:
         """Optuna's storage URL."""
-        return self.search.file.storage or f"sqlite:///{self.folder / 'study.db'}"
+        return self.search.file.storage or f"sqlite:///{self.folder / STUDY}"
+
+    @property
+    def begun(self) -> bool:
+        """Whether its study is there; one in a storage of the user's own is taken to be.
+
+        Raises:
+            RunError: it is not, though trials have results.
+        """
+        return self.search.file.storage is not None or _has_study(self.folder)
 
     @property
     def tracking(self) -> str:
@@ -335,6 +345,20 @@ def check(search: Search, folder: Path) -> None:
             f"(it was {_short(was)}, now it is {_short(now)}); "
             "change it back, or start another run with --new"
         )
+    if held.file.storage is None:
+        _has_study(folder)
+
+
+def _has_study(folder: Path) -> bool:
+    """Whether a run's own study is there; RunError if trials would be numbered over its results."""
+    if (folder / STUDY).is_file():
+        return True
+    if results := sum(1 for _ in (folder / "trials").glob("*.json")):
+        raise RunError(
+            f"{folder}: holds results of {results} trials but no study ({STUDY} is missing): "
+            "put it back from a copy, or start another run with --new"
+        )
+    return False
 
 
 def _difference(held: Any, now: Any, where: tuple[str, ...] = ()) -> tuple[str, Any, Any] | None:

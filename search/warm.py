@@ -243,7 +243,7 @@ def open_run(search: Search, place: str) -> Run:
 
 def _begun(folder: Path) -> Run:
     run = Run.open(folder)
-    if run.search.file.storage is None and not (run.folder / "study.db").is_file():
+    if not run.begun:
         raise RunError(f"{run.folder}: no trial has begun yet")
     return run
 

@@ -535,6 +535,15 @@ def a_run(**manifest: object) -> None:
         path.write_text(json.dumps(json.loads(path.read_text()) | manifest))
 
 
+def without_study() -> None:
+    """A run that has lost its study, but has results."""
+    a_run()
+    for number in range(2):
+        place = Run.open(Path("runs/search")).trial(number)
+        place.parent.mkdir(exist_ok=True)
+        place.write_text("{}")
+
+
 def recipe(*changes: tuple[str, str]) -> dict[str, str]:
     text = RECIPE
     for old, new in changes:
@@ -689,6 +698,21 @@ CASES = {
     "front before the first trial": Case(
         ("runs/search: no trial has begun yet",), ("front", "runs/search"), do=a_run
     ),
+    **{
+        f"{command[0]} without its study": Case(
+            (
+                "runs/search: holds results of 2 trials but no study (study.db is missing): "
+                "put it back from a copy, or start another run with --new",
+            ),
+            command,
+            do=without_study,
+        )
+        for command in (
+            ("run", "search.yaml"),
+            *((name, "runs/search") for name in ("confirm", "status", "front", "narrow")),
+            ("importance", "runs/search"),
+        )
+    },
     "damaged run": Case(
         ("run.json: cannot be read",),
         ("front", "runs/search"),
