@@ -114,7 +114,7 @@ class Result:
         """Read what `save` wrote.
 
         Raises:
-            RunError: it is damaged.
+            RunError: it is missing, or damaged.
         """
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -122,6 +122,8 @@ class Result:
             stopped = Stopped(**data["stopped"]) if data.get("stopped") else None
             notes = tuple(data.get("notes", ()))
             return cls(**{**data, "items": items, "notes": notes, "stopped": stopped})
+        except FileNotFoundError:
+            raise RunError(f"{path}: is missing; put it back from a copy") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(
                 f"{path}: is damaged ({type(error).__name__}); put it back from a copy"

@@ -350,6 +350,17 @@ def test_noise_is_told_by_full_trials_that_hold_the_constraints(folder: Path) ->
         noise(run)
 
 
+@pytest.mark.parametrize("command", ["noise", "front"])
+def test_a_missing_result_is_one_line(command: str, folder: Path, cli: CommandLine) -> None:
+    run = Run.open(folder / "runs" / "search")
+    told_anew(run, [([1.0, 0.5], {}), ([0.5, 1.0], {})])
+    (run.folder / "confirmed.json").unlink(missing_ok=True)
+    run.trial(1).unlink()
+    ended = cli(command, "runs/search")
+    assert ended.code == 2
+    assert ended.err == f"mergefront: {run.trial(1)}: is missing; put it back from a copy\n"
+
+
 def test_estimates_of_stopped_trials_are_a_series_of_their_own(folder: Path) -> None:
     search = Run.open(folder / "runs" / "search").search
     values = {0: (0.9, 0.9), 1: (0.5, 0.5), 2: (0.2, 0.3)}
