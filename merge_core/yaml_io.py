@@ -54,10 +54,6 @@ class Document:
         self._tree = tree
         self.data: Any = _plain(tree)
 
-    def moved(self, path: Path) -> Document:
-        """The same document as if it stood at `path`: for messages and relative paths."""
-        return Document(path, self._tree)
-
     def position(self, where: Sequence[str | int]) -> tuple[int, int]:
         """Line and column (from 1) of the deepest part of `where` that exists.
 

@@ -97,7 +97,7 @@ class Search:
     """A search file, read and checked.
 
     Attributes:
-        path: where it was read.
+        path: where it was read, or stood before a run took a copy.
         file: its parts.
         space: the recipe with its ranges.
         objectives: in file order.
@@ -136,7 +136,7 @@ class Search:
         """
         source = deepcopy(self.source)  # with what was set before
         source.replace(key, value, typed)
-        return _checked(_parse(source))
+        return _checked(_parse(source, self.path))
 
     def fault(self, where: Where, what: object) -> ConfigError:
         """An error that begins with the file:line:column of a place in the file."""
@@ -162,11 +162,15 @@ def load(path: Path, overrides: Iterable[str] | None = None) -> Search:
     return _checked(_parse(source))
 
 
-def parse(document: Document) -> Search:
+def parse(document: Document, path: Path | None = None) -> Search:
     """As `load`, from a document already read, such as a run's: what it began with is not judged
     anew by what samplers are held to today.
+
+    Args:
+        document: what was read; errors name its own file.
+        path: where it stood before it was copied, if it was: its paths are relative to there.
     """
-    return _parse(_source(document))
+    return _parse(_source(document), path)
 
 
 def _checked(search: Search) -> Search:
@@ -183,8 +187,8 @@ def _source(document: Document) -> Source:
     return Source(document)
 
 
-def _parse(source: Source) -> Search:
-    data, path = source.document.data, source.document.path
+def _parse(source: Source, path: Path | None = None) -> Search:
+    data, path = source.document.data, path or source.document.path
     try:
         file = SearchFile.model_validate(data)
     except ValidationError as error:

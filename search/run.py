@@ -192,9 +192,8 @@ class Run:
         if not path.is_file():
             raise RunError(f"{folder}: holds no run (no run.json)")
         manifest = _read_manifest(path)
-        # As if it still stood where it was: its relative paths are relative to there.
         place = (folder / manifest["root"]).resolve() / "search.yaml"
-        return cls(folder, parse(load_yaml(folder / "search.yaml").moved(place)), manifest)
+        return cls(folder, parse(load_yaml(folder / "search.yaml"), place), manifest)
 
     @property
     def id(self) -> str:
@@ -334,7 +333,7 @@ def check(search: Search, folder: Path) -> None:
             raise RunError(f"{folder}: is not empty and holds no run; name another with --name")
         return
     manifest = _read_manifest(folder / "run.json")
-    held = parse(load_yaml(folder / "search.yaml").moved(search.path.resolve()))
+    held = parse(load_yaml(folder / "search.yaml"), search.path.resolve())
     difference = _difference(freeze(held), freeze(search))
     if difference is None:
         difference = _difference(manifest["items"], item_digests(search), ("tasks", "items"))

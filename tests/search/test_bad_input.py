@@ -718,6 +718,14 @@ CASES = {
         ("front", "runs/search"),
         do=lambda: (a_run(), Path("runs/search/run.json").write_text("{")),
     ),
+    **{
+        f"run whose search file holds {text!r}": Case(
+            (f"runs/search/search.yaml:1:1: {says}",),
+            ("status", "runs/search"),
+            do=lambda text=text: (a_run(), Path("runs/search/search.yaml").write_text(text)),
+        )
+        for text, says in (("", "is no search file"), ("[]", "is no search file"), ("{}", ""))
+    },
     "run of another version": Case(
         ("run.json: was written by another version",),
         ("front", "runs/search"),
