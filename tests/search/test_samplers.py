@@ -37,7 +37,7 @@ SPACES: dict[str, dict[str, Any]] = {
 }
 FEW: dict[str, dict[str, Any]] = {
     "gp": {"n_startup_trials": 26},  # each ask of its model takes a third of a second
-    "auto": {"gp_trials": 14},
+    "auto": {"gp_trials": 9},
     "nsga2": {"population_size": 8},
     "nsga3": {"population_size": 8},
 }
