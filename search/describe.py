@@ -32,6 +32,7 @@ from search.mlflow_view import ALL, PREFIX, runs_link, view_key, view_link
 from search.prompts import check_prompts
 from search.ranges import spelled as spelled_range
 from search.run import Run
+from search.samplers import random_sampler
 from search.session import Prepared, load_tasks
 
 
@@ -59,9 +60,11 @@ def describe(console: Console, prepared: Prepared, folder: Path | None = None) -
     for line in plan.sources.report():
         say(line)
     space = Table("parameter", "range", title="space", title_justify="left")
+    frozen = search.file.sampler.freeze
     for name, distribution in search.space.distributions().items():
+        told = f"frozen at {frozen[name]}" if name in frozen else spelled_range(distribution)
         # A filter's brackets, as in weight[mlp], would be taken for markup.
-        space.add_row(escape(name), escape(spelled_range(distribution)))
+        space.add_row(escape(name), escape(told))
     console.print(space)
     heads = ("task", "dev", "confirm", "test", "answers an item", "scores")
     tasks = Table(*heads, title="tasks", title_justify="left")
@@ -81,8 +84,8 @@ def describe(console: Console, prepared: Prepared, folder: Path | None = None) -
 
 
 def sample_recipes(search: Search, count: int) -> list[str]:
-    """Recipes drawn at random from the space, as text."""
-    sampler = optuna.samplers.RandomSampler(seed=search.file.sampler.seed)
+    """Recipes drawn at random from the space, but for what is frozen, as text."""
+    sampler = random_sampler(search, finished=0)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=sampler)
     return [dump_yaml(search.space.sample(study.ask()).plain()) for _ in range(count)]

@@ -151,6 +151,18 @@ def test_dry_run_prints_three_recipes_and_writes_nothing(workplace, mergefront):
     assert files(workplace) == before
 
 
+def test_what_is_frozen_is_shown_and_printed_so(workplace, mergefront):
+    froze = ("--freeze", "language.density=0.4")
+    ended = mergefront("run", "search.yaml", "--dry-run", *froze)
+    assert (ended.code, ended.err) == (0, "")
+    plan, *recipes = re.split(r"(?m)^---\n", ended.out)
+    assert re.search(r"language\.density\W+frozen at 0\.4\W", plan)
+    assert re.search(r"language\.weight\W+0\.3 to 1\.2\W", plan)
+    models = [parse_yaml(text, Path("printed")).data["models"] for text in recipes]
+    assert [model[0]["parameters"]["density"] for model in models] == [0.4] * 3
+    assert len({model[0]["parameters"]["weight"] for model in models}) == 3
+
+
 # --- schema --------------------------------------------------------------------------------------
 
 
