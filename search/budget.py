@@ -209,7 +209,8 @@ class Budget:
     def _expected_tokens(self, running: int, others: int, members: int) -> float:
         """Of all that is on its way, one more trial, and what follows the search."""
         trials = 1.0 + others + self._shares.reserve(members)
-        # Faults and stopped trials do not tell how long answers are. One trial is always tried.
+        # Faults and stopped trials do not tell how long answers are. If nothing does and nothing
+        # is on its way that will, one trial is tried.
         if not self._whole:
             return self._shares.most_tokens * (running + trials) if running + others else 1.0
         trial, whole = (statistics.fmean(took.tokens for took in some) for some in self._seen())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from search import study as studies
 from search.budget import Shares, most_tokens
-from search.config import seconds
+from search.config import Search, seconds
 from search.dispatch import warning
 from search.errors import RunError, StorageError
 from search.file import BudgetEntry
@@ -75,7 +75,7 @@ def measured(prepared: Prepared, folder: Path) -> Measured | None:
 def estimate(prepared: Prepared, folder: Path) -> list[str]:
     """What the search in `folder` will take and cost, one thing a line."""
     search = prepared.search
-    limits, members = search.file.budget, search.file.confirm.max
+    limits, members = search.file.budget, _most_members(search)
     shares = Shares.of(prepared, baselines=len(prepared.baselines))
     seen = measured(prepared, folder)
     workers = search.file.workers.count or (seen.workers if seen else 0) or None
@@ -95,6 +95,14 @@ def estimate(prepared: Prepared, folder: Path) -> list[str]:
         lines += _foretold(limits, seen, workers, shares, beside, members)
     note = warning(search, workers, seen.seconds if seen is not None else None)
     return [*lines, *([note] if note else [])]
+
+
+def _most_members(search: Search) -> int:
+    """How many members may be confirmed."""
+    most, trials = search.file.confirm.max, search.file.budget.trials
+    # What an earlier run scored is taken over beside the trials of the budget, and may be on top.
+    taken = any(entry.startswith("run:") for entry in search.file.sampler.warm_starts)
+    return most if trials is None or taken else min(most, trials)
 
 
 def _but(prepared: Prepared) -> str:

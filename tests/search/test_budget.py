@@ -11,6 +11,7 @@ import math
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,9 +182,11 @@ def test_before_anything_has_ended_answers_may_be_as_long_as_they_can(folder: Pa
     budget.spend(result(10))
     assert budget.allows(started - 1, 0, 0)  # now it is known that they are short
     tight = Begun(folder / "tight", budget={"tokens": 100}).budget(workers=64)
-    assert tight.allows(0, 0, 0)  # one is always tried
+    assert tight.allows(0, 0, 0)  # one is tried to know
     assert not tight.allows(1, 0, 0)
     assert not tight.allows(0, 4, 0)  # but not beside baselines, which will tell
+    tight.spend(result(16))  # a baseline: as docs/budgets.md says, it has told
+    assert not tight.allows(0, 0, 0)
 
 
 def test_baselines_on_their_way_are_in_the_expected_tokens(folder: Path) -> None:
@@ -524,6 +527,17 @@ def test_check_tells_answers_bounds_and_shares_and_makes_up_no_seconds(folder: P
     sure = prepare(load(write(folder, baselines=["base"], budget={"tokens": 14 * 2048})))
     told = "28,672 tokens are enough for 3 trials, however long answers"
     assert told in estimate(sure, folder / "runs" / "s")
+
+
+def test_check_confirms_no_more_members_than_there_are_trials(folder: Path) -> None:
+    prepared = prepare(load(write(folder, baselines=["base"], budget={"trials": 2})))
+    lines = estimate(prepared, folder / "runs" / "s")
+    assert lines[1].startswith("confirming up to 2 members and 1 baselines")
+    assert "in all as much as 7 full trials" in lines[2]  # 2, 3 confirmed, a baseline, a test
+    # Members may come from a run whose results are taken over.
+    sampler = {"name": "random", "warm_starts": ["run:runs/earlier"]}
+    search = prepared.search.with_value("sampler", sampler, "")
+    assert estimate(replace(prepared, search=search), folder)[1].startswith("confirming up to 8")
 
 
 def test_check_takes_seconds_and_tokens_from_the_run_of_that_name(folder: Path) -> None:
