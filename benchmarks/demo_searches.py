@@ -88,11 +88,10 @@ def record(folder: Path, seeds: Sequence[int], trials: int, workers: int) -> Non
                 given = [f"budget.trials={trials}", f"workers.count={workers}", *settings]
                 search = load(place / "demo.yaml", [*given, f"sampler.seed={seed}"])
                 run = _run(place, way)
-                if not run.exists() or not (run / "front.json").exists():
+                if not (run / "confirmed.json").is_file():
                     say(f"seed {seed}: {way}")
                     with SearchProgress(Console(file=StringIO())) as progress:
                         run_search(prepare(search), run, progress)
-                    write_atomic(run / "front.json", "{}\n")
 
 
 def report(folder: Path) -> None:

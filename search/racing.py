@@ -58,7 +58,7 @@ _PRIOR = 1.0
 def blocks(items: int, first: int) -> list[int]:
     """Prefix sizes: `first` items, then twice as many each time, up to all.
 
-    The last block before all is left out where it would leave less than half as much to save.
+    No look is taken where less than a quarter of the items would be left to save.
     """
     sizes = []
     size = first
@@ -118,15 +118,17 @@ class Target:
     @classmethod
     def of(cls, target: Objective | Constraint) -> Target:
         """As the search file has it."""
-        objective = isinstance(target, Objective)
-        up = target.sign == 1.0 if isinstance(target, Objective) else target.at_least
+        if isinstance(target, Objective):
+            name, sign, bound = target.name, target.sign, None
+        else:
+            name, sign, bound = target.key, 1.0 if target.at_least else -1.0, target.bound
         return cls(
-            name=target.name if isinstance(target, Objective) else target.key,
+            name=name,
             parts=target.parts,
             lows=tuple(measure.range[0] for measure in target.measures),
             widths=tuple(measure.range[1] - measure.range[0] for measure in target.measures),
-            sign=1.0 if up else -1.0,
-            bound=None if objective else target.bound,  # type: ignore[union-attr]
+            sign=sign,
+            bound=bound,
         )
 
     @property

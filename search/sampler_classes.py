@@ -134,12 +134,26 @@ def _at(distribution: FloatDistribution, share: float) -> float:
     return min(high, low + round((value - low) / distribution.step) * distribution.step)
 
 
-class GridSampler(OptunaGrid):
+class _Endless(BaseSampler):
+    """Never calls `study.stop`, which raises outside `Study.optimize`.
+
+    Here the driver sees that all proposals are known.
+    """
+
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        pass
+
+
+class GridSampler(_Endless, OptunaGrid):
     """Optuna's grid for `ask` and `tell`.
 
-    Optuna's own calls `study.stop` at the end of the grid, which raises outside `Study.optimize`
-    (here the driver sees that all proposals are known), and refuses enqueued trials that leave
-    parameters open.
+    Optuna's own refuses enqueued trials that leave parameters open.
     """
 
     def __init__(self, search_space: Mapping[str, Sequence[Any]], seed: int | None = None) -> None:
@@ -157,24 +171,6 @@ class GridSampler(OptunaGrid):
             return super().sample_independent(study, trial, param_name, param_distribution)
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
-    def after_trial(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        state: TrialState,
-        values: Sequence[float] | None,
-    ) -> None:
-        pass
 
-
-class BruteForceSampler(OptunaBruteForce):
-    """Optuna's exhaustive search for `ask` and `tell`: see `GridSampler` on `study.stop`."""
-
-    def after_trial(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        state: TrialState,
-        values: Sequence[float] | None,
-    ) -> None:
-        pass
+class BruteForceSampler(_Endless, OptunaBruteForce):
+    """Optuna's exhaustive search for `ask` and `tell`."""
