@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import os
 import shutil
 import tempfile
@@ -137,7 +136,8 @@ class Facts:
         """How many trim keys have which upper half of the high word."""
         if (expert, name) not in self._histograms:
             file = self._file(expert, name, "magnitudes")
-            filled = None if file is None else _load(file)
+            stored = None if file is None else _load(file, (2, -1), np.dtype(np.int64))
+            filled = None if stored is None else np.array(stored)
             if filled is None or int(filled[1].sum()) != self._differences.size(name):
                 histogram = np.zeros(_BUCKETS, np.int64)
                 for tile in self._differences.all(name, expert):
@@ -178,14 +178,14 @@ class Facts:
             return None
         shape = self._differences.rows(name)
         dtype = np.dtype(_rank_dtype(self._differences.rank_length(name)))
-        kept = _load(file, mapped=True)
-        if kept is None or kept.shape != shape or kept.dtype != dtype:
+        kept = _load(file, shape, dtype)
+        if kept is None:
             height = max(1, TILE // max(1, shape[1]))
             made = (
                 self._make_ranks(expert, name, slice(start, min(start + height, shape[0])))
                 for start in range(0, shape[0], height)
             )
-            kept = _load(file, mapped=True) if self._write(file, shape, dtype, made) else None
+            kept = _load(file, shape, dtype) if self._write(file, shape, dtype, made) else None
         if kept is not None:
             self._ranks[expert, name] = kept
         return kept
@@ -239,7 +239,7 @@ class Facts:
         """Where a table is kept: by the contents of its pair, and by the tensor."""
         if self._folder is None:
             return None
-        return self._folder / self._pairs[expert][:32] / f"{quote(name, safe='')}.{what}.npy"
+        return self._folder / self._pairs[expert][:32] / f"{quote(name, safe='')}.{what}"
 
     def _write(
         self,
@@ -257,7 +257,7 @@ class Facts:
             if shutil.disk_usage(file.parent).free < size + _SPARE:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             with _replacing(file) as stream:
-                _store(stream, shape, dtype, parts)
+                _store(stream, parts)
         except OSError as error:
             self.problem = (
                 f"{self._folder}: cannot be written ({error.strerror or error}): tables of the "
@@ -309,18 +309,9 @@ def _replacing(file: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def _store(
-    stream: BinaryIO,
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    parts: Iterator[npt.NDArray[Any]],
-) -> None:
-    """Write a table, given in parts along its first axis, as an .npy file and its sha256."""
-    head = io.BytesIO()
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(head, header)
-    stream.write(head.getvalue())
-    sha256 = hashlib.sha256(head.getvalue())
+def _store(stream: BinaryIO, parts: Iterator[npt.NDArray[Any]]) -> None:
+    """Write a table, given in parts along its first axis: its entries, then their sha256."""
+    sha256 = hashlib.sha256()
     for part in parts:
         data = part.tobytes()
         sha256.update(data)
@@ -328,12 +319,16 @@ def _store(
     stream.write(sha256.digest())
 
 
-def _load(file: Path, *, mapped: bool = False) -> npt.NDArray[Any] | None:
-    """The table in `file`; None if there is none, or it is damaged (and then made anew)."""
-    with suppress(OSError, ValueError, EOFError):
+def _load(file: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any] | None:
+    """The table in `file`, mapped; None if there is none, or it is damaged (and then made anew).
+
+    Tables have no header: whoever reads one knows its shape, and numpy's own reader parses headers
+    by Python's, which in Python 3.11 fails now and then where several threads parse at once.
+    """
+    with suppress(OSError, ValueError):
         stored = np.memmap(file, np.uint8, "r")
         end = stored.size - hashlib.sha256().digest_size
         if end > 0 and hashlib.sha256(stored[:end].data).digest() == stored[end:].tobytes():
-            table: npt.NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
-            return table if mapped else np.array(table)
+            table: npt.NDArray[Any] = stored[:end].view(dtype).reshape(shape)
+            return table
     return None
