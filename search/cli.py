@@ -180,7 +180,7 @@ def run(
     from search.config import load
     from search.describe import describe, sample_recipes
     from search.run import folder_for
-    from search.session import prepare
+    from search.session import check_run, prepare
     from search.session import run as run_search
     from search.terminal import Progress, print_found
 
@@ -194,6 +194,7 @@ def run(
     folder = folder_for(search, runs, name, new=new)
     prepared = prepare(search, folder)
     if dry_run:
+        check_run(search, folder)
         describe(console, prepared, folder)
         for text in sample_recipes(search, 3):
             sys.stdout.write(f"---\n{text}")
@@ -255,7 +256,6 @@ def front(run: RunFolder, as_json: Annotated[bool, typer.Option("--json")] = Fal
 
     from search import confirm as confirming
     from search import study as studies
-    from search.describe import begun_study
     from search.errors import ExportError
     from search.run import Run
     from search.terminal import claimed_table, front_table
@@ -268,12 +268,12 @@ def front(run: RunFolder, as_json: Annotated[bool, typer.Option("--json")] = Fal
         except ExportError:
             chosen = None
         if as_json:
-            trials = studies.scored(begun_study(opened))
+            trials = studies.scored(studies.open_study(opened, create=False))
             print_json([{**asdict(m), **_retained(trials, m.trial)} for m in members])
         else:
             console.print(front_table(opened, members, chosen))
         return
-    study = begun_study(opened)
+    study = studies.open_study(opened, create=False)
     numbers = studies.current_front(study, opened.search)
     if as_json:
         names = [objective.name for objective in opened.search.objectives]
@@ -498,10 +498,9 @@ def _confirmed(run: Run) -> list[Member]:
     """The confirmed members, with a note if the search has gone on since."""
     from search import confirm as confirming
     from search import study as studies
-    from search.describe import begun_study
 
     members, then = confirming.load(run)
-    now = len(studies.scored(begun_study(run)))
+    now = len(studies.scored(studies.open_study(run, create=False)))
     if now != then:
         sys.stderr.write(
             f"note: confirmed after {then} trials, now there are {now}: "

@@ -21,7 +21,6 @@ from objectives.splits import Split
 from objectives.statistics import mean_of
 from search import study as studies
 from search.config import Constraint, Objective, measures_of
-from search.describe import begun_study
 from search.errors import ConfigError
 from search.results import Result
 from search.run import Run
@@ -195,12 +194,12 @@ def _dev(run: Run, label: str) -> Result:
     number = _number(label)
     path = run.baseline(label)
     if number.isdecimal() and len(number) < 10:
-        trials = begun_study(run).get_trials(deepcopy=False)
+        trials = studies.open_study(run, create=False).get_trials(deepcopy=False)
         told = trials[int(number)].user_attrs if int(number) < len(trials) else {}
         path = run.trial(int(told.get(studies.DUPLICATE_OF, number)))
     if not path.is_file():
         if number.isdecimal():
-            scored = sorted(studies.scored(begun_study(run)))
+            scored = sorted(studies.scored(studies.open_study(run, create=False)))
             raise ConfigError(
                 f"{run.folder}: no result of trial {number}; there are {len(scored)} trials"
                 + (f", up to {scored[-1]}" if scored else "")
@@ -312,7 +311,7 @@ def noise(run: Run) -> list[Told]:
     Raises:
         ConfigError: fewer than two trials with full scores hold the constraints.
     """
-    study = begun_study(run)
+    study = studies.open_study(run, create=False)
     trials = studies.scored(study)
     near = studies.current_front(study, run.search)
     if len(near) < 2:

@@ -90,13 +90,7 @@ def confirm(
     search = run.search
     trials = studies.scored(study)
     on_front = studies.current_front(study, search)
-    if not on_front:
-        raise RunError(
-            f"{run.folder}: no trial holds all constraints yet: nothing to confirm"
-            if trials
-            else f"{run.folder}: no trial has finished yet: nothing to confirm"
-        )
-    chosen = worth_confirming(studies.points(trials, search), search.file.confirm.max)
+    chosen = candidates(run, study)
     recipes: dict[str, Recipe] = {}
     claimed: dict[str, Result] = {}
     for number in chosen:
@@ -115,6 +109,23 @@ def confirm(
     ]
     save(run, members, finished=len(trials))
     return members
+
+
+def candidates(run: Run, study: optuna.Study) -> list[int]:
+    """The trials that are worth confirming.
+
+    Raises:
+        RunError: the search has no front yet.
+    """
+    trials = studies.scored(study)
+    points = studies.points(trials, run.search)
+    if not points:
+        raise RunError(
+            f"{run.folder}: no trial holds all constraints yet: nothing to confirm"
+            if trials
+            else f"{run.folder}: no trial has finished yet: nothing to confirm"
+        )
+    return worth_confirming(points, run.search.file.confirm.max)
 
 
 def members_of(

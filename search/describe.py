@@ -23,7 +23,7 @@ from search import study as studies
 from search.account import Account
 from search.budget import until
 from search.config import Search, load
-from search.errors import ConfigError, RunError
+from search.errors import ConfigError
 from search.estimate import estimate
 from search.export import spelled
 from search.ledger import sessions
@@ -91,21 +91,9 @@ def sample_recipes(search: Search, count: int) -> list[str]:
     return [dump_yaml(search.space.sample(study.ask()).plain()) for _ in range(count)]
 
 
-def begun_study(run: Run) -> optuna.Study:
-    """The study of a run, to read: looking at a run that has none yet does not make one.
-
-    Raises:
-        RunError: the run is still reading its sources, was stopped while it did, or lost its study.
-        StorageError: the storage cannot be opened.
-    """
-    if not run.begun:
-        raise RunError(f"{run.folder}: no trial has begun yet")
-    return studies.open_study(run, create=False)
-
-
 def status_of(run: Run) -> dict[str, Any]:
     """How far a run is, as JSON data."""
-    study = begun_study(run)
+    study = studies.open_study(run, create=False)
     trials = study.get_trials(deepcopy=False)
     states: dict[str, int] = {}
     for trial in trials:

@@ -31,12 +31,19 @@ class Source:
 
     def fault(self, where: Where, what: object) -> ConfigError:
         """An error at a place of the file, or of what was typed in its stead."""
+        typed = self.typed(where)
+        if typed is not None:
+            return ConfigError(f"{typed}: {one_line(what)}")
+        line, column = self.document.position(where)
+        return ConfigError(f"{self.document.path}:{line}:{column}: {one_line(what)}")
+
+    def typed(self, where: Where) -> str | None:
+        """What was typed in place of a part of the file; None if the file's own stands."""
         for place, typed in reversed(self._overrides.items()):
             above = place[: len(where)] == where and not has(self._written, where)
             if where[: len(place)] == place or above:
-                return ConfigError(f"{typed}: {one_line(what)}")
-        line, column = self.document.position(where)
-        return ConfigError(f"{self.document.path}:{line}:{column}: {one_line(what)}")
+                return typed
+        return None
 
     def explain(self, error: ValidationError, model: type[BaseModel]) -> ConfigError:
         """The first fault of a pydantic error."""
@@ -105,9 +112,19 @@ class Source:
         self._overrides[place] = f"--set {text}"
 
     def replace(self, key: str, value: Any, typed: str) -> None:
-        """Put a value in place of the file's; `typed` is what the user wrote that means it."""
+        """Put a value in place of the file's; `typed` is what the user wrote that means it.
+
+        Of a mapping, only what it changes is taken as typed.
+        """
+        held = self.document.data.get(key)
         self.document.data[key] = value
-        self._overrides[(key,)] = typed
+        places: list[Where] = [(key,)]
+        if isinstance(held, dict) and isinstance(value, dict):
+            changed = [name for name in value if name not in held or held[name] != value[name]]
+            places = [(key, name) for name in changed]
+        for place in places:
+            self._overrides.pop(place, None)  # the last one typed goes first
+            self._overrides[place] = typed
 
     def _real(self, where: Where) -> Where:
         """`where` without the steps that pydantic adds for unions and keys."""

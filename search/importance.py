@@ -26,7 +26,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from search import study as studies
-from search.describe import begun_study
 from search.errors import RunError
 from search.front import gains
 from search.run import Run
@@ -76,7 +75,7 @@ def importances(run: Run) -> list[Importance]:
     Raises:
         RunError: too few trials have finished.
     """
-    trials = studies.scored(begun_study(run))
+    trials = studies.scored(studies.open_study(run, create=False))
     if len(trials) < FEWEST:
         raise RunError(
             f"{run.folder}: {len(trials)} finished trials tell little of what matters; "

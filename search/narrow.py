@@ -27,7 +27,6 @@ from search import confirm as confirming
 from search import samplers
 from search import study as studies
 from search.config import Search, parse
-from search.describe import begun_study
 from search.errors import ConfigError, ExportError, RunError
 from search.front import front, knee
 from search.ranges import Distribution, spelled
@@ -175,7 +174,7 @@ def seen(run: Run, trials: Mapping[int, FrozenTrial]) -> dict[Where, Seen]:
 
 def at_ends(run: Run) -> list[str]:
     """A line for each end of a range that the front lies at, where the range could be wider."""
-    trials = studies.scored(begun_study(run))
+    trials = studies.scored(studies.open_study(run, create=False))
     try:
         return [line for one in seen(run, trials).values() for line in one.ends()]
     except RunError:  # too few trials to say anything
@@ -216,7 +215,7 @@ def narrow(console: Console, run: Run, out: Path | None, given: Sequence[str]) -
         raise ConfigError(f"{out}: write it in {root}: its relative paths are relative to there")
     if out.exists():
         raise ConfigError(f"{out}: exists already; name another file with -o")
-    trials = studies.scored(begun_study(run))
+    trials = studies.scored(studies.open_study(run, create=False))
     source, search = _written(run)
     text = Text(source)
     ranges = _by_text(seen(run, trials), text)

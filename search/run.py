@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from sqlalchemy.engine import make_url
 
 from merge_core import Checkpoint, Recipe
 from merge_core.sources import digest_of
@@ -95,16 +96,38 @@ class Run:
     @property
     def storage(self) -> str:
         """Optuna's storage URL."""
-        return self.search.file.storage or f"sqlite:///{self.folder / STUDY}"
+        return self.search.file.storage or f"sqlite:///{self.database}"
 
     @property
     def begun(self) -> bool:
-        """Whether its study is there; one in a storage of the user's own is taken to be.
+        """Whether its database is there; one that is no file of this machine is taken to be.
 
         Raises:
             RunError: it is not, though trials have results.
         """
-        return self.search.file.storage is not None or _has_study(self.folder)
+        path = self.database
+        if path is None or (path.is_file() and path.stat().st_size):
+            return True
+        self.refuse_lost(f"{path.name} is {'empty' if path.is_file() else 'missing'}")
+        return False
+
+    @property
+    def database(self) -> Path | None:
+        """The SQLite file that holds the study; None for a server, or what SQLite calls a URI."""
+        if self.search.file.storage is None:
+            return self.folder / STUDY
+        url = make_url(self.search.file.storage)
+        if url.drivername not in ("sqlite", "sqlite+pysqlite") or not url.database:
+            return None
+        return None if url.database.startswith((":memory:", "file:")) else Path(url.database)
+
+    def refuse_lost(self, why: str) -> None:
+        """RunError if there are results though there is no study: they would be numbered over."""
+        if results := sum(1 for _ in (self.folder / "trials").glob("*.json")):
+            raise RunError(
+                f"{self.folder}: holds results of {results} trials but no study ({why}): "
+                "put it back from a copy, or start another run with --new"
+            )
 
     @property
     def tracking(self) -> str:
@@ -344,20 +367,6 @@ def check(search: Search, folder: Path) -> None:
             f"(it was {_short(was)}, now it is {_short(now)}); "
             "change it back, or start another run with --new"
         )
-    if held.file.storage is None:
-        _has_study(folder)
-
-
-def _has_study(folder: Path) -> bool:
-    """Whether a run's own study is there; RunError if trials would be numbered over its results."""
-    if (folder / STUDY).is_file():
-        return True
-    if results := sum(1 for _ in (folder / "trials").glob("*.json")):
-        raise RunError(
-            f"{folder}: holds results of {results} trials but no study ({STUDY} is missing): "
-            "put it back from a copy, or start another run with --new"
-        )
-    return False
 
 
 def _difference(held: Any, now: Any, where: tuple[str, ...] = ()) -> tuple[str, Any, Any] | None:

@@ -215,6 +215,18 @@ def _contents(task: Task) -> dict[Split, list[str]]:
     return {s: [item.digest for item in task.items(s)] if task.asked(s) else [] for s in SPLITS}
 
 
+def check_run(search: Search, folder: Path) -> None:
+    """Raise what lets `search` neither start nor go on in `folder`, as far as can be told at once.
+
+    Raises:
+        RunError: another search's run is there, or its study is lost.
+        StorageError: its study cannot be read.
+    """
+    check(search, folder)
+    if (folder / "run.json").is_file():
+        studies.check_study(replace(Run.open(folder), search=search))
+
+
 def run(prepared: Prepared, folder: Path, listener: Listener) -> Found:
     """Search, confirm, export: start the run in `folder`, or continue it."""
     began = time.monotonic()
@@ -244,6 +256,8 @@ def confirm(opened: Run, listener: Listener, more: Sequence[str] = ()) -> Found:
         ConfigError: one of them is none, or not of this search's kind.
     """
     prepared = _prepare_with(opened, more)
+    # Before any worker starts; they are chosen again once the baselines are scored.
+    confirming.candidates(opened, studies.open_study(opened, create=False))
     with _session(prepared, opened.folder, listener) as (opened, pool, tracker, ledger):
         study = studies.open_study(opened)
         for label, result in confirming.score_baselines(opened, pool, prepared.baselines).items():
@@ -267,7 +281,7 @@ def _session(
     prepared: Prepared, folder: Path, listener: Listener
 ) -> Iterator[tuple[Run, Pool, Tracker, Ledger]]:
     """Everything a session holds, taken in an order that fails before anything is written."""
-    check(prepared.search, folder)
+    check_run(prepared.search, folder)
     with ExitStack() as held:
         held.enter_context(lease(folder))
         held.enter_context(connected())

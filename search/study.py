@@ -18,20 +18,23 @@ trials differ in them.
 from __future__ import annotations
 
 import json
+import sqlite3
 import warnings
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from merge_core import Recipe
 from merge_core.yaml_io import one_line
 from objectives.engines.base import FinishReason
 from search.config import Search
-from search.errors import StorageError
+from search.errors import RunError, StorageError
 from search.front import Point, front, gains
 from search.results import Result, joint, values_of, violations_of
 from search.run import Run, redacted
@@ -56,22 +59,23 @@ def open_study(run: Run, *, create: bool = True) -> optuna.Study:
     To write, it is created if it is not there yet.
 
     Raises:
-        StorageError: the storage cannot be opened, or holds another run's study of that name.
+        RunError: there is none to look at yet, or it is lost though trials have results.
+        StorageError: the storage cannot be opened, is damaged, or holds another run's study of
+            that name.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     search = run.search
-    options = {"connect_args": {"timeout": 60}} if run.storage.startswith("sqlite") else {}
-    try:
-        if create:
-            study = optuna.create_study(
-                study_name=run.name,
-                storage=OwnedStorage(run.storage, options),
-                directions=[objective.direction for objective in search.objectives],
-                load_if_exists=True,
-            )
-        else:
-            storage = optuna.storages.RDBStorage(run.storage, engine_kwargs=options)
-            study = optuna.load_study(study_name=run.name, storage=storage)
+    if not create and not run.begun:
+        raise _not_begun(run)
+    with _opening(run):
+        storage = _storage(run, owned=create)
+        if not _holds(storage, run.name):
+            run.refuse_lost(f"{_place(run)} holds none of its name")
+            if not create:
+                raise _not_begun(run)
+            directions = [objective.direction for objective in search.objectives]
+            optuna.create_study(study_name=run.name, storage=storage, directions=directions)
+        study = optuna.load_study(study_name=run.name, storage=storage)
         trials = study.get_trials(deepcopy=False)
         owner = study.user_attrs.get(OWNER)
         if create and owner is None and not trials:
@@ -84,19 +88,81 @@ def open_study(run: Run, *, create: bool = True) -> optuna.Study:
                 f"{redacted(run.storage)}: its study '{run.name}' is another run's; "
                 "start this one under another --name"
             )
-    except (
-        SQLAlchemyError,
-        optuna.exceptions.OptunaError,
-        ImportError,
-        KeyError,
-        OSError,
-        ValueError,
-    ) as error:
-        raise StorageError(
-            f"{redacted(run.storage)}: cannot be opened: {one_line(error)[:200]}"
-        ) from error
     study.sampler = make_sampler(search, finished=len(trials))
     return study
+
+
+def check_study(run: Run) -> None:
+    """Raise what `open_study` would of a study that is lost or cannot be read; writes nothing."""
+    if run.begun:
+        with _opening(run):
+            if not _holds(_storage(run, owned=False), run.name):
+                run.refuse_lost(f"{_place(run)} holds none of its name")
+
+
+def _storage(run: Run, *, owned: bool) -> BaseStorage:
+    options = {"connect_args": {"timeout": 60}} if run.storage.startswith("sqlite") else {}
+    if owned:
+        return OwnedStorage(run.storage, options)
+    return RDBStorage(run.storage, engine_kwargs=options)
+
+
+def _not_begun(run: Run) -> RunError:
+    return RunError(f"{run.folder}: no trial has begun yet")
+
+
+def _place(run: Run) -> str:
+    """The run's database, as users know it."""
+    return redacted(run.storage) if run.database is None else str(run.database)
+
+
+def _holds(storage: BaseStorage, name: str) -> bool:
+    try:
+        storage.get_study_id_from_name(name)
+    except KeyError:
+        return False
+    return True
+
+
+@contextmanager
+def _opening(run: Run) -> Iterator[None]:
+    """Turn what reading a database raises into a line that has no SQL in it."""
+    file = run.database
+    try:
+        if file is not None and file.is_file():
+            _check_pages(file)
+        yield
+    except (
+        *(SQLAlchemyError, sqlite3.Error, optuna.exceptions.OptunaError, ImportError, OSError),
+        *(LookupError, ValueError, TypeError, RuntimeError),  # what Optuna raises of odd contents
+    ) as error:
+        said = _said(error)
+        why = one_line(said)[:200]
+        # Of what SQLite says, only these are about what the file holds: not rights, locks, space.
+        code = getattr(said, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+        sound = code not in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+        if file is None or sound or isinstance(said, OSError):
+            raise StorageError(f"{_place(run)}: cannot be opened: {why}") from error
+        other = ", or start another run with --new" if run.search.file.storage is None else ""
+        raise StorageError(f"{file}: is damaged ({why}): put it back from a copy{other}") from error
+
+
+def _said(error: BaseException) -> BaseException:
+    """What the database itself said: SQLAlchemy and Optuna wrap it in the SQL that was asked."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, DBAPIError) and inner.orig is not None:
+            return inner.orig
+        inner = inner.__cause__
+    return error
+
+
+def _check_pages(path: Path) -> None:
+    """Read every page: a broken one may hold what is only asked for in the middle of a search."""
+    with closing(sqlite3.connect(path, timeout=60)) as held:
+        (told,) = held.execute("PRAGMA quick_check(1)").fetchone()
+    if told != "ok":
+        raise ValueError(told.replace("*** in database main ***", ""))
 
 
 def together(study: optuna.Study) -> AbstractContextManager[None]:

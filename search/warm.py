@@ -29,6 +29,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from merge_core import Recipe
 from merge_core.errors import MergeError
+from merge_core.yaml_io import Where
 from search import published
 from search import study as studies
 from search.baselines import baselines
@@ -79,22 +80,29 @@ def check(search: Search, folder: Path | None = None) -> list[str]:
     Those that the run in `folder` has done already are left out: what they name may be gone.
 
     Raises:
-        ConfigError: a recipe or a run cannot be read, or a recipe lies outside the space; begins
-            with its place in the file.
+        ConfigError: a recipe or a run cannot be read, a recipe lies outside the space, or a run
+            is to begin with itself; begins with its place in the file.
     """
     lines = []
     entries = search.file.sampler.warm_starts
     done = _done(folder) if folder is not None and any(":" in entry for entry in entries) else ()
     for index, entry in enumerate(entries):
         kind, _, place = entry.partition(":")
-        if entry in done:
-            continue
+        path = search.root / Path(place).expanduser()
         try:
+            if kind == "run" and folder is not None and path.resolve() == folder.resolve():
+                raise RunError(
+                    "is the run itself, which goes on from its own results anyway; leave it out, "
+                    "or start another run with --new"
+                )
+            if entry in done:
+                continue
             if kind == "recipe":
                 params_of_file(search, place)
             elif kind == "run":
                 old = open_run(search, place)
                 why = _differs(search, old)
+                _check_readable(search, old, results=why is None)
                 lines.append(
                     f"run {old.name}: its results are taken over where its models are the same"
                     if why is None
@@ -102,15 +110,19 @@ def check(search: Search, folder: Path | None = None) -> list[str]:
                     "tried first"
                 )
         except (ConfigError, MergeError, RunError, StorageError) as error:
-            where = ("sampler", "warm_starts", index)
-            raise search.fault(where, f"warm start {entry}: {error}") from None
+            where: Where = ("sampler", "warm_starts", index)
+            said = str(error).removeprefix(f"{path}: ").removeprefix(f"{path.resolve()}: ")
+            # What was typed as --from is the first, and is named by that.
+            typed = (search.source.typed(where) or "").startswith("--from ") and index == 0
+            raise search.fault(where, said if typed else f"warm start {entry}: {said}") from None
     return lines
 
 
 def _done(folder: Path) -> Sequence[str]:
     """The entries that the run in `folder` has done; none if it has not begun."""
     try:
-        return list(studies.open_study(_begun(folder), create=False).user_attrs.get(BEGUN, ()))
+        study = studies.open_study(Run.open(folder), create=False)
+        return list(study.user_attrs.get(BEGUN, ()))
     except (ConfigError, RunError, StorageError):  # told by whoever goes on with that run
         return ()
 
@@ -233,19 +245,26 @@ def _whole(number: float) -> bool:
 
 
 def open_run(search: Search, place: str) -> Run:
-    """The run that a warm start names, with a study to read.
+    """The run that a warm start names; RunError if there is none."""
+    return Run.open(search.root / Path(place).expanduser())
+
+
+def _check_readable(search: Search, old: Run, *, results: bool) -> None:
+    """Read all that `take_over` will: what it raised would leave a run half begun.
 
     Raises:
-        RunError: there is none, or no trial of it has begun.
+        RunError: no trial of it has begun, or a result of it is damaged.
+        StorageError: its study cannot be opened.
     """
-    return _begun(search.root / Path(place).expanduser())
-
-
-def _begun(folder: Path) -> Run:
-    run = Run.open(folder)
-    if not run.begun:
-        raise RunError(f"{run.folder}: no trial has begun yet")
-    return run
+    trials = studies.scored(studies.open_study(old, create=False))
+    if not results:
+        return
+    confirmed = [
+        old.held_out("confirm", t.user_attrs[studies.FINGERPRINT]) for t in trials.values()
+    ]
+    asked = [*confirmed, *map(old.baseline, baselines(search))]
+    for path in [*map(old.trial, trials), *filter(Path.is_file, asked)]:
+        Result.load(path)
 
 
 def take_over(study: optuna.Study, run: Run, old: Run) -> Taken:

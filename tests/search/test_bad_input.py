@@ -6,9 +6,11 @@ import errno
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from search.config import load
-from search.run import LOCK, Run
+from search.run import LOCK, STUDY, Run
 from search.study import open_study
 from tests.search.small import GOOD, CommandLine, Ended, make_workplace
 
@@ -524,7 +526,7 @@ def cut(count: int) -> Callable[[], object]:
     return lambda: MODEL.write_bytes(MODEL.read_bytes()[:count])
 
 
-def a_run(**manifest: object) -> None:
+def a_run(**manifest: object) -> Run:
     """A run folder as `run` leaves it before its first trial."""
     search = load(Path("search.yaml"))
     references = [str(Path(f"models/{name}").resolve()) for name in ("base", "thai", "r1")]
@@ -533,15 +535,38 @@ def a_run(**manifest: object) -> None:
     if manifest:
         path = run.folder / "run.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | manifest))
+    return run
 
 
-def without_study() -> None:
-    """A run that has lost its study, but has results."""
-    a_run()
+def without_study(study: bytes | None = None) -> None:
+    """A run that has lost its study, but has results; `study` is what is left of its file."""
+    run = a_run()
     for number in range(2):
-        place = Run.open(Path("runs/search")).trial(number)
-        place.parent.mkdir(exist_ok=True)
-        place.write_text("{}")
+        run.trial(number).parent.mkdir(exist_ok=True)
+        run.trial(number).write_text("{}")
+    if study is not None:
+        (run.folder / STUDY).write_bytes(study)
+
+
+def in_a_storage_that_was_emptied() -> None:
+    """The same, of a run whose study was in a storage of the user's own."""
+    Path("search.yaml").write_text(GOOD + "storage: sqlite:///own.db\n")
+    open_study(a_run())
+    without_study()
+    with closing(sqlite3.connect("own.db")) as held:
+        held.execute("DELETE FROM studies")
+        held.commit()
+
+
+def damaged(*, whole: bool, place: str = "runs/search") -> None:
+    """A run whose study has broken pages, or is none at all (`whole`)."""
+    a_run()
+    if place != "runs/search":
+        shutil.move("runs/search", place)
+    run = Run.open(Path(place))
+    open_study(run)._storage.remove_session()
+    path = run.folder / STUDY
+    path.write_bytes(b"no study " * 3000 if whole else path.read_bytes()[:4096] + bytes(40960))
 
 
 def recipe(*changes: tuple[str, str]) -> dict[str, str]:
@@ -713,6 +738,69 @@ CASES = {
             ("importance", "runs/search"),
         )
     },
+    **{
+        f"{' '.join(command)} of {what}": Case(
+            (f"runs/search/study.db: is damaged ({says}", "): put it back from a copy, or start"),
+            command,
+            do=lambda whole=whole: damaged(whole=whole),
+        )
+        for what, whole, says, commands in (
+            ("broken pages", False, "", (("run", "search.yaml"), ("front", "runs/search"))),
+            (
+                "no database",
+                True,
+                "file is not a database",
+                (("run", "search.yaml", "--dry-run"), ("confirm", "runs/search")),
+            ),
+        )
+        for command in commands
+    },
+    **{
+        f"begun with a damaged run, {' '.join(more)}": Case(
+            ("mergefront: --from runs/old: ", "runs/old/study.db: is damaged (file is not a"),
+            ("run", "search.yaml", "--from", "runs/old", *more),
+            do=lambda: damaged(whole=True, place="runs/old"),
+        )
+        for more in (("--dry-run",), ("--freeze", "reasoning.slack=0"))
+    },
+    "begun with no run": Case(
+        ("mergefront: --from runs/old: holds no run (no run.json)",),
+        ("run", "search.yaml", "--from", "runs/old"),
+    ),
+    "begun with itself": Case(
+        ("mergefront: --from runs/search: is the run itself, which goes on from its own results",),
+        ("run", "search.yaml", "--from", "runs/search"),
+        do=a_run,
+    ),
+    **{
+        f"emptied study: {' '.join(command)}": Case(
+            ("runs/search: holds results of 2 trials but no study (study.db is empty): put it",),
+            command,
+            do=lambda: without_study(b""),
+        )
+        for command in (
+            ("run", "search.yaml"),
+            ("status", "runs/search"),
+        )
+    },
+    **{
+        f"emptied storage of the user's own: {' '.join(command)}": Case(
+            ("holds results of 2 trials but no study (own.db holds none of its name)",),
+            command,
+            do=in_a_storage_that_was_emptied,
+        )
+        for command in (("run", "search.yaml"), ("confirm", "runs/search"))
+    },
+    "storage of the user's own is gone": Case(
+        ("runs/search: holds results of 2 trials but no study (own.db is missing)",),
+        ("run", "search.yaml"),
+        do=lambda: (in_a_storage_that_was_emptied(), Path("own.db").unlink()),
+    ),
+    "confirm before the first trial": Case(
+        ("runs/search: no trial has finished yet: nothing to confirm",),
+        ("confirm", "runs/search"),
+        do=lambda: open_study(a_run()),
+    ),
     "damaged run": Case(
         ("run.json: cannot be read",),
         ("front", "runs/search"),

@@ -175,7 +175,7 @@ def test_what_was_tried_first_need_not_stay(place: Path, tmp_path: Path) -> None
     (place / "gone.yaml").unlink()
     shutil.rmtree(tmp_path / "old")
     prepare(warm.from_run(search, tmp_path / "old"), folder)
-    with pytest.raises(ConfigError, match=r"--from .*: warm start run:.*holds no run"):
+    with pytest.raises(ConfigError, match=r"--from \S*old: holds no run"):
         prepare(warm.from_run(search_of(place, "s"), tmp_path / "old"), tmp_path / "another")
 
 
@@ -221,6 +221,14 @@ def test_results_of_an_earlier_run_are_taken_over(place: Path, tmp_path: Path) -
         assert Result.load(run.trial(trial.number)).fingerprint == fingerprint
     assert studies.paid(studies.scored(study)) == {}
     assert studies.current_front(study, search)
+
+
+def test_a_damaged_result_is_told_before_a_run_begins_with_it(place: Path, tmp_path: Path) -> None:
+    before, old = started(search_of(place, "s"), tmp_path / "old")
+    scored(before, old, 3)
+    before.trial(1).write_text("{")
+    with pytest.raises(ConfigError, match=r"--from \S*old: \S*000001.json: is damaged"):
+        warm.check(warm.from_run(search_of(place, "s"), tmp_path / "old"))
 
 
 def test_a_driver_killed_while_it_took_over_goes_on(place: Path, tmp_path: Path) -> None:
