@@ -15,6 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search import study as studies
+from search.amounts import amount
 from search.front import front, gains
 from search.ledger import Session
 from search.results import Result
@@ -194,7 +195,7 @@ class Account:
                 else f"workers busy {self.busy:.0%} of them"
             )
             rows["held"] = (
-                f"{used[0]:.3g} {used[1]}-hours{cost}; {self.seconds:,.0f} s{many}, {busy}"
+                f"{amount(used[0])} {used[1]}-hours{cost}; {self.seconds:,.0f} s{many}, {busy}"
             )
         return rows
 

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial
 from objectives.task import Split, Task
 from search import study as studies
 from search.account import Account
+from search.amounts import amount, many
 from search.config import Search, seconds
 from search.file import BudgetEntry
 from search.ledger import Ledger
@@ -272,15 +273,16 @@ class Budget:
             case "gpu_hours":
                 hours = self._ledger.priced_hours
                 unit = "GPU" if self._ledger.own.gpus else "worker"
-                return f"{hours:.3g} of {limits.gpu_hours:g} {unit}-hours are used{after}"
+                return f"{amount(hours)} of {limits.gpu_hours:g} {unit}-hours are used{after}"
             case "cost":
                 assert limits.gpu_hour_price is not None
                 paid = self._ledger.priced_hours * limits.gpu_hour_price
                 return f"{paid:,.2f} of {limits.cost:g} are paid{after}"
             case "patience":
                 assert limits.patience is not None
+                last = f"the last {many(limits.patience, 'trial')} added"
                 return (
-                    f"the last {limits.patience} trials added {self._gained(limits.patience):.1%}"
+                    f"{last} {self._gained(limits.patience):.1%}"
                     f" to the hypervolume, less than {GAIN:.0%}; raise budget.patience to search on"
                 )
         return None
@@ -312,12 +314,14 @@ def _generates(task: Task) -> bool:
 
 def until(limits: BudgetEntry) -> str:
     """What ends a search, in words."""
-    told = [f"{limits.trials} trials"] if limits.trials else []
+    told = [many(limits.trials, "trial")] if limits.trials else []
     told += [limits.timeout] if limits.timeout else []
     told += [f"{limits.tokens:,} tokens"] if limits.tokens else []
     told += [f"{limits.gpu_hours:g} GPU-hours"] if limits.gpu_hours else []
     told += [f"a cost of {limits.cost:g}"] if limits.cost else []
-    told += [f"{limits.patience} trials in a row gain nothing"] if limits.patience else []
+    if limits.patience:
+        gain = "gains" if limits.patience == 1 else "in a row gain"
+        told += [f"{many(limits.patience, 'trial')} {gain} nothing"]
     return " or ".join(told) or "stopped"
 
 

@@ -176,8 +176,8 @@ def run(
 
     Example: mergefront run narrowed.yaml --from runs/thai --freeze reasoning.density=0.3
     """
-    from search import samplers, warm
-    from search.config import load
+    from search import warm
+    from search.config import load, with_frozen
     from search.describe import describe, sample_recipes
     from search.run import folder_for
     from search.session import check_run, prepare
@@ -190,7 +190,7 @@ def run(
     if from_ is not None:
         search = warm.from_run(search, from_)
     if freeze:
-        search = samplers.freeze(search, freeze)
+        search = with_frozen(search, freeze)
     folder = folder_for(search, runs, name, new=new)
     prepared = prepare(search, folder)
     if dry_run:

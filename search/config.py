@@ -6,11 +6,11 @@ together. `load` turns any fault into one line that begins with file:line:column
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -34,9 +34,11 @@ __all__ = [
     "Search",
     "SearchFile",
     "WorkersEntry",
+    "fixed_line",
     "load",
     "parse",
     "seconds",
+    "with_frozen",
 ]
 
 
@@ -162,6 +164,19 @@ def load(path: Path, overrides: Iterable[str] | None = None) -> Search:
     return _checked(_parse(source))
 
 
+def with_frozen(search: Search, given: Sequence[str]) -> Search:
+    """The search with parameters frozen as `--freeze NAME=VALUE` gives them.
+
+    Raises:
+        ConfigError: a name is given twice, or a parameter or a value does not fit.
+    """
+    names = [text.rpartition("=")[0] for text in given]
+    for name in names:
+        if name and names.count(name) > 1:
+            raise ConfigError(f"--freeze {name}: is given {names.count(name)} times; give it once")
+    return samplers.freeze(search, given)
+
+
 def parse(document: Document, path: Path | None = None) -> Search:
     """As `load`, from a document already read, such as a run's: what it began with is not judged
     anew by what samplers are held to today.
@@ -173,7 +188,16 @@ def parse(document: Document, path: Path | None = None) -> Search:
     return _parse(_source(document), path)
 
 
+def fixed_line(name: str, fixed: Mapping[str, Any]) -> str:
+    """Why a parameter of `Space.fixed` cannot be frozen."""
+    return f"{name} is fixed at {fixed[name]} in the file already: only ranges can be frozen"
+
+
 def _checked(search: Search) -> Search:
+    fixed = search.space.fixed()
+    for name in search.file.sampler.freeze:
+        if name in fixed:
+            raise search.fault(("sampler", "freeze", name), fixed_line(name, fixed))
     samplers.check(search)
     return search
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from search import study as studies
+from search.amounts import amount, many
 from search.budget import Shares, most_tokens
 from search.config import Search, seconds
 from search.dispatch import warning
@@ -83,8 +84,8 @@ def estimate(prepared: Prepared, folder: Path) -> list[str]:
     confirming = shares.per_confirm * (members + shares.baselines)
     lines.append(
         f"confirming up to {members} members and {shares.baselines} baselines on {shares.confirm}"
-        f" answers each takes as much as {confirming:.4g} full trials, the test as much as"
-        f" {shares.per_test:.4g}, baselines on dev items {shares.baselines}"
+        f" answers each takes as much as {amount(confirming)} full trials, the test as much as"
+        f" {amount(shares.per_test)}, baselines on dev items {shares.baselines}"
     )
     beside = confirming + shares.per_test + shares.baselines
     if seen is None:
@@ -120,13 +121,13 @@ def _unmeasured(limits: BudgetEntry, shares: Shares, beside: float, bound: int) 
     lines, most = [], shares.most_tokens
     if limits.trials is not None:
         full = limits.trials + beside
-        lines.append(f"in all as much as {full:.4g} full trials, less what is stopped early")
+        lines.append(f"in all as much as {amount(full)} full trials, less what is stopped early")
         tokens = f"at most {limits.trials * most + bound:,} tokens; " if most else ""
         price = limits.gpu_hour_price
         cost = "" if price is None else f", {full / 60 * price:,.2f} at {price:g} an hour"
         lines.append(
-            f"{tokens}for each minute that a full trial takes, {full / 60:.3g} hours of a worker"
-            f"{cost}, if none is ever idle"
+            f"{tokens}for each minute that a full trial takes, {amount(full / 60)} hours of a"
+            f" worker{cost}, if none is ever idle"
         )
     if limits.tokens is not None and most:
         sure = max(0, (limits.tokens - bound) // most)
@@ -145,9 +146,9 @@ def _foretold(
 ) -> list[str]:
     """What follows if all goes on as it did."""
     lines = [
-        f"measured in {seen.run} ({seen.trials} trials): a trial takes {seen.seconds:.3g} s and"
-        f" {seen.tokens:,.0f} tokens, a full one {seen.full_seconds:.3g} s and"
-        f" {seen.full_tokens:,.0f} tokens"
+        f"measured in {seen.run} ({many(seen.trials, 'trial')}): a trial takes"
+        f" {amount(seen.seconds)} s and {seen.tokens:,.0f} tokens, a full one"
+        f" {amount(seen.full_seconds)} s and {seen.full_tokens:,.0f} tokens"
     ]
     fits = _fitting(limits, seen, workers, shares, beside, members)
     trials = limits.trials
@@ -161,9 +162,9 @@ def _foretold(
     unit, priced = ("GPU", hours * seen.gpus) if seen.gpus else ("worker", hours)
     price = limits.gpu_hour_price
     cost = "" if price is None else f", {priced * price:,.2f} at {price:g} an hour"
-    after = "" if workers is None else f", {hours / workers:.3g} h on all of {workers}"
+    after = "" if workers is None else f", {amount(hours / workers)} h on all of {workers}"
     lines.append(
-        f"the whole run from its start: about {tokens:,.0f} tokens, {priced:.3g} {unit}-hours"
+        f"the whole run from its start: about {tokens:,.0f} tokens, {amount(priced)} {unit}-hours"
         f"{cost}{after}, if workers are never idle and the rest takes as long"
     )
     return lines

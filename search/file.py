@@ -7,6 +7,7 @@ The recipe part is checked by `search.space`; names that have to exist elsewhere
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -23,6 +24,7 @@ from merge_core.recipe import RECIPE_KEYS
 from merge_core.yaml_io import unknown
 from objectives import EngineConfig, SplitConfig, TaskConfig
 from objectives.engines import TransformersConfig
+from objectives.wording import shown
 from search.samplers import SAMPLERS, named
 
 NAME = r"^[A-Za-z0-9_-]+$"
@@ -261,12 +263,22 @@ class SearchFile(Strict):
     @field_validator("racing", mode="before", json_schema_input_type=bool | RacingEntry)
     @classmethod
     def _short_racing(cls, value: Any) -> Any:
-        return {"enabled": value} if isinstance(value, bool) else value
+        if isinstance(value, bool):
+            return {"enabled": value}
+        if isinstance(value, Mapping | RacingEntry):
+            return value
+        raise ValueError(
+            f"racing takes true, false or a mapping of its settings, not {shown(value)}"
+        )
 
     @field_validator("sampler", mode="before", json_schema_input_type=str | SamplerEntry)
     @classmethod
     def _short_sampler(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, Mapping | SamplerEntry):
+            return value
+        raise ValueError(f"sampler takes a name or a mapping of its settings, not {shown(value)}")
 
 
 FROZEN = (

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from types import TracebackType
+from typing import Any
 
 from merge_core.yaml_io import write_atomic
 from search.errors import RunError
@@ -59,12 +61,24 @@ def sessions(run: Run) -> list[Session]:
     if not path.is_file():
         return []
     try:
-        return [Session(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+        return [_session(row) for row in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError) as error:
         raise RunError(
             f"{path}: cannot be read; put it back from a copy, or delete it: the hours before are"
             " then not counted"
         ) from error
+
+
+def _session(row: dict[str, Any]) -> Session:
+    """An entry as it was written; ValueError or TypeError if no session leaves such a one."""
+    held = Session(**row)
+    whole = isinstance(held.workers, int) and not isinstance(held.workers, bool)
+    if not (whole and held.workers >= 1 and isinstance(held.began, str)):
+        raise ValueError(f"no session: {row}")
+    for number in (held.seconds, held.gpus):
+        if isinstance(number, bool) or not 0.0 <= number < math.inf:
+            raise ValueError(f"no session: {row}")
+    return held
 
 
 class Ledger:

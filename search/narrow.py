@@ -8,7 +8,7 @@ the old width beyond on either side; it never leaves the old range.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
@@ -26,7 +26,7 @@ from merge_core.yaml_io import Where, parse_yaml, unknown, write_atomic
 from search import confirm as confirming
 from search import samplers
 from search import study as studies
-from search.config import Search, parse
+from search.config import Search, fixed_line, parse, with_frozen
 from search.errors import ConfigError, ExportError, RunError
 from search.front import front, knee
 from search.ranges import Distribution, spelled
@@ -89,9 +89,11 @@ class Seen:
             step=old.step,
         )
 
-    def ends(self) -> list[str]:
-        """Which ends of the range the front lies at, if they can be moved."""
+    def ends(self, frozen: Container[str] = ()) -> list[str]:
+        """Which ends of the range the front lies at, if they can be moved and nothing is frozen."""
         old = self.distribution
+        if any(name in frozen for name in self.names):
+            return []
         if not isinstance(old, FloatDistribution) or old.single() or not self.front:
             return []
         to, back = (math.log, math.exp) if old.log else (float, float)
@@ -176,7 +178,8 @@ def at_ends(run: Run) -> list[str]:
     """A line for each end of a range that the front lies at, where the range could be wider."""
     trials = studies.scored(studies.open_study(run, create=False))
     try:
-        return [line for one in seen(run, trials).values() for line in one.ends()]
+        frozen = run.search.file.sampler.freeze
+        return [line for one in seen(run, trials).values() for line in one.ends(frozen)]
     except RunError:  # too few trials to say anything
         return []
 
@@ -246,9 +249,12 @@ def narrow(console: Console, run: Run, out: Path | None, given: Sequence[str]) -
         samplers.check(parsed)
     except ConfigError as error:
         raise ConfigError(f"{error}; nothing is written") from None
-    write_atomic(out, written)
+    try:
+        write_atomic(out, written)
+    except OSError as error:  # names a file of ours beside it
+        raise ConfigError(f"{out}: cannot be written: {error.strerror or error}") from error
     console.print(table)
-    say = [line for one in ranges.values() for line in one.ends()]
+    say = [line for one in ranges.values() for line in one.ends(frozen)]
     for line in [*say, f"wrote {out}; next: mergefront run {out} --from {run.folder}"]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return out
@@ -322,15 +328,18 @@ def _frozen(run: Run, trials: Mapping[int, FrozenTrial], given: Sequence[str]) -
     if not given:
         return dict(run.search.file.sampler.freeze)
     known = run.search.space.distributions()
+    fixed = run.search.space.fixed()
     typed = []
     for text in given:
         if "=" in text:
             typed.append(text)
+        elif text in fixed:
+            raise ConfigError(f"--freeze {text}: {fixed_line(text, fixed)}")
         elif text in known:
             typed.append(f"{text}={flow(_usual(run, trials, text))}")
         else:
             raise ConfigError(f"--freeze {text}: {unknown('parameter', text, known)}")
-    return dict(samplers.freeze(run.search, typed).file.sampler.freeze)
+    return dict(with_frozen(run.search, typed).file.sampler.freeze)
 
 
 def _usual(run: Run, trials: Mapping[int, FrozenTrial], name: str) -> Any:

@@ -81,15 +81,39 @@ def fill(value: Any, name: str, leaf: Leaf, step: float | None) -> Any:
     return leaf(name, distribution, step)
 
 
+def fixed(value: Any, name: str) -> dict[str, Any]:
+    """The plain values in `value`, called `name`, by the names that ranges in their places have."""
+    parts: dict[str, Any] = {}
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            if isinstance(item, Mapping) and "value" in item:
+                parts[f"{name}[{_label(item)}]"] = item["value"]
+            else:
+                parts[f"{name}[{index}]"] = item
+    elif not isinstance(value, Mapping):
+        return {name: value}
+    elif "ratio" in value:
+        return fixed(value["ratio"], name)
+    elif isinstance(value.get("groups"), list):
+        parts = {f"{name}.group{i}": inner for i, inner in enumerate(value["groups"])}
+    elif value.keys() & {"plateau", "end", "knee"}:
+        parts = {f"{name}.{key}": inner for key, inner in value.items()}
+    return {own: plain for key, inner in parts.items() for own, plain in fixed(inner, key).items()}
+
+
+def _label(entry: Mapping[str, Any]) -> str:
+    """What a filter entry's value is called by."""
+    label = entry.get("filter")
+    return "rest" if label in (None, "", "*") else str(label)
+
+
 def _fill_entry(item: Any, name: str, index: int, leaf: Leaf, step: float | None) -> Any:
     """One element of a list: an anchor of a gradient, or a filter entry."""
     with inside(index):
         if not (isinstance(item, Mapping) and "value" in item):
             return fill(item, f"{name}[{index}]", leaf, step)
-        label = item.get("filter")
-        label = "rest" if label in (None, "", "*") else label
         with inside("value"):
-            filled = fill(item["value"], f"{name}[{label}]", leaf, step)
+            filled = fill(item["value"], f"{name}[{_label(item)}]", leaf, step)
         return {**item, "value": filled}
 
 

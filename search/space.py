@@ -25,7 +25,7 @@ from merge_core.recipe import Recipe, expert_name
 from merge_core.values import parse_number
 from merge_core.yaml_io import Where, at, inside, unknown
 from search.matching import Free, match
-from search.ranges import Distribution, Leaf, choices, fill, number
+from search.ranges import Distribution, Leaf, choices, fill, fixed, number
 
 Suggest = Callable[[str, BaseDistribution], Any]
 """Gives a value for a named parameter, as `trial._suggest` does."""
@@ -112,6 +112,22 @@ class Space:
             return _lowest(name, distribution)
 
         self.with_leaves(method, collect, exact=True)
+        return found
+
+    def fixed(self) -> dict[str, Any]:
+        """What the file gives as a number or a name, by the name that a range there would have."""
+        found: dict[str, Any] = {}
+        if not self.conditional:
+            found["merge_method"] = self.methods[0].name
+        scopes = [("", self.template.get("parameters"))]
+        models = self.template.get("models") or []
+        scopes += [
+            (f"{name}.", model.get("parameters"))
+            for name, model in zip(self.names, models, strict=True)
+        ]
+        for owner, parameters in scopes:
+            for key, value in (parameters or {}).items():
+                found |= fixed(value, f"{owner}{key}")
         return found
 
     def places(self) -> dict[str, Where]:

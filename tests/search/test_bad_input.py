@@ -447,6 +447,24 @@ FILES = {
     "bad split": ("dev: 4", "dev: 1.5", "dev", "splits.dev"),
     "bad storage": ("sampler: random", "storage: foo", "storage", "no database URL"),
     "empty section": (TRIALS, "budget:", "budget", "budget has to be a mapping, not empty"),
+    "racing is neither": (
+        "sampler: random",
+        "racing: maybe",
+        "racing",
+        "racing takes true, false or a mapping of its settings, not 'maybe'",
+    ),
+    "sampler is no name": (
+        "sampler: random",
+        "sampler: 3",
+        "sampler",
+        "sampler takes a name or a mapping of its settings, not 3",
+    ),
+    "frozen, but fixed": (
+        "sampler: random",
+        "sampler: {freeze: {reasoning.density: 0.3}}",
+        "reasoning.density: 0.3",
+        "reasoning.density is fixed at 0.5 in the file already: only ranges can be frozen",
+    ),
     "broken YAML": (TRIALS, "budget: {trials: 3", "workers: {count: 1}", "not valid YAML"),
     "tab": (TRIALS, "budget:\n\ttrials: 3", "\ttrials", "not valid YAML"),
     "two documents": (TRIALS, f"---\n{TRIALS}", "---", "not valid YAML"),
@@ -536,6 +554,14 @@ def a_run(**manifest: object) -> Run:
         path = run.folder / "run.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | manifest))
     return run
+
+
+def worked(**changes: object) -> None:
+    """A run with one session of its account, in part damaged."""
+    run = a_run()
+    open_study(run)
+    row = {"began": "2026-01-01T00:00:00+00:00", "seconds": 1.5, "workers": 2, "gpus": 0.5}
+    (run.folder / "sessions.json").write_text(json.dumps([row | changes]))
 
 
 def without_study(study: bytes | None = None) -> None:
@@ -763,6 +789,24 @@ CASES = {
         )
         for more in (("--dry-run",), ("--freeze", "reasoning.slack=0"))
     },
+    "frozen, but fixed in a schedule": Case(
+        ("--freeze reasoning.weight.end=1: reasoning.weight.end is fixed at 0.5 in the file",),
+        ("run", "search.yaml", "--freeze", "reasoning.weight.end=1"),
+    ),
+    "frozen twice": Case(
+        ("--freeze reasoning.slack: is given 2 times; give it once",),
+        ("run", "search.yaml", *("--freeze", "reasoning.slack=0", "--freeze=reasoning.slack=1")),
+    ),
+    "sessions of no workers": Case(
+        ("runs/search/sessions.json: cannot be read; put it back from a copy, or delete it",),
+        ("status", "runs/search"),
+        do=lambda: worked(workers=-2),
+    ),
+    "sessions before time": Case(
+        ("runs/search/sessions.json: cannot be read; put it back from a copy, or delete it",),
+        ("status", "runs/search"),
+        do=lambda: worked(seconds=-0.1),
+    ),
     "begun with no run": Case(
         ("mergefront: --from runs/old: holds no run (no run.json)",),
         ("run", "search.yaml", "--from", "runs/old"),

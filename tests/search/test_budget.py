@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from objectives import ItemScore
 from search import study as studies
 from search.account import Account
+from search.amounts import amount
 from search.budget import GAIN, Budget, Shares, start_up, until, volumes
 from search.config import Search, load
 from search.describe import status_lines, status_of
@@ -305,8 +306,15 @@ def test_what_ends_a_search_is_told_whole() -> None:
     limits = BudgetEntry(trials=5, timeout="8h", tokens=10**6, patience=9)
     told = "5 trials or 8h or 1,000,000 tokens or 9 trials in a row gain nothing"
     assert until(limits) == told
+    assert until(BudgetEntry(trials=1, patience=1)) == "1 trial or 1 trial gains nothing"
     dear = BudgetEntry(gpu_hours=2.5, gpu_hour_price=3, cost=7)
     assert until(dear) == "2.5 GPU-hours or a cost of 7"
+
+
+def test_numbers_are_readable_without_an_exponent() -> None:
+    numbers = [0.0, 6.95e-05, 0.001, 0.0244, 3.14159, 99.94, 99.96, 12345.6]
+    told = ["0", "under 0.001", "0.001", "0.0244", "3.14", "99.9", "100", "12,346"]
+    assert [amount(number) for number in numbers] == told
 
 
 # --- patience ------------------------------------------------------------------------------------

@@ -3,8 +3,10 @@
 The runs are made of told trials: no worker, no model is asked.
 """
 
+import errno
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from merge_core.yaml_io import load_yaml
 from search.config import Search, load
+from search.errors import ConfigError
 from search.importance import FEWEST, FRONT, Importance, importances
 from search.narrow import Seen, at_ends
 from search.rewrite import Text, flow
@@ -272,6 +275,24 @@ def test_the_front_at_an_end_of_a_range_is_pointed_out(run, mergefront):
     assert not any(name in line for line in ends for name in (KNEE, SLACK))
 
 
+def test_a_file_that_cannot_be_written_is_named_as_it_was_asked_for(tmp_path, monkeypatch):
+    from rich.console import Console
+
+    from search.narrow import narrow
+
+    run = run_of(tmp_path, GOOD, 12)
+    out = run.search.root / "narrow.yaml"
+
+    def refuse(*_: object, **__: object) -> None:  # rights do not bind root
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), ".narrow.yaml.tmp")
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    with pytest.raises(ConfigError, match=r"^\S*/narrow.yaml: cannot be written: Permission"):
+        ConfigError, match=r"^\S*/narrow.yaml: cannot be written: Permission denied"
+    ):
+        narrow(Console(quiet=True), run, out, [])
+
+
 def test_a_range_that_is_written_once_for_two_experts_holds_both(tmp_path):
     text = GOOD.replace("density: {low: 0.1, high: 1.0}", "density: &d {low: 0.1, high: 1.0}")
     run = run_of(tmp_path, text.replace("density: 0.5", "density: *d"), 12)
@@ -342,6 +363,7 @@ def test_a_range_is_widened_as_far_as_is_legal():
     lines = seen(old, [0.2, 0.9], bounds=(0.0, 1.0)).ends()
     assert [line.rsplit("widen it, ")[1] for line in lines] == ["low: 0.025", "high: 1"]
     assert seen(FloatDistribution(0, 1), [0.0, 1.0], bounds=(0.0, 1.0)).ends() == []
+    assert seen(old, [0.2, 0.9]).ends(frozen={"x"}) == []
     log = seen(FloatDistribution(0.1, 10, log=True), [0.1], [0.1]).ends()
     assert "low: 0.03" in log[0]
 
