@@ -51,6 +51,8 @@ class Member:
         violation: by how much the confirmed means miss the constraints, in all.
         on_front: not dominated by any confirmed member (baselines are never on the front).
         behind: the confirmed trial that dominates it most clearly, where one does.
+        equal_to: the one on the front that has exactly its confirmed scores: of equal ones the
+            first stays there.
         near: it was not on the claimed front, but just behind it.
     """
 
@@ -66,6 +68,7 @@ class Member:
     on_front: bool = False
     behind: str | None = None
     near: bool = False
+    equal_to: str | None = None
 
     def point(self, search: Search) -> Point:
         """Its confirmed gains."""
@@ -160,22 +163,23 @@ def members_of(
     return [
         replace(m, on_front=True)
         if m.label in kept
-        else replace(m, behind=_behind(m.label, points[m.label], candidates))
+        else replace(
+            m,
+            behind=_behind(points[m.label], candidates),
+            equal_to=next((k for k in kept if candidates[k] == points[m.label]), None),
+        )
         if m.label in points
         else m
         for m in members
     ]
 
 
-def _behind(label: str, mine: Point, candidates: dict[str, Point]) -> str | None:
-    """Which of the points ahead of one off the front is so most clearly, in all objectives at once.
-
-    Of equal points the first stays on the front, and the others are behind it.
-    """
+def _behind(mine: Point, candidates: dict[str, Point]) -> str | None:
+    """Which of the points that dominate one does so most clearly, in all objectives at once."""
     ahead = {
         other: min(theirs - own for theirs, own in zip(point, mine, strict=True))
         for other, point in candidates.items()
-        if other != label and (point == mine or dominates(point, mine))
+        if dominates(point, mine)
     }
     return max(ahead, key=lambda other: ahead[other]) if ahead else None
 

@@ -29,6 +29,8 @@ def findings(run: Run, members: Sequence[Member]) -> list[str]:
                 f"{member.label} fell off: {member.behind} is at least as good in everything on"
                 " held-out items"
             )
+        elif member.equal_to is not None and member.feasible and not member.near:
+            lines.append(f"{member.label} is equal to {member.equal_to} on held-out items")
         elif not member.feasible and not member.near:
             bounds = ", ".join(str(constraint) for constraint in search.constraints)
             lines.append(f"{member.label} does not hold {bounds or 'finite weights'} with 95%")
@@ -104,6 +106,8 @@ def standing(member: Member) -> str:
         return "baseline"
     if not member.feasible:
         return "off: constraint"
+    if member.equal_to is not None:
+        return f"equal to {member.equal_to}"
     if member.near:
         return "front, was behind" if member.on_front else f"behind {member.behind}"
     return "front" if member.on_front else f"fell off: behind {member.behind}"

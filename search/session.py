@@ -30,6 +30,7 @@ from search.driver import Driver, Listener
 from search.errors import ExportError, RunError
 from search.export import save_recipe
 from search.filters import unused_filters
+from search.idle import idle
 from search.ledger import Ledger
 from search.names import to_mlflow
 from search.plots import FrontPlot
@@ -179,6 +180,7 @@ def prepare(search: Search, folder: Path | None = None) -> Prepared:
     merged = filter(plan.sources.mergeable, plan.specs())
     notes = (
         *unused_filters(search, merged, tied=plan.tied),
+        *idle(search, plan.sources.template.layers),
         *check_prompts(search, plan, tasks),
     )
     if search.file.racing.enabled and (why := unfit(search)) is not None:

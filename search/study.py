@@ -34,6 +34,7 @@ from merge_core import Recipe
 from merge_core.yaml_io import one_line
 from objectives.engines.base import FinishReason
 from search.config import Search
+from search.ehvi import PARTIAL as PARTIAL
 from search.errors import RunError, StorageError
 from search.front import Point, front, gains
 from search.results import Result, joint, values_of, violations_of
@@ -43,7 +44,6 @@ from search.storage import OwnedStorage
 
 RECIPE = "recipe"
 DUPLICATE_OF = "duplicate_of"
-PARTIAL = "partial"
 ORIGIN = "origin"
 FINGERPRINT = "fingerprint"
 RETAINED = "retained"
@@ -70,7 +70,7 @@ def open_study(run: Run, *, create: bool = True) -> optuna.Study:
     with _opening(run):
         storage = _storage(run, owned=create)
         if not _holds(storage, run.name):
-            run.refuse_lost(f"{_place(run)} holds none of its name")
+            run.refuse_lost(f"{_place(run, short=True)} holds none of its name")
             if not create:
                 raise _not_begun(run)
             directions = [objective.direction for objective in search.objectives]
@@ -97,7 +97,7 @@ def check_study(run: Run) -> None:
     if run.begun:
         with _opening(run):
             if not _holds(_storage(run, owned=False), run.name):
-                run.refuse_lost(f"{_place(run)} holds none of its name")
+                run.refuse_lost(f"{_place(run, short=True)} holds none of its name")
 
 
 def _storage(run: Run, *, owned: bool) -> BaseStorage:
@@ -111,9 +111,11 @@ def _not_begun(run: Run) -> RunError:
     return RunError(f"{run.folder}: no trial has begun yet")
 
 
-def _place(run: Run) -> str:
-    """The run's database, as users know it."""
-    return redacted(run.storage) if run.database is None else str(run.database)
+def _place(run: Run, *, short: bool = False) -> str:
+    """The run's database, as users know it; a file without its folder if `short`."""
+    if run.database is None:
+        return redacted(run.storage)
+    return run.database.name if short else str(run.database)
 
 
 def _holds(storage: BaseStorage, name: str) -> bool:
@@ -213,6 +215,7 @@ def attributes_of(result: Result, search: Search) -> dict[str, Any]:
     if (stopped := result.stopped) is not None:
         attributes[PARTIAL] = {
             "reason": stopped.reason,
+            "expected": {name: list(pair) for name, pair in stopped.expected.items()},
             "items": stopped.asked,
             "of": stopped.of,
             "audited": stopped.audited,

@@ -213,7 +213,7 @@ def test_what_fell_off_is_named_with_what_is_ahead_of_it(folder: Path) -> None:
     assert [standing(m) for m in members] == ["front", "fell off: behind trial 1", "baseline"]
 
 
-def test_the_front_is_of_feasible_members_and_equals_are_behind_the_first(folder: Path) -> None:
+def test_the_front_is_of_feasible_members_and_of_equals_the_first_stays(folder: Path) -> None:
     search = Run.open(folder / "runs" / "search").search
 
     def result(name: str, right: int) -> Result:
@@ -234,7 +234,11 @@ def test_the_front_is_of_feasible_members_and_equals_are_behind_the_first(folder
     members = members_of(search, dict.fromkeys(results, recipe), results, results)
     by_label = {m.label: m for m in members}
     assert [label for label, m in by_label.items() if m.on_front] == ["trial 1"]
-    assert by_label["trial 2"].behind == "trial 1"  # equal, and later
+    assert by_label["trial 2"].behind is None
+    assert standing(by_label["trial 2"]) == "equal to trial 1"
+    assert "trial 2 is equal to trial 1 on held-out items" in findings(
+        Run.open(folder / "runs" / "search"), members
+    )
     assert by_label["trial 4"].behind == "trial 1"  # not the infeasible one, which nobody can take
     assert standing(by_label["trial 3"]) == "off: constraint"
 
@@ -295,7 +299,10 @@ def test_a_difference_is_spelled_with_its_sign() -> None:
 def told_anew(run: Run, trials: list[tuple[list[float], dict[str, object]]]) -> optuna.Study:
     """The run's study with these trials (values, attributes) in place of its own."""
     optuna.delete_study(study_name=run.name, storage=run.storage)
+    results = run.folder / "trials"
+    results.rename(run.folder / "kept")  # no study is begun where there are results
     study = open_study(run)
+    (run.folder / "kept").rename(results)
     for values, attributes in trials:
         study.add_trial(optuna.trial.create_trial(values=values, user_attrs=attributes))
     return study

@@ -1,13 +1,17 @@
 """Ratios and groups of layers: in a search and in a plain recipe."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from merge_core import Recipe, RecipeError
 from merge_core.values import Groups, parse_value
+from search.config import load
+from search.idle import idle
 from search.space import Space
-from tests.search.small import CommandLine, make_workplace
+from tests.search.small import GOOD, CommandLine, make_workplace
 from tests.search.test_space import RANGE, asks, own, template
 
 LAYER = "model.layers.{}.mlp.up_proj.weight"
@@ -233,3 +237,45 @@ def test_check_points_out_filters_that_no_tensor_is_read_by(tmp_path, monkeypatc
         "so it changes nothing",
     ]
     assert f"note: {file}:14:12: " in said[0]
+
+
+# --- Parts of a space that vary nothing ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("", "", None),
+        (
+            "      weight: {low: 0.3, high: 1.2}",
+            "      weight: [{filter: mlp, value: {low: 0, high: 1, groups: 4}}, {value: 1}]",
+            "7:55: 4 groups of 3 layers: some are of no layer, and their numbers change nothing",
+        ),
+        (
+            "density: 0.5",
+            "density: {groups: [0.1, {low: 0, high: 1}, 0.2, 0.3, 0.4]}",
+            "13:17: 5 groups of 3 layers: some are of no layer, and their numbers change nothing",
+        ),
+        (
+            "density: {low: 0.1, high: 1.0}",
+            "density: {low: 0.3, high: 0.305, groups: 2}",
+            "8:7: language.density.group0 from 0.3 to 0.305 holds one step of density_step 0.01, "
+            "so it never varies; widen it or lower density_step",
+        ),
+        ("density: {low: 0.1, high: 1.0}", "density: {low: 0.3, high: 0.3, groups: 3}", None),
+    ],
+)
+def test_parts_that_vary_nothing_are_told(old, new, told, tmp_path):
+    file = tmp_path / "search.yaml"
+    file.write_text(GOOD.replace(old, new, 1))
+    notes = idle(load(file), layers=3)
+    assert notes == (() if told is None else (f"{file}:{told}",))
+
+
+def test_a_space_without_ranges_is_told(tmp_path):
+    file = tmp_path / "search.yaml"
+    fixed = re.sub(r"\{low: ([\d.]+), high: [\d.]+\}", r"\1", GOOD)
+    for text in (fixed, fixed.replace("slack: 0.0", "slack: {low: 0.5, high: 0.5}")):
+        file.write_text(text)
+        (note,) = idle(load(file), layers=3)
+        assert note.startswith("nothing is varied, so there is one recipe to try: put a range")
