@@ -19,7 +19,10 @@ from search.errors import RunError, StorageError
 from search.file import BudgetEntry
 from search.ledger import sessions
 from search.run import Run, check
+from search.samplers import SAMPLERS
 from search.session import Prepared
+
+_ENDS = "the search ends after its baselines or its first trials, with little or nothing to confirm"
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,23 @@ def estimate(prepared: Prepared, folder: Path) -> list[str]:
         lines += _unmeasured(limits, shares, beside, bound)
     else:
         lines += _foretold(limits, seen, workers, shares, beside, members)
-    note = warning(search, workers, seen.seconds if seen is not None else None)
-    return [*lines, *([note] if note else [])]
+    fits = None if seen is None else _fitting(limits, seen, workers, shares, beside, members)
+    most = [n for n in (limits.trials, fits and fits[0]) if n]
+    notes = [_unlearned(search, min(most)) if most else None]
+    notes += [warning(search, workers, seen.seconds if seen is not None else None)]
+    return [*lines, *filter(None, notes)]
+
+
+def _unlearned(search: Search, trials: int) -> str | None:
+    """A line if the sampler never gets beyond the trials that it draws knowing nothing."""
+    entry = search.file.sampler
+    start = SAMPLERS[entry.name].start(entry.options)
+    if trials > start or any(e.startswith("run:") for e in entry.warm_starts):
+        return None
+    return (
+        f"sampler {entry.name} proposes its first {many(start, 'recipe')} without having learned"
+        f" anything: with {many(trials, 'trial')} this search never learns; raise the budget"
+    )
 
 
 def _most_members(search: Search) -> int:
@@ -131,7 +149,12 @@ def _unmeasured(limits: BudgetEntry, shares: Shares, beside: float, bound: int) 
         )
     if limits.tokens is not None and most:
         sure = max(0, (limits.tokens - bound) // most)
-        lines.append(f"{limits.tokens:,} tokens are enough for {sure} trials, however long answers")
+        lines.append(
+            f"{limits.tokens:,} tokens are enough for {many(sure, 'trial')}, however long answers"
+            if sure
+            else f"if answers are as long as they may be, {limits.tokens:,} tokens are not enough"
+            f" for one trial, its confirmation and test: {_ENDS}; raise budget.tokens"
+        )
     lines.append("how long a trial takes is not known before a first one has run")
     return lines
 
@@ -154,7 +177,12 @@ def _foretold(
     trials = limits.trials
     if fits is not None and (trials is None or fits[0] < trials):
         trials = fits[0]
-        lines.append(f"{fits[1]} is reached first, after about {trials} trials")
+        lines.append(
+            f"{fits[1]} is reached first, after about {many(trials, 'trial')}"
+            if trials
+            else f"{fits[1]} is too small for one trial, its confirmation and test: {_ENDS};"
+            " raise it"
+        )
     if trials is None:
         return lines
     tokens = trials * seen.tokens + beside * seen.full_tokens

@@ -535,6 +535,15 @@ def test_check_tells_answers_bounds_and_shares_and_makes_up_no_seconds(folder: P
     sure = prepare(load(write(folder, baselines=["base"], budget={"tokens": 14 * 2048})))
     told = "28,672 tokens are enough for 3 trials, however long answers"
     assert told in estimate(sure, folder / "runs" / "s")
+    few = prepare(load(write(folder, baselines=["base"], budget={"tokens": 9 * 2048})))
+    told = "18,432 tokens are not enough for one trial, its confirmation and test: the search ends"
+    assert any(told in line for line in estimate(few, folder / "runs" / "s"))
+    drawn = {"sampler": {"name": "tpe", "options": {"n_startup_trials": 5}}}
+    for trials, blind in ((5, True), (6, False)):
+        small = prepare(load(write(folder, budget={"trials": trials}, **drawn)))
+        lines = estimate(small, folder / "runs" / "s")
+        told = "sampler tpe proposes its first 5 recipes without having learned anything: with 5"
+        assert any(line.startswith(told) for line in lines) == blind
 
 
 def test_check_confirms_no_more_members_than_there_are_trials(folder: Path) -> None:
@@ -572,6 +581,9 @@ def test_check_takes_seconds_and_tokens_from_the_run_of_that_name(folder: Path) 
     # 1,800 s of two workers; 4 rounds of confirmation and a test of 36 s with both held.
     told = estimate(prepare(short), place)
     assert any("budget.timeout is reached first, after about 108 trials" in line for line in told)
+    short = load(folder / "s.yaml", ["budget={timeout: 20s}"])
+    told = estimate(prepare(short), place)
+    assert any(line.startswith("budget.timeout is too small for one trial, its") for line in told)
     busy = load(folder / "s.yaml", ["workers.count=900"])
     assert (
         "900 workers with trials of 30 s ask for 30 a second" in estimate(prepare(busy), place)[-1]
