@@ -38,15 +38,26 @@ POOL = 1152
 """Items of a trio: as many as a demo search has on dev, confirm and test together."""
 TASK = "math_th"
 RANGES = {
-    "language.weight": (0.3, 1.2),
-    "language.density": (0.08, 0.5),
-    "reasoning.weight.plateau": (0.3, 1.2),
-    "reasoning.weight.end": (0.3, 1.2),
+    "language.weight": (0.0, 1.5),
+    "language.density": (0.05, 1.0),
+    "reasoning.weight.plateau": (0.0, 1.5),
+    "reasoning.weight.end": (0.0, 1.5),
     "reasoning.weight.knee": (0.0, 1.0),
-    "reasoning.density": (0.08, 0.5),
+    "reasoning.density": (0.05, 1.0),
     "reasoning.slack": (0.0, 1.0),
 }
-"""The recorded space, in the order of coordinates: the demo's, which stays within it."""
+"""The recorded space, in the order of coordinates: the demo's, as wide as somebody would make it
+who knows nothing yet. The demo's own ranges lie around their optimum, and two of three worlds end
+at 1 there within a few random trials."""
+SPACE = (
+    "models.0.parameters.weight={low: 0, high: 1.5}",
+    "models.0.parameters.density={low: 0.05, high: 1}",
+    "models.1.parameters.weight={plateau: {low: 0, high: 1.5}, end: {low: 0, high: 1.5},"
+    " knee: {low: 0, high: 1}}",
+    "models.1.parameters.density={low: 0.05, high: 1}",
+    "models.1.parameters.slack={low: 0, high: 1}",
+)
+"""The same as settings of the demo's search file."""
 LEVELS = 255
 """Language scores are stored in steps of 1 / LEVELS."""
 _GRID = 65535  # coordinates are stored in so many steps of their range
@@ -57,9 +68,9 @@ _SAVE_EVERY = 100
 class Plan:
     """How many recipes are recorded, and on how many items each."""
 
-    sobol: int = 1440
+    sobol: int = 2048
     rounds: int = 8
-    mutants: int = 120
+    mutants: int = 220
     items: int = 112
     unseen: int = 200
     unseen_items: int = 256
@@ -262,7 +273,7 @@ class _Scorer:
         (folder / "demo.yaml").write_text(text, encoding="utf-8")
         (folder / "trio").symlink_to(ensure_trio(seed=trio).root)
         write_items(folder / "items.jsonl", seed=1234 + trio)
-        self.search = load(folder / "demo.yaml")
+        self.search = load(folder / "demo.yaml", SPACE)
         assert set(self.search.space.distributions()) == set(RANGES)
         # As a report task without splits, so that all lines are items of one split.
         config = self.search.file.tasks[TASK]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import optuna
 
-from benchmarks.recording import RANGES, TASK
+from benchmarks.recording import RANGES, SPACE, TASK
 from benchmarks.surrogate import World
 from objectives import ItemScore
 from search import study as studies
@@ -33,7 +33,7 @@ from search.front import (
 )
 from search.racing import MOST_RIVALS, Race, Rival, Scores
 from search.results import Result
-from search.samplers import make_sampler, random_sampler
+from search.samplers import make_sampler, random_sampler, scouts
 
 DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
 CONFIRMED = 8
@@ -106,7 +106,7 @@ class Bench:
 
     def __init__(self, world: World, overrides: Iterable[str]) -> None:
         self.world = world
-        self.search = load(DEMO, overrides)
+        self.search = load(DEMO, [*SPACE, *overrides])
         assert set(self.search.space.distributions()) == set(RANGES), "record the demo's space anew"
         self._held_out: dict[tuple[int, str], Result] = {}
 
@@ -253,6 +253,7 @@ def simulate(bench: Bench, trials: int, workers: int) -> Story:
     )
     keeper = Keeper(bench)
     race = Race.of(search, len(bench.world.items["dev"]))
+    scouted = 0 if race is None else scouts(search)
     running: list[tuple[float, int]] = []
     open_trials: dict[int, tuple[optuna.Trial, Trial]] = {}
     seen: dict[str, int] = {}
@@ -279,6 +280,8 @@ def simulate(bench: Bench, trials: int, workers: int) -> Story:
             params = dict(asked.params)
             full = bench.result(params, "dev", fingerprint)
             against = None if race is None else race.against(list(_rivals(keeper, race)))
+            if against is not None and len(keeper.trials) < scouted:
+                against = against.scouting()
             result = bench.raced(full, against)
             trial = Trial(asked.number, params, fingerprint, result, full)
             open_trials[asked.number] = asked, trial

@@ -31,7 +31,7 @@ Array = npt.NDArray[np.float64]
 
 TOKENS = 40.0
 """The most that an answer has; expectations are fitted in units of it."""
-_WIDTH, _LATENT, _EPOCHS, _BATCH = 96, 12, 320, 256
+_WIDTH, _LATENT, _EPOCHS, _BATCH = 128, 8, 300, 256
 _LAYERS = 4  # of the demo's models
 _HEADS = ("right", "language", "tokens")
 
@@ -95,21 +95,33 @@ class Surrogate:
 
 
 def features(unit: Array) -> Array:
-    """What the network reads, in -1..1: coordinates, and the schedule's weight in each layer.
+    """What the network reads, about -1..1: more than coordinates, for fewer recipes to learn from.
 
-    Where the knee lies says little by itself: what a merge sees of it is each layer's weight.
+    Where the knee lies says little by itself: what a merge sees of it is each layer's weight. What
+    counts of an expert is its weight, the size of its trimmed difference (about weight times the
+    root of the density) and how both compare with the other's.
     """
-    plateau, end, knee = (unit[:, i] for i in (2, 3, 4))
-    layers = []
-    for depth in np.arange(1, _LAYERS) / (_LAYERS - 1):
-        share = np.clip((depth - knee) / np.maximum(1.0 - knee, 1e-9), 0.0, 1.0)
-        layers.append(plateau + share * (end - plateau))
-    kept = [unit[:, i] for i in (0, 1, 2, 5, 6)]
-    return np.asarray(2.0 * np.stack([*kept, *layers], axis=1) - 1.0)
+    lows, highs = (np.array([ends[i] for ends in RANGES.values()]) for i in (0, 1))
+    values = lows + unit * (highs - lows)
+    language, plateau, end, knee = (values[:, i] for i in (0, 2, 3, 4))
+    depths = np.arange(1, _LAYERS) / (_LAYERS - 1)
+    shares = np.clip((depths - knee[:, None]) / np.maximum(1.0 - knee, 1e-9)[:, None], 0.0, 1.0)
+    layers = plateau[:, None] + shares * (end - plateau)[:, None]
+    densities = values[:, (1, 5)]
+    sizes = np.sqrt(densities)
+    kept = 2.0 * unit[:, (0, 1, 2, 5, 6)] - 1.0
+    more = [
+        layers - 1.0,
+        np.log(densities) / 2.0 + 1.0,
+        (language * sizes[:, 0])[:, None] - 1.0,
+        np.stack([plateau, end], axis=1) * sizes[:, 1:] - 1.0,
+        language[:, None] - np.stack([plateau, end], axis=1),
+    ]
+    return np.concatenate([kept, *more], axis=1)
 
 
 def fitted(trio: int, recorded: Path | None = None) -> Surrogate:
-    """A trio's surrogate: from the user's cache, or fitted now (some 10 seconds) and kept there."""
+    """A trio's surrogate: from the user's cache, or fitted now (some 20 seconds) and kept there."""
     recorded = recorded or path_of(trio)
     digest = hashlib.sha256(importlib.metadata.version("torch").encode())
     for path in (recorded, Path(__file__), Path(__file__).with_name("recording.py")):
@@ -136,6 +148,8 @@ def fit(recording: Recording, seed: int, epochs: int = _EPOCHS) -> Surrogate:
         items, targets = map(torch.from_numpy, _windows(recording, rows))
         net = nn.Sequential(
             nn.Linear(unit.shape[1], _WIDTH),
+            nn.SiLU(),
+            nn.Linear(_WIDTH, _WIDTH),
             nn.SiLU(),
             nn.Linear(_WIDTH, _WIDTH),
             nn.SiLU(),

@@ -46,7 +46,7 @@ def ceiling(search: Search) -> tuple[str, Ceiling] | None:
     storage = (search.file.storage or "sqlite").partition(":")[0].partition("+")[0]
     found = []
     for name, ends in proposers(search).items():
-        if search.file.sampler.name == "auto" and name == "gp":
+        if name == "ehvi":
             name, ends = "tpe", None  # takes over while workers wait (`search.pace`)
         trials = search.file.budget.trials if ends is None else ends
         if known := CEILINGS.get((name, storage)):

@@ -30,7 +30,7 @@ from search.progress import Progress
 from search.racing import MOST_RIVALS, Race, Rival
 from search.results import Result, is_result_of
 from search.run import Run
-from search.samplers import make_sampler, random_sampler
+from search.samplers import make_sampler, random_sampler, scouts
 from search.stopwatch import Stopwatch
 from search.tracking import Tracker
 from search.warm import begin
@@ -104,6 +104,7 @@ class Driver:
         self.budget = budget
         self.stopping = False
         self._race = race
+        self._scouts = 0 if race is None else scouts(run.search)  # until the sampler has learned
         self._raced: list[int] = []  # the front that the race holds trials against
         self._rivals: dict[int, Rival] = {}
         self._baselines = baselines
@@ -221,6 +222,8 @@ class Driver:
         resolved = recipe.resolved(self.search.root)
         with self.spent.on("rivals"):
             race = self._against()
+            if race is not None and self._scouting(number):
+                race = race.scouting()
         with self.spent.on("send"):
             self.pool.submit(Job(f"trial {number}", resolved, fingerprint, "dev", race))
 
@@ -247,6 +250,16 @@ class Driver:
             self._tell(self._trials.pop(number), taken)
             for other in self._waiting.pop(number, []):
                 studies.tell(self.study, self.search, other, taken, duplicate_of=number)
+
+    def _scouting(self, number: int) -> bool:
+        """Whether a trial was drawn at random and is there to learn from."""
+        if not self._scouts:
+            return False
+        trials = self.study.get_trials(deepcopy=False)
+        if sum(trial.state == TrialState.COMPLETE for trial in trials) >= self._scouts:
+            self._scouts = 0
+            return False
+        return "fixed_params" not in trials[number].system_attrs
 
     def _against(self) -> Race | None:
         """The race against members of the front as it is now."""

@@ -173,8 +173,13 @@ class RacingEntry(Strict):
     """When a trial is stopped before it has answered all dev items."""
 
     enabled: bool = True
-    first: Whole = Field(
-        16, ge=1, description="items before the first look; each next look doubles"
+    first: Whole | None = Field(
+        None,
+        ge=1,
+        description="items before the first look, a sixteenth by default; each next look doubles",
+    )
+    scouts: bool = Field(
+        True, description="whether trials before auto's model answer no more than those items"
     )
     level: Number = Field(
         0.7, gt=0, lt=1, description="confidence that a stopped trial is behind the front"

@@ -11,6 +11,9 @@ solved, and those that it did not. A trial stops
   one objective, and in no other behind by `epsilon` or more; or
 * when with confidence it misses a constraint.
 
+Before a sampler has learned anything, trials are drawn at random, and rough scores of many teach
+it as much as exact ones of few: these *scouts* stop after the first block, whatever they score.
+
 The whole front counts at once: who reasons like one member and speaks worse, or speaks like another
 and reasons worse, is behind in either case, though no single member is surely ahead. Confidence is
 `level` for the whole of a trial: the chance of an error is split evenly over the looks. A stopped
@@ -42,11 +45,17 @@ Part = tuple[str, str]
 Scores = Mapping[Part, NDArray[np.float64]]
 """Scores of the dev items by part, each [items of the task] in item order; NaN: not answered."""
 
+SCOUT = "a scout"
+"""Why a trial was stopped that was not to go on."""
+
 MOST_RIVALS = 16
 """Front members that a trial is held against."""
 
 _DRAWS = 2_000
 """Of what the full scores might be; an error of .005 in a chance of .05."""
+
+_LEAST, _PART = 8, 16
+"""The first look's items by default: at least so many, and one of so many."""
 
 _SAME = 1e-9
 """Sums of the same scores in another order count as equal."""
@@ -55,13 +64,14 @@ _PRIOR = 1.0
 """How many items' worth the trial's overall rate counts where it has answered few of a kind."""
 
 
-def blocks(items: int, first: int) -> list[int]:
+def blocks(items: int, first: int | None = None) -> list[int]:
     """Prefix sizes: `first` items, then twice as many each time, up to all.
 
-    No look is taken where less than a quarter of the items would be left to save.
+    No look is taken where less than a quarter of the items would be left to save. By default
+    `first` is a sixteenth of the items, and at least 8.
     """
     sizes = []
-    size = first
+    size = first or max(_LEAST, items // _PART)
     while 4 * size < 3 * items:
         sizes.append(size)
         size *= 2
@@ -208,6 +218,7 @@ class Race:
         sizes: prefixes after which is looked, the last of all items.
         level, epsilon: as in the search file.
         audit: share of stopped trials that go on unseen.
+        scout: whether the trial stops after the first block, whatever it scores.
         rivals: front members.
     """
 
@@ -217,6 +228,7 @@ class Race:
     level: float
     epsilon: float
     audit: float
+    scout: bool = False
     rivals: tuple[Rival, ...] = field(default=(), repr=False)
 
     @classmethod
@@ -243,11 +255,15 @@ class Race:
     @property
     def held(self) -> bool:
         """Whether there is anything yet that a trial could be stopped for."""
-        return len(self.sizes) > 1 and bool(self.rivals or self.constraints)
+        return len(self.sizes) > 1 and bool(self.scout or self.rivals or self.constraints)
 
     def against(self, rivals: Sequence[Rival]) -> Race:
         """The same race with these rivals."""
         return replace(self, rivals=tuple(rivals))
+
+    def scouting(self) -> Race:
+        """For a scout."""
+        return replace(self, scout=True, rivals=())
 
     def judge(self, scores: Scores) -> Stopped | None:
         """Whether a trial stops here, and what it is told with; None lets it go on.
@@ -255,14 +271,18 @@ class Race:
         Args:
             scores: of the trial, NaN where an item is not answered.
         """
+        if self.scout:
+            ahead = [forecast(target, scores) for target in self.objectives]
+            return self._stopped(SCOUT, [one.mean for one in ahead], ahead, scores)
         rng = np.random.default_rng(0)
         alpha = (1.0 - self.level) / (len(self.sizes) - 1)  # no look is needed where all is known
         for constraint in self.constraints:
             assert constraint.bound is not None
             needed = constraint.gain(constraint.bound) - _SAME
             if np.mean(forecast(constraint, scores).draw(rng) >= needed) <= alpha:
-                gains = [forecast(target, scores).mean for target in self.objectives]
-                return self._stopped(f"misses {constraint.name}", gains, scores)
+                ahead = [forecast(target, scores) for target in self.objectives]
+                told = [one.mean for one in ahead]
+                return self._stopped(f"misses {constraint.name}", told, ahead, scores)
         if not self.rivals:
             return None
         forecasts = self._forecasts(scores)
@@ -278,7 +298,8 @@ class Race:
         means = [ahead.mean for ahead in forecasts]
         lowered = [[min(pair) for pair in zip(means, member, strict=True)] for member in known]
         nearest = max(range(len(known)), key=lambda index: math.fsum(lowered[index]))
-        return self._stopped(f"behind {self.rivals[nearest].name}", lowered[nearest], scores)
+        reason = f"behind {self.rivals[nearest].name}"
+        return self._stopped(reason, lowered[nearest], forecasts, scores)
 
     def audited(self, fingerprint: str) -> bool:
         """Whether a trial, if it is stopped, goes on unseen."""
@@ -305,10 +326,15 @@ class Race:
         ahead: NDArray[np.bool_] = np.any(drawn < member - _SAME, axis=0)
         return near & ahead
 
-    def _stopped(self, reason: str, gains: Sequence[float], scores: Scores) -> Stopped:
+    def _stopped(
+        self, reason: str, gains: Sequence[float], ahead: Sequence[Forecast], scores: Scores
+    ) -> Stopped:
         told = {t.name: t.value(gain) for t, gain in zip(self.objectives, gains, strict=True)}
-        held = {t.name: t.value(forecast(t, scores).mean) for t in self.constraints}
-        return Stopped(reason, told, held)
+        needed = [forecast(t, scores) for t in self.constraints]
+        held = {t.name: t.value(f.mean) for t, f in zip(self.constraints, needed, strict=True)}
+        targets = zip((*self.constraints, *self.objectives), (*needed, *ahead), strict=True)
+        expected = {t.name: (t.value(f.mean), math.sqrt(f.variance)) for t, f in targets}
+        return Stopped(reason, told, held, expected=expected)
 
 
 def unfit(search: Search) -> str | None:

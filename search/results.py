@@ -32,6 +32,9 @@ class Stopped:
         asked: dev items that were answered by then.
         of: all dev items.
         audited: whether it went on unseen: all items are there, and the estimates are told.
+        expected: by the same names, mean and standard deviation of what the full scores would be.
+            The estimates are the means, or lower where no sampler shall take one for a part of
+            the front.
     """
 
     reason: str
@@ -40,6 +43,7 @@ class Stopped:
     asked: int = 0
     of: int = 0
     audited: bool = False
+    expected: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ class Result:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             items = {task: [_item(row) for row in rows] for task, rows in data["items"].items()}
-            stopped = Stopped(**data["stopped"]) if data.get("stopped") else None
+            stopped = _stopped(data["stopped"]) if data.get("stopped") else None
             notes = tuple(data.get("notes", ()))
             return cls(**{**data, "items": items, "notes": notes, "stopped": stopped})
         except FileNotFoundError:
@@ -221,6 +225,11 @@ def joint(result: Result, level: float = 0.95, *, exact: bool = False) -> Estima
     if not told:
         return None
     return aggregate(told, JOINT, Measure(binary=not graded), level, exact=exact)
+
+
+def _stopped(data: dict[str, Any]) -> Stopped:
+    expected = {name: (mean, sd) for name, (mean, sd) in data.pop("expected", {}).items()}
+    return Stopped(**data, expected=expected)
 
 
 def _item(row: dict[str, Any]) -> ItemScore:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.samplers import BruteForceSampler as OptunaBruteForce
 from optuna.samplers import GridSampler as OptunaGrid
 from optuna.trial import FrozenTrial, TrialState
 
+from search.ehvi import EHVISampler, Scale
+from search.unit import from_unit
+
 GP_TRIALS = 250
-"""Trials up to which `auto` uses the Gaussian process; its ask takes 10 s at 1,000."""
-START = 7
+"""Trials up to which `auto` uses the Gaussian process; its ask grows with their cube."""
+START = 12
 """Trials that have to end before `auto` has learned enough to propose."""
-CENTER = 0.6
-"""Share of each range, around its middle, in which it draws until then."""
 GP_DEFAULTS: dict[str, Any] = {"warn_independent_sampling": False}
 TPE_DEFAULTS: dict[str, Any] = {"multivariate": True, "constant_liar": True}
 
@@ -27,15 +27,15 @@ TPE_DEFAULTS: dict[str, Any] = {"multivariate": True, "constant_liar": True}
 class Auto(BaseSampler):
     """The Gaussian process for the first trials of a numeric space, TPE otherwise.
 
-    Each is the best of Optuna's where it is used: the process learns most from few trials, and its
-    ask grows with their cube; TPE models choices and what only some methods have. Both begin in
-    the middle: ranges are drawn around what is expected to work, so corners of the space are
-    mostly broken merges. The first trial is the middle of all ranges, the others lie around it
-    until `n_startup_trials` have ended.
+    Each is the best that we know where it is used: the process (`search.ehvi`) learns most from few
+    trials, and its ask grows with their cube; TPE models choices and what only some methods have.
+    The first trial is the middle of all ranges, where somebody who sets ranges expects the best;
+    the others are drawn at random until `n_startup_trials` have ended.
 
     Args:
         seed: of the proposals.
-        numeric: whether the space has ranges only, all of them in every trial.
+        scales: of the objectives where the space has ranges only, all of them in every trial;
+            None where it has more: there TPE proposes throughout.
         gp_trials: the number of the trial from which on TPE proposes.
         n_startup_trials: how many trials have to end before either proposes.
         group: whether TPE divides the space by what is asked for together.
@@ -46,7 +46,7 @@ class Auto(BaseSampler):
         self,
         *,
         seed: int,
-        numeric: bool,
+        scales: Sequence[Scale] | None,
         group: bool,
         gp_trials: int = GP_TRIALS,
         n_startup_trials: int = START,
@@ -55,9 +55,9 @@ class Auto(BaseSampler):
         begin: dict[str, Any] = {"seed": seed, "n_startup_trials": n_startup_trials}
         self._tpe = TPESampler(**begin, group=group, **TPE_DEFAULTS)
         self._gp: BaseSampler | None = None
-        self._gp_trials = gp_trials if numeric else 0
-        if self._gp_trials:
-            self._gp = GPSampler(**begin, **GP_DEFAULTS)
+        self._gp_trials = gp_trials if scales else 0
+        if scales and gp_trials:
+            self._gp = EHVISampler(**begin, scales=scales)
         self._hurried = hurried
         self._quick: int | None = None  # the last trial that was asked for in a hurry
         self._start = n_startup_trials
@@ -98,8 +98,7 @@ class Auto(BaseSampler):
         if self._learned or not isinstance(param_distribution, FloatDistribution):
             sampler = self.of(trial)
             return sampler.sample_independent(study, trial, param_name, param_distribution)
-        drawn = 0.0 if self._first else self._draws.uniform(-CENTER / 2, CENTER / 2)
-        return _at(param_distribution, 0.5 + drawn)
+        return from_unit(param_distribution, 0.5 if self._first else self._draws.random())
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         if not self._learned:
@@ -121,17 +120,6 @@ class Auto(BaseSampler):
         values: Sequence[float] | None,
     ) -> None:
         self.of(trial).after_trial(study, trial, state, values)
-
-
-def _at(distribution: FloatDistribution, share: float) -> float:
-    """The value of a range that lies `share` of its way from the low end."""
-    low, high = distribution.low, distribution.high
-    if distribution.log:
-        return min(high, max(low, math.exp((1 - share) * math.log(low) + share * math.log(high))))
-    value = (1 - share) * low + share * high
-    if distribution.step is None:
-        return value
-    return min(high, low + round((value - low) / distribution.step) * distribution.step)
 
 
 class _Endless(BaseSampler):

@@ -25,11 +25,15 @@ from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler
 
 from merge_core.errors import RecipeError
 from merge_core.yaml_io import one_line, parse_yaml, unknown
+from search.ehvi import Scale
 from search.errors import ConfigError
 from search.sampler_classes import GP_DEFAULTS, GP_TRIALS, TPE_DEFAULTS
 
 if TYPE_CHECKING:
     from search.config import Search
+
+_SCOUTED = 4
+"""Fewer trials than so many times the scouts are a search without any."""
 
 GRID_POINTS = 100_000
 """Optuna's grid is a list in memory, read at each ask."""
@@ -209,7 +213,7 @@ def make_sampler(
     kind = SAMPLERS[entry.name]
     given = {**kind.defaults, **entry.options}
     if entry.name == "auto":
-        given |= {"numeric": _numeric(search), "hurried": hurried}
+        given |= {"scales": _scales(search) if _numeric(search) else None, "hurried": hurried}
     if entry.name in ("auto", "tpe"):
         given.setdefault("group", _dynamic(search) != ())
     if entry.name == "grid":
@@ -220,16 +224,31 @@ def make_sampler(
     return _freezing(sampler, search)
 
 
+def scouts(search: Search) -> int:
+    """How many trials have to end before a model proposes that can learn from rough scores.
+
+    0 where none does, where races are off, and where that would be much of the whole search.
+    """
+    entry, racing, trials = search.file.sampler, search.file.racing, search.file.budget.trials
+    if not (racing.enabled and racing.scouts and "ehvi" in proposers(search)):
+        return 0
+    start = SAMPLERS[entry.name].start(entry.options)
+    return 0 if trials is not None and trials < _SCOUTED * start else start
+
+
 def proposers(search: Search) -> dict[str, int | None]:
-    """The names in `SAMPLERS` of who proposes, and before which trial that ends (None: never)."""
+    """Who proposes, and before which trial that ends (None: never).
+
+    By the names in `SAMPLERS`; `ehvi` is the Gaussian process of `auto`.
+    """
     entry = search.file.sampler
     if entry.name != "auto":
         return {entry.name: None}
     upto = entry.options.get("gp_trials", GP_TRIALS) if _numeric(search) else 0
     trials = search.file.budget.trials
     if upto and trials is not None and trials <= upto:
-        return {"gp": None}
-    return {"gp": upto, "tpe": None} if upto else {"tpe": None}
+        return {"ehvi": None}
+    return {"ehvi": upto, "tpe": None} if upto else {"tpe": None}
 
 
 def random_sampler(search: Search, finished: int) -> BaseSampler:
@@ -412,6 +431,17 @@ def _numeric(search: Search) -> bool:
     return not _dynamic(search) and all(
         isinstance(distribution, FloatDistribution) for distribution in _free(search).values()
     )
+
+
+def _scales(search: Search) -> tuple[Scale, ...]:
+    """How the Gaussian process sees the objectives."""
+    found = []
+    for objective in search.objectives:
+        ends = zip(*(measure.range for measure in objective.measures), strict=True)
+        low, high = (math.fsum(end) / len(end) for end in ends)
+        name, sign = objective.name, objective.sign
+        found.append(Scale(name, sign, objective.reference, low, high))
+    return tuple(found)
 
 
 def _listed(distribution: BaseDistribution) -> list[Any]:

@@ -23,6 +23,7 @@ from search import study as studies
 from search.budget import Budget, Shares
 from search.config import Search, load
 from search.driver import Driver
+from search.ehvi import Scale
 from search.front import hypervolume
 from search.ledger import Ledger
 from search.pace import Pace
@@ -270,7 +271,7 @@ def test_a_hurry_is_more_than_one_worker_waiting_for_slow_proposals() -> None:
 
 def test_in_a_hurry_auto_asks_tpe() -> None:
     hurry = [False]
-    auto = Auto(seed=0, numeric=True, group=False, hurried=lambda: hurry[0])
+    auto = Auto(seed=0, scales=(Scale("x", 1.0, 0.0),), group=False, hurried=lambda: hurry[0])
     study = optuna.create_study(sampler=auto)
     slow = study.ask()
     hurry[0] = True
@@ -280,7 +281,7 @@ def test_in_a_hurry_auto_asks_tpe() -> None:
         type(auto.of(study.get_trials(deepcopy=False)[trial.number])).__name__
         for trial in (slow, quick, study.ask())
     ]
-    assert names == ["GPSampler", "TPESampler", "GPSampler"]
+    assert names == ["EHVISampler", "TPESampler", "EHVISampler"]
 
 
 def test_a_filled_study_is_one_that_a_search_goes_on_with(tmp_path: Path) -> None:

@@ -14,7 +14,18 @@ from hypothesis import strategies as st
 from objectives.scorers.base import Measure
 from search.config import Constraint, Objective, load
 from search.front import dominates
-from search.racing import Race, Rival, Target, blocks, by_part, forecast, order, share, unfit
+from search.racing import (
+    SCOUT,
+    Race,
+    Rival,
+    Target,
+    blocks,
+    by_part,
+    forecast,
+    order,
+    share,
+    unfit,
+)
 from search.results import Result, values_of
 from search.session import prepare
 from search.worker import Evaluator, Job
@@ -238,7 +249,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_worker_asks_blocks_until_the_race_stops_it(workplace: Path) -> None:
-    prepared = prepare(load(workplace / "search.yaml", ["constraints={}"]))
+    settings = ["constraints={}", "racing.first=16"]
+    prepared = prepare(load(workplace / "search.yaml", settings))
     search, task = prepared.search, prepared.tasks["sums"]
     worker = Evaluator(prepared.setup())
     recipe = prepared.plan.recipe
@@ -262,11 +274,19 @@ def test_a_worker_asks_blocks_until_the_race_stops_it(workplace: Path) -> None:
     assert bad.tokens < full_bad.tokens / 2
     assert values_of(bad, search) == list(bad.stopped.objectives.values())
 
+    for name, (mean, deviation) in bad.stopped.expected.items():
+        assert mean >= bad.stopped.objectives[name]
+        assert 0.0 < deviation < 0.2
+
     path = workplace / "result.json"
     bad.save(path)
     assert Result.load(path) == bad
 
-    worker.evaluate(Job("trial 4", recipe, "e", "dev", held))
+    scout = worker.evaluate(Job("trial 4", recipe, "e", "dev", held.scouting()))
+    assert scout.stopped is not None  # though it is as good as the best one
+    assert (scout.stopped.reason, scout.stopped.asked) == (SCOUT, 16)
+    means = {name: mean for name, (mean, _) in scout.stopped.expected.items()}
+    assert means == scout.stopped.objectives
     audited = worker.evaluate(Job("trial 5", recipe, "f", "dev", replace(held, audit=1.0)))
     assert audited.stopped is not None
     assert audited.stopped.audited

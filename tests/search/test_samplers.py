@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import re
 import warnings
 from collections.abc import Mapping
@@ -20,8 +19,9 @@ from merge_core.yaml_io import dump_yaml
 from search import samplers
 from search.config import Search, load
 from search.errors import ConfigError
-from search.sampler_classes import Auto
-from search.samplers import SAMPLERS, make_sampler, random_sampler
+from search.sampler_classes import START, Auto
+from search.samplers import SAMPLERS, make_sampler, random_sampler, scouts
+from search.unit import to_unit
 
 UNIT = {"low": 0.0, "high": 1.0}
 STEPS = {"low": 0.0, "high": 1.0, "step": 0.25}
@@ -212,7 +212,7 @@ def test_options_reach_the_constructor(tmp_path: Path) -> None:
     assert isinstance(auto, Auto)
     trials = [optuna.trial.create_trial(value=0.0) for _ in range(2)]
     trials[0].number, trials[1].number = 4, 5
-    assert [type(auto.of(trial)).__name__ for trial in trials] == ["GPSampler", "TPESampler"]
+    assert [type(auto.of(trial)).__name__ for trial in trials] == ["EHVISampler", "TPESampler"]
 
 
 @pytest.mark.parametrize("space", ["choices", "mixed", "conditional"])
@@ -244,26 +244,47 @@ def test_the_middle_comes_first_of_what_auto_proposes_and_not_again(tmp_path: Pa
 
 
 @pytest.mark.parametrize("space", ["numeric", "stepped", "log", "mixed", "conditional"])
-def test_auto_begins_in_the_middle_of_all_ranges_and_stays_near_it(
+def test_auto_begins_in_the_middle_and_goes_on_all_over_the_space(
     space: str, tmp_path: Path
 ) -> None:
     search = search_of(
         tmp_path, space, sampler={"name": "auto", "options": {"n_startup_trials": 6}}
     )
     study = optuna.create_study(directions=["maximize"] * 2, sampler=make_sampler(search, 0))
+    shares = []
     for number in range(6):
         trial = study.ask()
         search.space.sample(trial)
         for name, distribution in trial.distributions.items():
             if not isinstance(distribution, FloatDistribution):
                 continue
-            low, high, value = distribution.low, distribution.high, trial.params[name]
-            if distribution.log:
-                low, high, value = (math.log(number) for number in (low, high, value))
-            room = (distribution.step or 0.0) / 2 + 1e-9
-            reach = (0.3 if number else 0.0) * (high - low) + room
-            assert abs(value - (low + high) / 2) <= reach
             assert distribution._contains(trial.params[name])
+            share = to_unit(distribution, trial.params[name])
+            if number == 0:
+                step = (distribution.step or 0.0) / (distribution.high - distribution.low)
+                assert abs(share - 0.5) <= step / 2 + 1e-9
+            shares.append(share)
+    assert min(shares) < 0.2
+    assert max(shares) > 0.8
+
+
+def test_scouts_are_for_auto_and_for_searches_that_can_afford_them(tmp_path: Path) -> None:
+    few_trials = search_of(tmp_path, sampler="auto", budget={"trials": 47})
+    assert scouts(few_trials) == 0
+    search = search_of(tmp_path, sampler="auto", budget={"trials": 48})
+    assert scouts(search) == START
+    few = {"name": "auto", "options": {"n_startup_trials": 6}}
+    assert scouts(search_of(tmp_path, sampler=few, budget={"trials": 24})) == 6
+    assert scouts(search_of(tmp_path, sampler="auto", budget={"tokens": 10**6})) == START
+    for other in (
+        {"sampler": "tpe"},
+        {"sampler": "gp"},
+        {"sampler": "auto", "racing": False},
+        {"sampler": "auto", "racing": {"scouts": False}},
+        {"sampler": {"name": "auto", "options": {"gp_trials": 0}}},
+    ):
+        assert scouts(search_of(tmp_path, **{"budget": {"trials": 100}, **other})) == 0
+    assert scouts(search_of(tmp_path, "choices", sampler="auto", budget={"trials": 100})) == 0
 
 
 @pytest.mark.parametrize("name", ["auto", "gp", "tpe", "nsga2", "nsga3", "qmc", "random"])
