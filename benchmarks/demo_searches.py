@@ -1,4 +1,6 @@
-"""Ways to search, on the real demo: the same models, items and workers, and real merges.
+"""Ways to search, on the demo: the same models, items, space and workers, and real merges.
+
+The space is the one that `benchmarks.recording` recorded: wider than the demo's own.
 
     python -m benchmarks.demo_searches record FOLDER    # slow; goes on where it stopped
     python -m benchmarks.demo_searches report FOLDER    # minutes; confirms what each way found
@@ -19,6 +21,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.measure import say
+from benchmarks.recording import SPACE
 from merge_core import Recipe
 from merge_core.yaml_io import write_atomic
 from search import study as studies
@@ -86,7 +89,7 @@ def record(folder: Path, seeds: Sequence[int], trials: int, workers: int) -> Non
             write_atomic(place / "demo.yaml", text)
             for way, settings in WAYS.items():
                 given = [f"budget.trials={trials}", f"workers.count={workers}", *settings]
-                search = load(place / "demo.yaml", [*given, f"sampler.seed={seed}"])
+                search = load(place / "demo.yaml", [*SPACE, *given, f"sampler.seed={seed}"])
                 run = _run(place, way)
                 if not (run / "confirmed.json").is_file():
                     say(f"seed {seed}: {way}")
@@ -131,7 +134,7 @@ def report(folder: Path) -> None:
 def steps(place: Path, way: str) -> list[Step]:
     """How a recorded search went, with the fronts on its way scored on the confirm items."""
     run = Run.open(_run(place, way))
-    both = load(place / "demo.yaml")  # the same two objectives, whatever was searched
+    both = load(place / "demo.yaml", SPACE)  # the same two objectives, whatever was searched
     study = studies.open_study(run, create=False)
     trials = sorted(studies.scored(study).values(), key=lambda t: str(t.datetime_complete))
     began = min(trial.datetime_start for trial in trials if trial.datetime_start is not None)

@@ -23,7 +23,7 @@ def test_scores_of_unseen_recipes_are_foretold(fit: Surrogate) -> None:
     """Even by a hasty fit; `python -m benchmarks.surrogate` says how good the whole ones are."""
     quality = surrogate.quality(0, fit, pairs=False)
     for objective in ("right", "language"):
-        assert quality.error[objective] < 0.06
+        assert quality.error[objective] < 0.08
         assert quality.rank[objective] > 0.9
 
 
