@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import log_ndtr
 
-from search.improvement import Boxes
+from search.improvement import Boxes, normal_excess, share_excess
 from search.process import Process, Settings
 from search.unit import from_unit, to_unit
 
@@ -91,17 +92,36 @@ class _Target:
 
     Attributes:
         values, variances: [trials].
-        bound: the corner of an objective, or what a constraint may not exceed.
+        bound: the corner of an objective, or what a constraint may not exceed; standardized.
+        center, width: what was taken off, and what was divided by.
+        share: whether values are shares on the arcsine scale.
     """
 
     values: Array
     variances: Array
     bound: float
+    center: float
+    width: float
+    share: bool = False
 
     @classmethod
-    def of(cls, values: Array, deviations: Array, bound: float) -> _Target:
+    def of(cls, values: Array, deviations: Array, bound: float, *, share: bool = False) -> _Target:
         center, width = float(values.mean()), max(1e-6, float(values.std()))
-        return cls((values - center) / width, (deviations / width) ** 2, (bound - center) / width)
+        standard, variances = (values - center) / width, (deviations / width) ** 2
+        return cls(standard, variances, (bound - center) / width, center, width, share)
+
+    def gain(self, value: Array | float) -> Array:
+        """What a standardized value counts for in the volume: its share, or itself."""
+        if not self.share:
+            return np.asarray(value, dtype=np.float64)
+        angle = np.clip(self.center + self.width * np.asarray(value), 0.0, math.pi / 2.0)
+        return np.asarray(np.sin(angle) ** 2)
+
+    def excess(self, mean: Array, deviation: Array, bounds: Array) -> Array:
+        """By how much the gain is expected to exceed bounds, [candidates, bounds]."""
+        if not self.share:
+            return normal_excess(mean, deviation, bounds)
+        return share_excess(self.center + self.width * mean, self.width * deviation, bounds)
 
 
 class EHVISampler(BaseSampler):
@@ -172,7 +192,7 @@ class EHVISampler(BaseSampler):
         belief = _Belief(
             [self._fit(i, target, points, waiting) for i, target in enumerate(objectives)],
             [self._fit(name, target, points, waiting) for name, target in constraints.items()],
-            np.array([target.bound for target in objectives]),
+            objectives,
             np.array([target.bound for target in constraints.values()]),
         )
         best = belief.best(np.concatenate([points, waiting]), self._rng)
@@ -199,6 +219,7 @@ class EHVISampler(BaseSampler):
             scale.seen(values),
             scale.deviations(values, deviations),
             float(scale.seen(np.array(scale.reference))),
+            share=scale.bounded,
         )
 
 
@@ -208,23 +229,25 @@ class _Belief:
 
     Attributes:
         objectives, constraints: a process for each.
-        corner: [objectives], the reference point.
+        targets: of the objectives.
         most: [constraints], what their violations may be at most.
     """
 
     objectives: Sequence[Process]
     constraints: Sequence[Process]
-    corner: Array
+    targets: Sequence[_Target]
     most: Array
 
     def best(self, known: Array, rng: np.random.Generator) -> Array:
         """[dimensions], the recipe to try next; `known` are those that were."""
-        values = np.stack([process.expect(known)[0] for process in self.objectives], axis=1)
+        pairs = list(zip(self.targets, self.objectives, strict=True))
+        values = np.stack([target.gain(one.expect(known)[0]) for target, one in pairs], axis=1)
+        corner = np.array([target.gain(target.bound) for target in self.targets])
         holding = np.ones(len(known), dtype=bool)
         for process, most in zip(self.constraints, self.most, strict=True):
             holding &= process.expect(known)[0] <= most
         front = np.flatnonzero(holding)[_ahead(values[holding])]
-        boxes = Boxes.beyond(_spread(values[front], len(self.corner)), self.corner)
+        boxes = Boxes.beyond(_spread(values[front], len(corner)), corner)
         parents = known[front] if len(front) else known[np.argsort(self._holds(known))[-5:]]
         moved = rng.random((_NEAR, known.shape[1])) < _MOVED
         far = rng.choice(_SCALES, (_NEAR, 1)) * moved
@@ -243,8 +266,12 @@ class _Belief:
 
     def _worth(self, points: Array, boxes: Boxes) -> Array:
         """Logarithm of the expected growth times the chance that all constraints hold."""
-        expected = np.array([process.expect(points) for process in self.objectives])
-        grown = boxes.expected(expected[:, 0], expected[:, 1])
+        grown = boxes.expected(
+            [
+                partial(target.excess, *process.expect(points))
+                for target, process in zip(self.targets, self.objectives, strict=True)
+            ]
+        )
         return np.asarray(np.log(grown + 1e-300) + self._holds(points))
 
     def _holds(self, points: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
 from search.ehvi import PARTIAL, EHVISampler, Scale
 from search.front import hypervolume
-from search.improvement import Boxes
+from search.improvement import Boxes, normal_excess, share_excess
 from search.process import Process, Settings
 from search.unit import from_unit, to_unit
 
@@ -106,7 +107,9 @@ def test_the_expected_growth_is_the_mean_over_outcomes(count: int) -> None:
     rng = np.random.default_rng(count)
     front = rng.random((4, count))
     means, deviations = rng.random((count, 3)), 0.1 + 0.2 * rng.random((count, 3))
-    expected = Boxes.beyond(front, np.zeros(count)).expected(means, deviations)
+    expected = Boxes.beyond(front, np.zeros(count)).expected(
+        [partial(normal_excess, *pair) for pair in zip(means, deviations, strict=True)]
+    )
     before = hypervolume([tuple(one) for one in front])
     for candidate in range(3):
         draws = means[:, candidate] + deviations[:, candidate] * rng.standard_normal((4000, count))
@@ -116,6 +119,21 @@ def test_the_expected_growth_is_the_mean_over_outcomes(count: int) -> None:
         ]
         error = 4.0 * np.std(grown) / np.sqrt(len(grown))
         assert np.mean(grown) == pytest.approx(expected[candidate], abs=error)
+
+
+def test_a_share_exceeds_what_its_outcomes_exceed() -> None:
+    rng = np.random.default_rng(0)
+    mean, deviation = np.array([0.2, 0.9, 1.5]), np.array([0.3, 0.1, 0.2])
+    bounds = np.array([0.0, 0.3, 0.97, 1.0, np.inf])
+    found = share_excess(mean, deviation, bounds)
+    angles = np.clip(
+        mean[:, None] + deviation[:, None] * rng.standard_normal((3, 10**5)), 0, np.pi / 2
+    )
+    shares = np.sin(angles) ** 2
+    for column, bound in enumerate(bounds):
+        expected = np.maximum(0.0, shares - bound).mean(axis=1)
+        np.testing.assert_allclose(found[:, column], expected, atol=0.003)
+    assert np.all(found[:, 3:] == 0.0)
 
 
 # ---- proposals
