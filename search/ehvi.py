@@ -3,8 +3,8 @@
 Optuna's takes every value that it is told for as exact as the next. Here
 
 * the estimate of a trial that a race stopped counts for as much as its uncertainty says;
-* bounded scores are seen on the arcsine scale, where a mean of so many items is equally uncertain
-  wherever it lies, and .97 and .99 are as far apart as they feel;
+* bounded scores are modelled on the arcsine scale, where a mean of so many items is equally
+  uncertain wherever it lies; what the front grows by is counted in scores;
 * what a recipe is to move is the front as it is believed to be, not the luckiest answers;
 * recipes that are on their way count as if they had scored what is expected of them
   (Ginsbourger et al., Kriging is well-suited to parallelize optimization, 2010).
