@@ -39,7 +39,7 @@ class Auto(BaseSampler):
         gp_trials: the number of the trial from which on TPE proposes.
         n_startup_trials: how many trials have to end before either proposes.
         group: whether TPE divides the space by what is asked for together.
-        hurried: tells whether workers wait; then TPE proposes, which takes a tenth of the time.
+        hurried: tells whether workers wait; then TPE proposes, whose ask grows more slowly.
     """
 
     def __init__(
