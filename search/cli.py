@@ -11,13 +11,13 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
-from rich.console import Console
+
+from search.console import HERE, File, RunFolder, Runs, Set, bar, console, print_json, say, writing
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -32,16 +32,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-# A log file has no width of its own; tables need more than the default 80 columns.
-console = Console(width=None if sys.stdout.isatty() else 160)
-
-File = Annotated[Path, typer.Argument(help="search file (YAML)", show_default=False)]
-RunFolder = Annotated[Path, typer.Argument(help="run folder: runs/NAME", show_default=False)]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", help="setting that goes before the file's: a.b=value")
-]
-Runs = Annotated[Path, typer.Option("--runs", help="folder of all runs")]
-HERE = Path("runs")
 _INTERRUPTED = 130  # as shells say it: 128 + SIGINT
 _MENDABLE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
@@ -507,42 +497,6 @@ def _confirmed(run: Run) -> list[Member]:
             "`mergefront confirm` scores the new front\n"
         )
     return members
-
-
-def print_json(data: Any) -> None:
-    """JSON on standard output, unstyled; infinite bounds are null."""
-    from search.results import finite
-
-    sys.stdout.write(json.dumps(finite(data), indent=2, ensure_ascii=False) + "\n")
-
-
-def say(line: str) -> None:
-    """One line as it is: never wrapped, and brackets in a path are no markup."""
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-@contextmanager
-def bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on a terminal; gives what is called with (bytes done, all bytes)."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as shown:
-        task = shown.add_task(what)
-        yield lambda done, total: shown.update(task, completed=done, total=total)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the system says to writing `path` into a line for the user."""
-    from search.errors import ConfigError
-
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from objectives.splits import Split
 from objectives.statistics import mean_of
 from search import study as studies
 from search.config import Constraint, Objective, measures_of
+from search.console import print_json, say
 from search.errors import ConfigError
 from search.results import Result
 from search.run import Run
@@ -236,8 +237,6 @@ def print_comparison(
     console: Console, run: Run, a: str, b: str, split: Split | None, as_json: bool
 ) -> None:
     """Print what `compare` finds."""
-    from search.cli import print_json, say
-
     asked, rows, note = compare(run, a, b, split)
     if as_json:
         found = {"a": a, "b": b, "split": asked, "note": note}
@@ -385,8 +384,6 @@ def _standard_error(items: Sequence[ItemScore], key: str) -> float:
 
 def print_noise(console: Console, run: Run, as_json: bool) -> None:
     """Print what `noise` finds."""
-    from search.cli import print_json, say
-
     found = noise(run)
     if as_json:
         print_json([asdict(told) for told in found])

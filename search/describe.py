@@ -23,6 +23,7 @@ from search import study as studies
 from search.account import Account
 from search.budget import until
 from search.config import Search, load
+from search.console import print_json
 from search.errors import ConfigError
 from search.estimate import estimate
 from search.export import spelled
@@ -148,7 +149,6 @@ def score_model(
     from dataclasses import replace
 
     from objectives.task import SPLITS
-    from search.cli import print_json
     from search.worker import Evaluator, Job, Setup
 
     if split not in SPLITS:

@@ -13,6 +13,7 @@ from rich.table import Table
 from merge_core import MergePlan
 from merge_core.analysis import BY, SHARES, Analysis, By, Row, analyze
 from merge_core.yaml_io import unknown, write_atomic
+from search.console import bar, print_json, say, writing
 from search.errors import ConfigError
 from search.plots import SharePlot
 from search.recipes import load_recipe
@@ -34,8 +35,6 @@ def analyze_recipe(
         ConfigError: an option is wrong, or the recipe file cannot be read.
         MergeError: the recipe cannot be merged.
     """
-    from search.cli import bar, print_json, say, writing
-
     rows = next((known for known in BY if known == by), None)
     if rows is None:
         raise ConfigError(unknown("--by", by, BY))
