@@ -5,6 +5,7 @@ runs/<name>/
     run.json         the run's identity, and the contents of its sources by sha256
     study.db         the Optuna study (opens in optuna-dashboard)
     sessions.json    how long it was worked on, with how many workers; see `search.ledger`
+    incidents.jsonl  what went wrong, and how often; see `search.incidents`
     trials/N.json    per-item scores and texts of trial N
     baselines/       the same for the baselines on the dev items
     confirm/, test/  the same on held-out items
@@ -41,6 +42,7 @@ from objectives.item_source import digest
 from objectives.scorers import frozen_ref
 from search.config import FROZEN, Search, parse
 from search.errors import ConfigError, RunError
+from search.incidents import Incidents
 
 VERSION = 1
 LOCK = ".lock"
@@ -87,6 +89,11 @@ class Run:
     def prepared(self) -> Path:
         """Facts of the sources, by their contents; see `merge_core.facts`."""
         return self.folder / "prepared"
+
+    @property
+    def incidents(self) -> Incidents:
+        """What went wrong in it."""
+        return Incidents(self.folder / "incidents.jsonl")
 
     @property
     def confirmed(self) -> Path:
