@@ -19,3 +19,11 @@ class ServiceError(ScorerError):
 
 class EngineError(ObjectiveError):
     """An engine cannot start, or weights do not fit the live model."""
+
+
+class EngineDiedError(EngineError):
+    """An engine's own process has ended while it was used: a fresh engine may do better."""
+
+
+class EngineMemoryError(EngineError):
+    """Not even one prompt fits into the memory that is free now: another try may do better."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from objectives.engines.config import TransformersConfig
-from objectives.errors import EngineError
+from objectives.errors import EngineMemoryError
 
 _log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class Batcher:
         """Call `work` on consecutive pieces of `order`, indices of `sizes` and `names`.
 
         Raises:
-            EngineError: one row alone is too large for the device; it is named.
+            EngineMemoryError: one row alone is too large for the device; it is named.
         """
         at = 0
         while at < len(order):
@@ -134,7 +134,7 @@ class Batcher:
                 torch.cuda.empty_cache()
             if len(batch) == 1:
                 size = sizes[batch[0]]
-                raise EngineError(
+                raise EngineMemoryError(
                     f"prompt {names[batch[0]]!r}: its {size.width} tokens and {size.extra} new ones"
                     f" do not fit into the memory of {self._device}; shorten it, lower max_tokens,"
                     " or use a larger device"
