@@ -52,11 +52,11 @@ class Verifier:
             self._give_back(child)
 
     def close(self) -> None:
-        """End the children, once they are idle; the next question starts another."""
-        with self._closing:  # two that each held half of the children would wait for ever
-            for child in [self._take() for _ in range(self.size)]:
+        """End the children, each once it is idle; the next question starts another."""
+        for child in self._children:
+            with self._lock:
+                self._freed.wait_for(lambda child=child: child.holder is None)  # type: ignore[misc]
                 child.stop()
-                self._give_back(child)
 
     def pids(self) -> list[int]:
         """Process ids of the children alive, for those who watch processes."""
@@ -64,29 +64,35 @@ class Verifier:
 
     def _refill(self) -> None:
         self._children = [_Child(self._memory) for _ in range(self.size)]
-        self._idle = list(self._children)
-        self._freed = threading.Condition()
-        self._closing = threading.Lock()
+        # Taken by itself, not through the condition, whose __enter__ is Python's: interrupted
+        # behind it, a thread would keep the lock for ever.
+        self._lock = threading.RLock()
+        self._freed = threading.Condition(self._lock)
 
     def _take(self) -> "_Child":
-        """An idle child: one that has started before one that is starting, before a new one."""
-        child = None
-        try:
-            with self._freed:
-                self._freed.wait_for(lambda: self._idle)
-                child = max(self._idle, key=lambda one: (one.ready, one.process is not None))
-                self._idle.remove(child)
-                return child
-        except BaseException:
-            # Interrupted with a child in hand: lost, it would keep others waiting for ever.
-            if child is not None and child not in self._idle:
-                self._give_back(child)
-            raise
+        """An idle child: one that has started before one that is starting, before a new one.
+
+        A thread asks one question at a time, so a child that is its own already was left behind by
+        an interruption that no `finally` can catch: as a call returns, or as one begins.
+        """
+        me = threading.get_ident()
+        with self._lock:
+            for child in self._children:
+                if child.holder == me:
+                    child.stop()  # it may still be at that question
+                    child.holder = None
+            self._freed.wait_for(self._idle)
+            child = max(self._idle(), key=lambda one: (one.ready, one.process is not None))
+            child.holder = me
+            return child
+
+    def _idle(self) -> list["_Child"]:
+        return [child for child in self._children if child.holder is None]
 
     def _give_back(self, child: "_Child") -> None:
-        with self._freed:
-            self._idle.append(child)
-            self._freed.notify()
+        with self._lock:
+            child.holder = None
+            self._freed.notify_all()  # one may wait for any child, one for this one
 
     def _leave_to_parent(self) -> None:
         """In a fork: another process's children are neither ours to ask nor to end."""
@@ -96,10 +102,15 @@ class Verifier:
 
 
 class _Child:
-    """One process; whoever has taken it from the pool is its only user."""
+    """One process; whoever has taken it from the pool is its only user.
+
+    Attributes:
+        holder: the thread that has taken it, or None.
+    """
 
     def __init__(self, memory: int) -> None:
         self._memory = memory
+        self.holder: int | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self.ready = False
         self._pending = b""

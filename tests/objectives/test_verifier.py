@@ -1,6 +1,9 @@
 """The pool of math-verify processes, with answers that really hang it."""
 
 import contextlib
+import dis
+import functools
+import itertools
 import json
 import os
 import signal
@@ -128,9 +131,9 @@ def interrupted_after(seconds):
         raise Interrupted
 
     before = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        with pytest.raises(Interrupted):
+        with pytest.raises(Interrupted):  # noqa: PT012 - so that no interruption comes before it
+            signal.setitimer(signal.ITIMER_REAL, seconds)
             yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -153,18 +156,69 @@ def test_an_interrupted_question_leaves_no_verdict_to_the_next():
         verifier.close()
 
 
-def test_interruptions_at_any_moment_lose_no_child():
+def test_interruptions_while_it_asks_lose_no_child():
     verifier = Verifier(1)
     try:
         assert verifier.equal("7", "\\sqrt{49}", 5.0)
         for wait in (0.0005, 0.003):  # writing, waiting
             with interrupted_after(wait):
-                while True:
+                end = time.monotonic() + 5.0
+                while time.monotonic() < end:
                     verifier.equal("7", "8", 5.0)
             assert verifier.equal("7", "\\sqrt{49}", 5.0)
-        assert len(verifier._idle) == 1
     finally:
         verifier.close()
+
+
+LOOKS = ("RESUME", "CALL", "JUMP_BACKWARD")
+"""Bytecodes after which the interpreter looks for signals."""
+
+
+@functools.cache
+def looks_before(code):
+    """Offsets of bytecodes before which an interruption may come."""
+    codes = list(dis.get_instructions(code))
+    pairs = itertools.pairwise(codes)
+    return {after.offset for before, after in pairs if before.opname in LOOKS}
+
+
+def interrupted_at(step, function):
+    """Call, with an interruption at the n-th chance in the pool; False if there are fewer."""
+    left = step
+
+    def trace(frame, event, _):
+        nonlocal left
+        if frame.f_code.co_filename != module.__file__:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and frame.f_lasti in looks_before(frame.f_code):
+            left -= 1
+            if left < 0:
+                sys.settrace(None)
+                raise Interrupted
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function()
+    except Interrupted:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_interruptions_at_every_step_of_the_pool_lose_no_child():
+    verifier = Verifier(2)
+    steps = 0
+    while interrupted_at(steps, lambda: verifier._give_back(verifier._take())):
+        steps += 1
+        with ThreadPoolExecutor(1) as threads:  # the other child, at least, and the lock are free
+            threads.submit(lambda: verifier._give_back(verifier._take())).result(5)
+        verifier._give_back(verifier._take())  # which finds what was left behind
+        assert len(verifier._idle()) == 2
+    assert steps >= 15
 
 
 def test_a_stale_reply_is_taken_for_no_question():
