@@ -1,0 +1,201 @@
+"""Passwords, keys and tokens: how a search file names them, and how they stay out of all we write.
+
+What leaves the process (log, run folder, MLflow, terminal) goes through `redacted`. A search file
+needs to hold none: PostgreSQL reads PGPASSWORD and ~/.pgpass, MLflow MLFLOW_TRACKING_USERNAME,
+_PASSWORD and _TOKEN, Ray RAY_AUTH_TOKEN, the hub HF_TOKEN, each by itself; and `${NAME}` in
+`storage` and `tracking.uri` stands for an environment variable. A password that is written there
+all the same works, but the copies of the file that a run keeps name a variable in its place.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import re
+import sys
+import threading
+import traceback
+from types import TracebackType
+from typing import Any
+from urllib.parse import unquote
+
+from merge_core.yaml_io import one_line
+from search.errors import ConfigError
+
+MASK = "***"
+PASSWORDS = {
+    ("storage",): "MERGEFRONT_STORAGE_PASSWORD",
+    ("tracking", "uri"): "MERGEFRONT_TRACKING_PASSWORD",
+}
+"""Places of a search file whose URLs may hold one, and the variable that a run's copy names."""
+_LEAST = 8  # characters of a value that is sought everywhere: shorter ones are words of their own
+
+_REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*)\}", re.ASCII)
+_NOT_REFERENCE = r"(?!\$\{\w+\}@)"
+# Of http the authority ends at a slash; drivers of databases read a password up to its @.
+_HTTP_USER = re.compile(r"(?i)\b(https?://)" + r"[^\s/?#'\"<>$]*@")
+_HTTP_PASSWORD = re.compile(r"(?i)\b(https?://[^\s/?#'\"<>:@]+:)" + _NOT_REFERENCE + r"[^\s/?#]*@")
+_PASSWORD = re.compile(
+    r"(?i)\b((?!https?:)[a-z][a-z0-9+.-]*://[^\s:/@'\"]*:)" + _NOT_REFERENCE + r"[^\s'\"]*@"
+)
+_KEY = (
+    r"(?:password|passwd|passphrase|pwd|secret|api_?key|access_?key(?:_?id)?|secret_?key"
+    r"|private_?key|authorization|credentials?)"
+)
+_VALUE = (
+    r"((?!\$\{|\*\*\*|(?:null|none|true|false)\b)(?:\"[^\"\n]*\"|'[^'\n]*'|[^\s&;,'\"{}\[\]()]+))"
+)
+_QUERY = re.compile(
+    r"(?i)([?&;](?:[\w-]*[-_])?(?:token|sig|signature|auth|key|" + _KEY + r")=)" + r"[^\s&;#'\"]+"
+)
+_ASSIGNED = re.compile(
+    r"(?i)(?<![A-Za-z0-9])((?:\w*[-_])?"
+    + _KEY
+    + r"[\"']?\s*(?:=|:)\s*(?:(?:bearer|basic)\s+)?)"
+    + _VALUE
+)
+# `eos_token: </s>` is no secret, `max_tokens: 64` none either.
+_TOKEN = re.compile(
+    r"(?i)(?<![A-Za-z0-9])((?:\w*[-_])?(?:hf|hub|auth|access|api|bearer|refresh|session|id|tracking"
+    r"|ray|user|service|vault|git(?:hub|lab)?)[-_]?token[\"']?\s*(?:=|:)\s*)" + _VALUE
+)
+_BEARER = re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{12,}")
+_SHAPES = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
+    r"|glpat-[\w-]{16,}|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{16}|AIza[\w-]{30,}|dapi[0-9a-f]{32}"
+    r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+)"
+)
+_SECRET_NAME = re.compile(r"(?i)(password|passwd|secret|token|api_?key|access_?key|credential)s?$")
+_URL_PASSWORD = re.compile(r"(?i)[a-z][a-z0-9+.-]*://[^\s:/@]*:([^\s]+)@")
+_used: set[str] = set()
+
+
+def redacted(text: str) -> str:
+    """`text` without passwords, keys and tokens; `${NAME}` stays, for it tells nothing.
+
+    Known by where they stand (in a URL, after `password=` or `Authorization:`), by their shape, and
+    by their value: what the environment's variables with such names hold, and what `expanded` read.
+    Too much is hidden rather than too little.
+    """
+    for value in _values():
+        text = text.replace(value, MASK)
+    text = _HTTP_PASSWORD.sub(rf"\1{MASK}@", text)
+    text = _HTTP_USER.sub(rf"\1{MASK}@", text)
+    text = _PASSWORD.sub(rf"\1{MASK}@", text)
+    text = _QUERY.sub(rf"\1{MASK}", text)
+    text = _ASSIGNED.sub(_hidden, text)
+    text = _TOKEN.sub(_hidden, text)
+    text = _BEARER.sub(rf"\1{MASK}", text)
+    return _SHAPES.sub(MASK, text)
+
+
+def _hidden(match: re.Match[str]) -> str:
+    """What was assigned, masked; its quotation marks stay, so that JSON stays JSON."""
+    quote = match[2][0] if match[2][0] in "\"'" else ""
+    return f"{match[1]}{quote}{MASK}{quote}"
+
+
+def said(error: object) -> str:
+    """The message of `error`, redacted, on one line."""
+    return redacted(one_line(error))
+
+
+def without_password(url: str) -> str:
+    """A URL that opens the same with the password from elsewhere: what is safe to keep of it."""
+    url = re.sub(r"(?i)^(https?://)[^\s/?#]*@", r"\1", url)
+    url = re.sub(r"^((?!http)[A-Za-z][\w+.-]*://[^\s:/@]*):[^\s]*@", r"\1@", url)
+    url = re.sub(r"(?i)([?&])(?:[\w-]*(?:password|token|secret)=[^&]*&?)", r"\1", url)
+    return url.rstrip("?&")
+
+
+def expanded(text: str, where: str) -> str:
+    """`text` with each `${NAME}` replaced by that environment variable.
+
+    Args:
+        text: of a search file.
+        where: the key it stands at, for the message.
+
+    Raises:
+        ConfigError: one is not set.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        held = os.environ.get(match[1])
+        if not held:
+            raise ConfigError(f"{where}: the environment variable {match[1]} is not set: export it")
+        if len(held) >= _LEAST and "://" not in held:
+            _used.add(held)
+        return held
+
+    return _REFERENCE.sub(value, text)
+
+
+def can_expand(text: str) -> bool:
+    """Whether all variables that `text` names are set."""
+    return all(os.environ.get(name) for name in _REFERENCE.findall(text))
+
+
+def portable(data: dict[str, Any]) -> dict[str, Any]:
+    """A search file's data with a variable in place of each password that it holds."""
+    data = copy.deepcopy(data)
+    for where, name in PASSWORDS.items():
+        node: Any = data
+        for step in where[:-1]:
+            node = node.get(step) if isinstance(node, dict) else None
+        if isinstance(node, dict) and isinstance(node.get(where[-1]), str):
+            node[where[-1]] = _referring(node[where[-1]], name)
+    return data
+
+
+def held(data: dict[str, Any]) -> list[str]:
+    """The variables that `portable` puts in place of passwords."""
+    text = str(portable(data))
+    return [name for name in PASSWORDS.values() if name in text and name not in str(data)]
+
+
+def _referring(url: str, name: str) -> str:
+    reference = f"${{{name}}}"
+    url = _HTTP_PASSWORD.sub(lambda match: f"{match[1]}{reference}@", url)
+    url = _PASSWORD.sub(lambda match: f"{match[1]}{reference}@", url)
+    return re.sub(
+        r"(?i)([?&](?:[\w-]*[-_])?(?:password|token|secret)=)(?!\$\{)[^&]+",
+        lambda match: match[1] + reference,
+        url,
+    )
+
+
+def _values() -> list[str]:
+    """Values that are secret wherever they stand, longest first."""
+    found = set(_used)
+    for name, value in os.environ.items():
+        if _SECRET_NAME.search(name):
+            found.add(value.strip())
+        elif match := _URL_PASSWORD.match(value):
+            found |= {match[1], unquote(match[1])}
+    return sorted((v for v in found if len(v) >= _LEAST and v != MASK), key=len, reverse=True)
+
+
+class Formatter(logging.Formatter):
+    """A log line, its traceback included, redacted."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
+
+def hide_in_tracebacks() -> None:
+    """From now on what ends this process, or a thread of it, is told redacted."""
+
+    def of_process(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, trace))))
+
+    def of_thread(told: threading.ExceptHookArgs) -> None:
+        if told.exc_type is SystemExit or told.exc_value is None:
+            return
+        sys.stderr.write(f"in thread {told.thread.name if told.thread else '?'}:\n")
+        of_process(told.exc_type, told.exc_value, told.exc_traceback)
+
+    sys.excepthook = of_process
+    threading.excepthook = of_thread
