@@ -501,6 +501,9 @@ def _confirmed(run: Run) -> list[Member]:
 
 def main() -> None:
     """Entry point: errors that the user can mend are one line and exit code 2."""
+    from search.secrets import hide_in_tracebacks
+
+    hide_in_tracebacks()
     try:
         # typer returns the code of a typer.Exit instead of raising it; Ctrl-C is one of them.
         code = app(standalone_mode=False, prog_name="mergefront")
@@ -542,5 +545,7 @@ def mendable(error: Exception) -> str | None:
 
 def fail(message: str, code: int) -> NoReturn:
     """End with one line on standard error."""
-    sys.stderr.write(f"mergefront: {message}\n")
+    from search.secrets import redacted
+
+    sys.stderr.write(f"mergefront: {redacted(message)}\n")
     sys.exit(code)

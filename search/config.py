@@ -25,6 +25,7 @@ from search import samplers
 from search.errors import ConfigError
 from search.faults import Source
 from search.file import FROZEN, ObjectiveEntry, SearchFile, WorkersEntry, bound, seconds
+from search.secrets import portable
 from search.space import Space
 
 __all__ = [
@@ -104,7 +105,7 @@ class Search:
         space: the recipe with its ranges.
         objectives: in file order.
         constraints: in file order.
-        text: the file's text with `--set` applied, as the run folder keeps it.
+        text: the file's text with `--set` applied, as the run folder keeps it: without passwords.
         source: where its parts stand.
     """
 
@@ -228,7 +229,7 @@ def _parse(source: Source, path: Path | None = None) -> Search:
         space=space,
         objectives=_objectives(file, source),
         constraints=_constraints(file, source),
-        text=dump_yaml(data),
+        text=dump_yaml(portable(data)),
         source=source,
     )
 

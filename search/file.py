@@ -26,6 +26,7 @@ from objectives import EngineConfig, SplitConfig, TaskConfig
 from objectives.engines import TransformersConfig
 from objectives.wording import shown
 from search.samplers import SAMPLERS, named
+from search.secrets import can_expand, expanded
 
 NAME = r"^[A-Za-z0-9_-]+$"
 WARM_STARTS = ("published", "recipe:FILE", "run:FOLDER")
@@ -65,12 +66,12 @@ def _checked_duration(text: Any) -> Any:
 
 def _checked_storage(url: Any) -> Any:
     """Refuse early what would be refused when the run has begun: the URL, its driver."""
-    if isinstance(url, str):
+    if isinstance(url, str) and can_expand(url):  # else it is told when the run opens it
         from sqlalchemy.engine import make_url
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
-            parsed = make_url(url)
+            parsed = make_url(expanded(url, "storage"))
             parsed.get_dialect().import_dbapi()
         except SQLAlchemyError:
             # Not the URL itself: it may hold a password.
@@ -219,7 +220,9 @@ class SamplerEntry(Strict):
 class TrackingEntry(Strict):
     """Where MLflow writes; a store in the run folder by default."""
 
-    uri: str | None = Field(None, description="default: MLFLOW_TRACKING_URI, else the run folder")
+    uri: str | None = Field(
+        None, description="default: MLFLOW_TRACKING_URI, else the run folder; ${NAME} is a variable"
+    )
     experiment: str | None = Field(None, description="default: the run's name")
     retained: bool = Field(
         True, description="count how much of each expert a trial's merge retains"
@@ -262,7 +265,7 @@ class SearchFile(Strict):
     racing: RacingEntry = RacingEntry()
     tracking: TrackingEntry = TrackingEntry()
     storage: Annotated[str | None, BeforeValidator(_checked_storage)] = Field(
-        None, description="Optuna storage URL; default SQLite in the run"
+        None, description="Optuna storage URL; default SQLite in the run; ${NAME} is a variable"
     )
 
     @field_validator("racing", mode="before", json_schema_input_type=bool | RacingEntry)

@@ -11,7 +11,8 @@ from typing import Any
 
 from merge_core.yaml_io import dump_yaml
 from search.results import Result
-from search.run import Run, redacted
+from search.run import Run
+from search.secrets import redacted
 
 TRIAL = "mergefront.trial"
 BASELINE = "mergefront.baseline"

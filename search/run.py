@@ -43,6 +43,7 @@ from objectives.scorers import frozen_ref
 from search.config import FROZEN, Search, parse
 from search.errors import ConfigError, RunError
 from search.incidents import Incidents
+from search.secrets import Formatter, expanded, without_password
 
 VERSION = 1
 LOCK = ".lock"
@@ -103,7 +104,8 @@ class Run:
     @property
     def storage(self) -> str:
         """Optuna's storage URL."""
-        return self.search.file.storage or f"sqlite:///{self.database}"
+        given = self.search.file.storage
+        return f"sqlite:///{self.database}" if given is None else expanded(given, "storage")
 
     @property
     def begun(self) -> bool:
@@ -123,7 +125,7 @@ class Run:
         """The SQLite file that holds the study; None for a server, or what SQLite calls a URI."""
         if self.search.file.storage is None:
             return self.folder / STUDY
-        url = make_url(self.search.file.storage)
+        url = make_url(self.storage)
         if url.drivername not in ("sqlite", "sqlite+pysqlite") or not url.database:
             return None
         return None if url.database.startswith((":memory:", "file:")) else Path(url.database)
@@ -197,7 +199,7 @@ class Run:
                 )
         manifest["items"] = item_digests(search)
         if given := _tracking_given(search):
-            manifest["tracking"] = redacted(given)
+            manifest["tracking"] = without_password(given)
         # Relative, so that a project can be moved with its runs.
         manifest["root"] = os.path.relpath(search.root, folder)
         try:
@@ -273,7 +275,10 @@ def lease(folder: Path) -> Iterator[None]:
 
 
 def _tracking_given(search: Search) -> str | None:
-    return search.file.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    given = search.file.tracking.uri
+    if given is None:
+        return os.environ.get("MLFLOW_TRACKING_URI")
+    return expanded(given, "tracking.uri")
 
 
 def folder_for(search: Search, runs: Path, name: str | None, *, new: bool) -> Path:
@@ -309,7 +314,8 @@ def freeze(search: Search) -> dict[str, Any]:
         task["scorers"] = [frozen_ref(reference) for reference in task["scorers"]]
         if task["fewshot"] is not None:
             task["fewshot"].pop("items")
-    frozen["storage"] = redacted(frozen["storage"] or "")
+    # Whether its password stands there or is named, and which it is today, makes no other search.
+    frozen["storage"] = without_password(frozen["storage"] or "")
     return frozen
 
 
@@ -331,17 +337,11 @@ def item_digests(search: Search) -> dict[str, str]:
     return digests
 
 
-def redacted(url: str) -> str:
-    """A URL without its password."""
-    url = re.sub(r"(?i)(password|token|secret)=[^&]*", r"\1=***", url)
-    return re.sub(r"://([^:/@]*):[^/]*@", r"://\1:***@", url)
-
-
 @contextmanager
 def logging_to(run: Run) -> Iterator[None]:
     """Send warnings and worker dumps to the run's log file."""
     handler = logging.FileHandler(run.folder / "run.log", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False

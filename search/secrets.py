@@ -20,9 +20,6 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import unquote
 
-from merge_core.yaml_io import one_line
-from search.errors import ConfigError
-
 MASK = "***"
 PASSWORDS = {
     ("storage",): "MERGEFRONT_STORAGE_PASSWORD",
@@ -98,6 +95,8 @@ def _hidden(match: re.Match[str]) -> str:
 
 def said(error: object) -> str:
     """The message of `error`, redacted, on one line."""
+    from merge_core.yaml_io import one_line
+
     return redacted(one_line(error))
 
 
@@ -119,6 +118,7 @@ def expanded(text: str, where: str) -> str:
     Raises:
         ConfigError: one is not set.
     """
+    from search.errors import ConfigError  # here, for it imports torch, and --help needs none
 
     def value(match: re.Match[str]) -> str:
         held = os.environ.get(match[1])

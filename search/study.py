@@ -38,8 +38,9 @@ from search.ehvi import PARTIAL as PARTIAL
 from search.errors import RunError, StorageError
 from search.front import Point, front, gains
 from search.results import Result, joint, values_of, violations_of
-from search.run import Run, redacted
+from search.run import Run
 from search.samplers import make_sampler
+from search.secrets import redacted
 from search.storage import OwnedStorage
 
 RECIPE = "recipe"
