@@ -454,18 +454,21 @@ def score(
 @app.command()
 def ui(
     run: RunFolder,
-    port: Annotated[int, typer.Option(help="on the loopback address", min=1, max=65535)] = 5000,
+    port: Annotated[int, typer.Option(help="port", min=1, max=65535)] = 5000,
+    host: Annotated[
+        str, typer.Option(help="address; on any other, who reaches it reads and deletes all runs")
+    ] = "127.0.0.1",
 ) -> None:
-    """Open the MLflow UI on a run's store."""
+    """Open the MLflow UI on a run's store, for this machine alone unless told otherwise."""
     from search.describe import ui_command
     from search.run import Run
 
-    command, link = ui_command(Run.open(run), port)
+    command, environment, link = ui_command(Run.open(run), host, port)
     if command is None:
         say(f"tracked on a server: {link}")
         return
     say(f"MLflow UI: {link}  (Ctrl-C ends it)")
-    os.execv(command[0], command)
+    os.execve(command[0], command, {**os.environ, **environment})
 
 
 @app.command()

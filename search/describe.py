@@ -17,7 +17,7 @@ from rich.text import Text
 from merge_core import Expert, MergePlan, Recipe
 from merge_core.references import resolve_reference
 from merge_core.values import Scalar
-from merge_core.yaml_io import dump_yaml, one_line
+from merge_core.yaml_io import dump_yaml
 from objectives import summarize
 from search import study as studies
 from search.account import Account
@@ -34,6 +34,7 @@ from search.prompts import check_prompts
 from search.ranges import spelled as spelled_range
 from search.run import Run
 from search.samplers import random_sampler
+from search.secrets import redacted, said, without_password
 from search.session import Prepared, load_tasks
 
 
@@ -186,8 +187,11 @@ def score_model(
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 
 
-def ui_command(run: Run, port: int) -> tuple[list[str] | None, str]:
-    """The MLflow server's command (None where one runs already), and the run's saved view.
+def ui_command(run: Run, host: str, port: int) -> tuple[list[str] | None, dict[str, str], str]:
+    """The MLflow server's command (None where one runs already), what it finds in its environment,
+    and the run's saved view.
+
+    The store's URL is in the environment, for anybody may read a command: it may hold a password.
 
     Raises:
         ConfigError: nothing is tracked yet.
@@ -202,17 +206,18 @@ def ui_command(run: Run, port: int) -> tuple[list[str] | None, str]:
     try:
         experiment = client.get_experiment_by_name(name)
     except mlflow.exceptions.MlflowException as error:
-        raise ConfigError(f"{uri}: does not answer: {one_line(error)[:120]}") from error
+        raise ConfigError(f"{redacted(uri)}: does not answer: {said(error)[:120]}") from error
     if experiment is None:
         raise ConfigError(f"{run.folder}: MLflow has no experiment '{name}' yet")
     key = view_key(ALL, run.id if run.search.file.tracking.experiment else None)
-    base = uri.rstrip("/") if served else f"http://127.0.0.1:{port}"
+    shown = f"[{host}]" if ":" in host else host
+    base = without_password(uri).rstrip("/") if served else f"http://{shown}:{port}"
     if PREFIX + key in experiment.tags:
         link = view_link(base, experiment.experiment_id, key)
     else:
         link = runs_link(base, experiment.experiment_id)
     command = [
-        *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri),
-        *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+        *(sys.executable, "-m", "mlflow", "server"),
+        *("--host", host, "--port", str(port), "--workers", "1"),
     ]
-    return (None if served else command), link
+    return (None if served else command), {"MLFLOW_BACKEND_STORE_URI": uri}, link
