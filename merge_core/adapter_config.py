@@ -7,16 +7,19 @@ other variant of PEFT the file is refused by the name of its setting.
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import regex
 
 from merge_core.checkpoint import ADAPTER_CONFIG, read_json
 from merge_core.errors import CheckpointError
 from merge_core.yaml_io import one_line
+
+_PATIENCE = 1.0  # seconds for one pattern and one name: the worst patterns take for ever
 
 _READ = (
     "peft_type",
@@ -139,13 +142,21 @@ class AdapterConfig:
 
     def rank_of(self, module: str) -> int:
         """The rank of a module, by its name in the base model."""
-        return next((r for key, r in self.ranks.items() if _matches(key, module)), self.rank)
+        return int(self._of(self.ranks, module, self.rank))
 
     def scale_of(self, module: str) -> np.float32:
         """What the product of a module's factors is multiplied by."""
-        alpha = next((a for key, a in self.alphas.items() if _matches(key, module)), self.alpha)
+        alpha = self._of(self.alphas, module, self.alpha)
         rank = self.rank_of(module)
         return np.float32(alpha / math.sqrt(rank) if self.stabilized else alpha / rank)
+
+    def _of(self, patterns: Mapping[str, float], module: str, default: float) -> float:
+        try:
+            return next((v for key, v in patterns.items() if _matches(key, module)), default)
+        except TimeoutError:
+            raise CheckpointError(
+                f"{self.file}: a pattern takes for ever to be matched with {module}: simplify it"
+            ) from None
 
     def trains_whole(self, module: str) -> bool:
         """Whether modules_to_save names a module."""
@@ -187,7 +198,7 @@ def _patterns(file: Path, data: dict[str, Any], key: str) -> dict[str, Any]:
     for pattern in patterns:
         try:
             _matches(pattern, "")
-        except (re.error, RecursionError, OverflowError) as error:
+        except (regex.error, TimeoutError, RecursionError, OverflowError) as error:
             raise CheckpointError(
                 f"{file}: {key}: {pattern!r} is no regular expression: {one_line(error)}"
             ) from error
@@ -196,7 +207,7 @@ def _patterns(file: Path, data: dict[str, Any], key: str) -> dict[str, Any]:
 
 def _matches(pattern: str, module: str) -> bool:
     """PEFT's rule: the pattern is the whole name, or what follows one of its dots."""
-    return re.match(rf"(.*\.)?({pattern})$", module) is not None
+    return regex.match(rf"(.*\.)?({pattern})$", module, timeout=_PATIENCE) is not None
 
 
 def _flag(file: Path, data: dict[str, Any], key: str) -> bool:

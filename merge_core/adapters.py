@@ -25,6 +25,7 @@ from merge_core.checkpoint import (
     files_sha256,
     open_safetensors,
     refuse_pickle,
+    refuse_strange_links,
     tiles,
 )
 from merge_core.errors import CheckpointError
@@ -130,6 +131,7 @@ class AdaptedCheckpoint(Checkpoint):
         self.path = path
         self.base = base
         self.config: dict[str, Any] = base.config
+        refuse_strange_links(path)
         self.adapter_config = AdapterConfig.read(path)
         self._file = path / ADAPTER_FILE
         if base.config.get("quantization_config"):

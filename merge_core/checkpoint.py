@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ ADAPTER_CONFIG = "adapter_config.json"
 HEAD = "lm_head.weight"
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
 """Ends of the names of the tensor that a shared head lives in."""
+_MOST_JSON = 1 << 30  # bytes; tokenizers have up to some tens of millions
+_BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth")
 
 DTYPES = {
@@ -175,6 +178,7 @@ class Checkpoint:
         self.path = path
         if not (path / "config.json").is_file() and (path / ADAPTER_CONFIG).is_file():
             raise CheckpointError(f"{path}: is an adapter; name it with its base: BASE+{reference}")
+        refuse_strange_links(path)
         self.config = read_json(path / "config.json", "a checkpoint is a model folder")
         self._stored = StoredTensors(_files(path))
         self.specs = self._stored.specs
@@ -300,6 +304,10 @@ def read_json(path: Path, expected: str) -> dict[str, Any]:
         CheckpointError: it is missing, or holds anything else.
     """
     try:
+        if not path.is_file():  # reading a pipe would wait for ever
+            raise FileNotFoundError
+        if path.stat().st_size > _MOST_JSON:
+            raise ValueError("it is too large for a file of a model's settings")
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file; {expected}") from None
@@ -333,6 +341,35 @@ def refuse_pickle(file: Path) -> None:
             f"{file}: is a pickle, which can run code when loaded: "
             "save the model as safetensors first"
         )
+
+
+def refuse_strange_links(folder: Path) -> None:
+    """Raise CheckpointError if a model's text files are links to files that are no model's.
+
+    Tokenizers and settings are copied into merges, which people publish: a folder that was made by
+    others (`git clone` keeps links) must not name a key or a token of this machine's as one of
+    them. Links into the hub's cache, and to the file of the same name in a folder with weights, are
+    what people have. Weights may be linked from anywhere: only tensors are read of them.
+    """
+    root = folder.resolve()
+    try:
+        links = [file for file in root.iterdir() if file.is_symlink()]
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be read: {error.strerror or error}") from error
+    for link in links:
+        try:
+            target = link.resolve(strict=True)
+        except (OSError, RuntimeError):
+            continue  # leads nowhere: whoever reads it says so
+        if target.is_dir() or target.suffix == ".safetensors" or target.is_relative_to(root):
+            continue
+        cached = target.parent.name == "blobs" and _BLOB.fullmatch(target.name)
+        model = target.name == link.name and any(target.parent.glob("*.safetensors"))
+        if not cached and not model:
+            raise CheckpointError(
+                f"{folder / link.name}: is a link to {target}, which is no file of a model: "
+                "put a copy in its place if it is meant"
+            )
 
 
 def _confined(path: Path, index: Path, file: Any) -> Path:

@@ -22,6 +22,11 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from merge_core.errors import MergeError, RecipeError
 
+MOST_TEXT = 16 << 20
+"""Characters of a document: exported recipes have some hundred thousand."""
+MOST_NODES = 1_000_000
+"""Values of a document with its aliases written out, which a few lines of them can make endless."""
+
 Where = tuple[str | int, ...]
 """A place in a document: keys and list indices from the root."""
 
@@ -52,7 +57,7 @@ class Document:
     def __init__(self, path: Path, tree: Any) -> None:
         self.path = path
         self._tree = tree
-        self.data: Any = _plain(tree)
+        self.data: Any = _plain(tree, iter(range(MOST_NODES)))
 
     def position(self, where: Sequence[str | int]) -> tuple[int, int]:
         """Line and column (from 1) of the deepest part of `where` that exists.
@@ -83,9 +88,11 @@ def load_yaml(path: Path) -> Document:
     """Read one YAML 1.2 document.
 
     Raises:
-        RecipeError: the file is missing, unreadable, no YAML, or has a duplicate key.
+        RecipeError: the file is missing, unreadable, no YAML, too large, or has a duplicate key.
     """
     try:
+        if path.is_file() and path.stat().st_size > 4 * MOST_TEXT:  # a character has up to 4 bytes
+            raise RecipeError(f"{path}: is too large for a YAML file of ours")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such file") from None
@@ -96,6 +103,8 @@ def load_yaml(path: Path) -> Document:
 
 def parse_yaml(text: str, path: Path) -> Document:
     """Parse `text`; `path` only names it in messages. Raises RecipeError as `load_yaml` does."""
+    if len(text) > MOST_TEXT:
+        raise RecipeError(f"{path}: is too large for a YAML file of ours")
     yaml = YAML(typ="rt", pure=True)
     try:
         return Document(path, yaml.load(text))
@@ -154,11 +163,14 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _plain(node: Any) -> Any:
+def _plain(node: Any, left: Iterator[int]) -> Any:
+    """`node` without what ruamel keeps beside it; `left` ends where it grows too large."""
+    if next(left, None) is None:
+        raise ValueError(f"its aliases stand for more than {MOST_NODES:,} values")
     if isinstance(node, Mapping):
-        return {key if isinstance(key, str) else str(key): _plain(node[key]) for key in node}
+        return {key if isinstance(key, str) else str(key): _plain(node[key], left) for key in node}
     if isinstance(node, (list, tuple)):
-        return [_plain(item) for item in node]
+        return [_plain(item, left) for item in node]
     if isinstance(node, bool) or node is None:
         return node
     for kind in (int, float, str):  # ruamel's scalars are subclasses that remember formatting

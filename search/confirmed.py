@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 
 from merge_core.yaml_io import write_atomic
@@ -61,7 +62,7 @@ def write_report(run: Run, members: Sequence[Member], account: Account) -> Path:
     columns = ["", *head, *(["right and in the language"] if both else []), "standing"]
     rows = [f"| {' | '.join(columns)} |", f"|{'---|' * (2 * len(names) + 2 + both)}"]
     for member in ordered(run, members):
-        cells = [member.label]
+        cells = [escape(member.label).replace("|", "\\|")]  # may hold a path of any spelling
         for name in names:
             cells += [f"{member.claimed[name].value:.3f}", spelled(member.confirmed[name])]
         if both:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -329,7 +330,17 @@ class SharePlot:
 
 def _write_html(figure: Any, path: Path) -> None:
     # plotly inside the file: a page from a cluster is read where there is no network.
-    write_atomic(path, figure.to_html(include_plotlyjs=True, full_html=True))
+    # Names come from files of others: plotly would read `<a href=...>` in them as markup.
+    shown = type(figure)(_escaped(figure.to_plotly_json()))
+    write_atomic(path, shown.to_html(include_plotlyjs=True, full_html=True))
+
+
+def _escaped(node: Any) -> Any:
+    if isinstance(node, str):
+        return escape(node, quote=False)
+    if isinstance(node, dict):
+        return {key: _escaped(value) for key, value in node.items()}
+    return [*map(_escaped, node)] if isinstance(node, (list, tuple)) else node
 
 
 def _write_png(figure: Any, path: Path) -> None:
