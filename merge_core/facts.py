@@ -92,6 +92,15 @@ class Facts:
                 name.update(b"" if rows is None else rows.tobytes())
             self._pairs = (*self._pairs, name.hexdigest())
 
+    @property
+    def kept(self) -> tuple[Path, tuple[str, ...]] | None:
+        """The folder of `keep` and the names in it, for `keep_as` of another process."""
+        return None if self._folder is None else (self._folder, self._pairs)
+
+    def keep_as(self, folder: Path, pairs: Sequence[str]) -> None:
+        """As `keep`, of the same sources in another process: `kept` told what."""
+        self._folder, self._pairs = folder, tuple(pairs)
+
     def __getstate__(self) -> dict[str, Any]:
         # Tables are large: who receives the sources finds them in the folder, or makes them anew.
         return {**self.__dict__, "_histograms": {}, "_ranks": {}}

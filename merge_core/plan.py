@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +30,17 @@ from merge_core.pages import AT_ONCE, BUFFERS, Ring
 from merge_core.reading import TILE, Grid
 from merge_core.recipe import Recipe
 from merge_core.sources import Sources
+
+MAKER = "merge_core.remote:plan_of"
+"""Who makes plans again of what `MergePlan.portable` tells."""
+
+
+@dataclass(frozen=True)
+class Portable:
+    """A plan said as plain data: `maker` ("module:function") makes it again of `data` (JSON)."""
+
+    maker: str
+    data: dict[str, Any]
 
 
 class MergePlan:
@@ -209,6 +222,19 @@ class MergePlan:
             self._merge(name, Grid(start, rows, stride, width), out[done : done + size])
             done += size
         return out.reshape(box)
+
+    def ahead(self) -> Iterator[str]:
+        """Names of the tensors, in name order; when one comes, its stored bytes are being read.
+
+        For those who ask for parts of them with `part`.
+        """
+        yield from self._reader.ahead(self._specs)
+
+    def portable(self) -> Portable:
+        """How another process of this machine makes this plan; see `merge_core.remote`."""
+        kept = self.sources.facts.kept
+        facts = None if kept is None else [str(kept[0].absolute()), list(kept[1])]
+        return Portable(MAKER, {"recipe": self.recipe.plain(), "facts": facts})
 
     def fingerprint(self, digests: list[str] | None = None) -> str:
         """The merge's name for ever: the recipe's numbers and the contents of its sources.

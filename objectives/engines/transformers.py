@@ -1,18 +1,17 @@
 """The default engine: a live Hugging Face model on one device, weights swapped in place."""
 
-import contextlib
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
+from objectives.engines.answers import Answers
 from objectives.engines.base import (
     Continuation,
     Engine,
-    FinishReason,
     Generation,
     GenerationSettings,
     Likelihood,
@@ -25,13 +24,16 @@ from objectives.engines.decoding import Row, decode
 from objectives.engines.encoding import Encoder
 from objectives.engines.likelihood import score_spans
 from objectives.engines.live_weights import LiveWeights
-from objectives.engines.loops import CHECK_EVERY, is_loop
+from objectives.engines.model_folder import (
+    end_ids,
+    has_weights,
+    limit,
+    opening,
+    read_folder,
+    read_tokenizer,
+)
 from objectives.errors import EngineError
-from objectives.thinking import TAG_NAMES
 from objectives.weights import WeightSource
-
-_WEIGHTS = ("*.safetensors*", "*.bin*", "*.pt", "*.pth", "*.h5", "*.msgpack")
-"""Names of files that hold weights, those that are refused included."""
 
 
 class TransformersEngine(Engine):
@@ -52,10 +54,10 @@ class TransformersEngine(Engine):
         self._model.to(device).eval().requires_grad_(False)
         self._batcher = Batcher(config, device, Footprint.of(self._model), free)
         self._live: LiveWeights | None = LiveWeights(self._model)
-        self._end_ids = _end_ids(self._model, self._tokenizer)
+        self._end_ids = end_ids(self._model.generation_config, self._tokenizer)
+        self._answers = Answers(self._tokenizer, self._end_ids)
         self._pad_id = int(self._tokenizer.pad_token_id or 0)  # masked: any id will do
-        self._hidden_ids = _hidden_ids(self._tokenizer)
-        self._encoder = Encoder(self._tokenizer, _limit(self._model.config))
+        self._encoder = Encoder(self._tokenizer, limit(self._model.config))
 
     def load(self, source: WeightSource) -> None:
         """Check all specs, then copy tensor by tensor into the live parameters."""
@@ -75,7 +77,7 @@ class TransformersEngine(Engine):
             budget = self._encoder.room(prompt.id, len(tokens), settings)
             rows.append(Row(prompt.id, tokens, budget, prompt.sample))
             opens.append(thinking_open)
-        stopped = self._stop_check(settings)
+        stopped = self._answers.stop_check(settings)
         new: dict[int, list[int]] = {}
 
         def answer(batch: list[int]) -> None:
@@ -89,7 +91,7 @@ class TransformersEngine(Engine):
             [row.id for row in rows],
             answer,
         )
-        return [self._generation(new[i], opens[i], settings) for i in range(len(rows))]
+        return [self._answers.of(new[i], opens[i], settings) for i in range(len(rows))]
 
     def loglikelihood(self, requests: Sequence[Continuation]) -> list[Likelihood]:
         """Score in batches, longest first; requests with one context share its reading.
@@ -147,49 +149,11 @@ class TransformersEngine(Engine):
         if not self._complete:
             raise EngineError("no complete weights loaded; load before asking anything")
 
-    def _stop_check(self, settings: GenerationSettings) -> Callable[[list[int]], bool]:
-        """Whether an answer is over though no end token ended it."""
-        # Only the newest token can complete a stop string; each of the others has a byte at least.
-        reach = max((len(stop.encode()) for stop in settings.stop), default=0) + 8
-
-        def stopped(new: list[int]) -> bool:
-            if settings.stop_loops and len(new) % CHECK_EVERY == 0 and is_loop(new):
-                return True
-            if not settings.stop:
-                return False
-            tail = self._text(new[-reach:])
-            return any(stop in tail for stop in settings.stop)
-
-        return stopped
-
-    def _text(self, tokens: Sequence[int]) -> str:
-        shown = [token for token in tokens if token not in self._hidden_ids]
-        return str(self._tokenizer.decode(shown, skip_special_tokens=False))
-
-    def _generation(
-        self, tokens: Sequence[int], thinking_open: bool, settings: GenerationSettings
-    ) -> Generation:
-        text = self._text(tokens)
-        cuts = [at for at in (text.find(stop) for stop in settings.stop) if at >= 0]
-        text = text[: min(cuts, default=len(text))]
-        reason: FinishReason = "length"
-        if cuts or tokens[-1] in self._end_ids:
-            reason = "stop"
-        elif settings.stop_loops and is_loop(tokens):
-            reason = "loop"
-        return Generation(text, len(tokens), reason, thinking_open)
-
 
 def prompt_check(config: TransformersConfig, model: str | Path) -> PromptCheck:
     """The engine's own encoder, of the tokenizer and configuration in `model` alone."""
-    from transformers import AutoConfig
-
     del config  # nothing in it changes what a prompt is
-    path = Path(model)
-    with _opening(path):
-        tokenizer = _tokenizer(path)
-        own = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-    return Encoder(tokenizer, _limit(own))
+    return Encoder(*read_folder(Path(model)))
 
 
 def _open(path: Path, dtype: torch.dtype | str) -> tuple[Any, Any, bool]:
@@ -200,9 +164,9 @@ def _open(path: Path, dtype: torch.dtype | str) -> tuple[Any, Any, bool]:
     """
     from transformers import AutoModelForCausalLM
 
-    with _opening(path):
-        whole = any(file for pattern in _WEIGHTS for file in path.glob(pattern))
-        tokenizer = _tokenizer(path)
+    with opening(path):
+        whole = has_weights(path)
+        tokenizer = read_tokenizer(path)
         if whole:
             model, loading = AutoModelForCausalLM.from_pretrained(
                 path,
@@ -231,37 +195,6 @@ def _open(path: Path, dtype: torch.dtype | str) -> tuple[Any, Any, bool]:
     return model, tokenizer, whole
 
 
-@contextlib.contextmanager
-def _opening(path: Path) -> Iterator[None]:
-    """Whatever a model directory does not allow, in one line; nothing is shown meanwhile."""
-    from safetensors import SafetensorError
-
-    if not (path / "config.json").is_file():
-        raise EngineError(f"{path}: no config.json there; give a local model directory")
-    try:
-        with _quiet():
-            yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        what = " ".join(str(error).split())
-        raise EngineError(f"{path}: the model cannot be opened: {what[:300]}") from error
-
-
-def _tokenizer(path: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # the tokenizers library has no class of its own for a broken file
-        what = " ".join(str(error).split())
-        raise EngineError(f"{path}: the tokenizer cannot be opened: {what[:300]}") from error
-
-
-def _limit(config: Any) -> int | None:
-    """The most tokens that a model takes, answer included; None where nothing says."""
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return limit if isinstance(limit, int) else None
-
-
 def _unfilled(path: Path, dtype: torch.dtype | str) -> Any:
     """The model of a directory's configuration, its parameters whatever memory held."""
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
@@ -276,20 +209,6 @@ def _unfilled(path: Path, dtype: torch.dtype | str) -> Any:
     if (path / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(path, local_files_only=True)
     return model
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No loading bars: a search starts many engines, and its own display owns the terminal."""
-    from transformers.utils import logging
-
-    was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_on:
-            logging.enable_progress_bar()
 
 
 def _device(name: str) -> torch.device:
@@ -314,20 +233,3 @@ def _dtype(name: str | None) -> torch.dtype | str:
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise EngineError(f"unknown dtype {name!r}; write bfloat16, float16 or float32")
     return dtype
-
-
-def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Ids that end an answer: of the generation config; where it has none, the tokenizer's."""
-    ids = model.generation_config.eos_token_id if model.generation_config else None
-    if ids is None:
-        ids = tokenizer.eos_token_id
-    if ids is None:
-        return frozenset()
-    return frozenset(int(i) for i in (ids if isinstance(ids, list | tuple) else [ids]))
-
-
-def _hidden_ids(tokenizer: Any) -> frozenset[int]:
-    """Special tokens left out of answers; think tags stay, whatever the tokenizer calls them."""
-    shown = {tag for name in TAG_NAMES for tag in (f"<{name}>", f"</{name}>")}
-    pairs = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
-    return frozenset(int(i) for i, token in pairs if token not in shown)

@@ -78,7 +78,7 @@ class TestTransformers(ReadingEngineSuite):
             out = engine._model.generate(torch.tensor([tokens]), max_new_tokens=8, do_sample=False)[
                 0, len(tokens) :
             ]
-            assert engine.generate([prompt], SHORT)[0].text == engine._text(out.tolist())
+            assert engine.generate([prompt], SHORT)[0].text == engine._answers.text(out.tolist())
 
     @pytest.mark.parametrize("limits", [{"batch_size": 1}, {"batch_size": 2}])
     def test_rows_do_not_depend_on_their_batch(self, engine, tiny, limits):
