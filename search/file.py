@@ -70,8 +70,10 @@ def _checked_storage(url: Any) -> Any:
         from sqlalchemy.engine import make_url
         from sqlalchemy.exc import SQLAlchemyError
 
+        from search.database import connectable
+
         try:
-            parsed = make_url(expanded(url, "storage"))
+            parsed = make_url(connectable(expanded(url, "storage")))
             parsed.get_dialect().import_dbapi()
         except SQLAlchemyError:
             # Not the URL itself: it may hold a password.
@@ -79,8 +81,10 @@ def _checked_storage(url: Any) -> Any:
                 "storage is no database URL; write sqlite:///FILE or postgresql://USER@HOST/DATABASE"
             ) from None
         except ImportError as error:
+            mend = ": pip install 'mergefront[postgresql]'" if error.name == "psycopg" else ""
             raise ValueError(
-                f"storage {parsed.drivername} needs a package that is not installed: {error.name}"
+                f"storage {parsed.drivername} needs a package that is not installed: "
+                f"{error.name}{mend}"
             ) from None
     return url
 
@@ -160,14 +164,88 @@ class BudgetEntry(Strict):
         return cost
 
 
-class WorkersEntry(Strict):
-    """Ray workers, each with a live engine of its own."""
+class KindEntry(Strict):
+    """What each worker of a kind claims, and how many there are."""
 
     count: Whole | None = Field(
-        None, ge=1, description="default: one per GPU, else one per 2 cores"
+        None,
+        ge=1,
+        description="so many are kept; default: as many as there is room for, also when nodes join"
+        " or leave: one per GPU (or as many as the engine needs), else one per 2 cores",
     )
-    gpus: Number | None = Field(None, ge=0, description="per worker; fractions share a GPU")
-    cpus: Number | None = Field(None, gt=0, description="per worker")
+    gpus: Number | None = Field(
+        None,
+        ge=0,
+        description="per worker, on one node; fractions share a GPU; default what the engine needs",
+    )
+    cpus: Number | None = Field(
+        None, gt=0, description="per worker; default an equal share of its node's"
+    )
+    resources: dict[str, Annotated[Number, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="Ray's other resources per worker: {accelerator_type:A100: 0.001}",
+    )
+    across_nodes: bool = Field(
+        False,
+        description="one engine's GPUs may lie on several nodes: needs vllm and whole gpus",
+    )
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole_above_one(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1 and not gpus.is_integer():
+            raise ValueError(f"gpus is {gpus:g}: a part of one, or a whole number of them")
+        return gpus
+
+    @field_validator("resources")
+    @classmethod
+    def _other(cls, resources: dict[str, float]) -> dict[str, float]:
+        for name in ("CPU", "GPU"):
+            if name in resources:
+                raise ValueError(f"resources names {name}; write {name.lower()}s beside it")
+        return resources
+
+    @field_validator("across_nodes")
+    @classmethod
+    def _several(cls, across: bool, info: ValidationInfo) -> bool:
+        gpus = info.data.get("gpus")
+        if across and gpus is not None and gpus < 2:
+            raise ValueError(
+                "across_nodes needs gpus: 2 or more, or none for what the engine needs"
+            )
+        return across
+
+
+class WorkersEntry(KindEntry):
+    """Ray workers, each with a live engine of its own."""
+
+    kinds: tuple[KindEntry, ...] = Field(
+        (), description="several kinds of workers instead, each with count, gpus, cpus, ..."
+    )
+    wait: Annotated[str, BeforeValidator(_checked_duration)] = Field(
+        "2h", description="how long to wait for nodes while no worker is alive"
+    )
+    block_timeout: Annotated[str | None, BeforeValidator(_checked_duration)] = Field(
+        None,
+        description="a merge or a block of items that takes longer is taken to hang: 30m; default"
+        " several times the slowest so far, and at least 15m",
+    )
+    start_timeout: Annotated[str, BeforeValidator(_checked_duration)] = Field(
+        "2h", description="an engine whose start takes longer is taken to hang"
+    )
+
+    @field_validator("kinds")
+    @classmethod
+    def _instead(cls, kinds: tuple[KindEntry, ...], info: ValidationInfo) -> tuple[KindEntry, ...]:
+        said = [key for key in KindEntry.model_fields if info.data.get(key)]
+        if kinds and said:
+            raise ValueError(f"kinds and {said[0]} exclude each other; write it for each kind")
+        return kinds
+
+    @property
+    def each(self) -> tuple[KindEntry, ...]:
+        """The kinds of workers; one where the file lists none."""
+        return self.kinds or (self,)
 
 
 class RacingEntry(Strict):
@@ -267,6 +345,9 @@ class SearchFile(Strict):
     storage: Annotated[str | None, BeforeValidator(_checked_storage)] = Field(
         None, description="Optuna storage URL; default SQLite in the run; ${NAME} is a variable"
     )
+    storage_timeout: Annotated[str, BeforeValidator(_checked_duration)] = Field(
+        "1h", description="a storage that does not answer is waited for; then the search ends"
+    )
 
     @field_validator("racing", mode="before", json_schema_input_type=bool | RacingEntry)
     @classmethod
@@ -278,6 +359,13 @@ class SearchFile(Strict):
         raise ValueError(
             f"racing takes true, false or a mapping of its settings, not {shown(value)}"
         )
+
+    @field_validator(
+        "workers", mode="before", json_schema_input_type=WorkersEntry | list[KindEntry]
+    )
+    @classmethod
+    def _short_workers(cls, value: Any) -> Any:
+        return {"kinds": value} if isinstance(value, list) else value
 
     @field_validator("sampler", mode="before", json_schema_input_type=str | SamplerEntry)
     @classmethod

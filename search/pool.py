@@ -21,14 +21,13 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from objectives.errors import ServiceError
+from merge_core.yaml_io import one_line
+from search.care import Care, Item, kind_of_death, kind_of_error
 from search.config import WorkersEntry
 from search.errors import USER_ERRORS, WorkerError
+from search.incidents import Kind
 from search.results import Result
-from search.worker import Evaluator, Job, Setup
-
-MOST_TRIES = 3
-"""How often a job is given to a worker before its loss is called the job's own fault."""
+from search.worker import Evaluator, Job, Setup, Step
 
 _LOST = (
     RayActorError,  # and its kinds: died, unavailable, not schedulable
@@ -42,11 +41,19 @@ log = logging.getLogger("mergefront")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: a result, or why there is none after all tries."""
+    """What became of a job: a result, or why there is none after all tries.
+
+    Attributes:
+        job: as it was submitted.
+        result: or None.
+        error: why there is none.
+        poison: the item at fault, where that is known.
+    """
 
     job: Job
     result: Result | None
     error: str | None = None
+    poison: Item | None = None
 
 
 class Workers(Protocol):
@@ -79,11 +86,12 @@ class Workers(Protocol):
 
 @dataclass
 class _Member:
-    """One worker: its actor, and the job it has."""
+    """One worker: its actor, the job it has, and the node that it runs on as far as is known."""
 
     name: str
     actor: Any
     job: Job | None = None
+    node: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,14 +148,15 @@ class Pool:
     Args:
         setup: sent to every worker.
         resources: how many workers, with what.
+        care: decides what is done when a job meets a fault.
     """
 
-    def __init__(self, setup: Setup, resources: Resources) -> None:
+    def __init__(self, setup: Setup, resources: Resources, care: Care) -> None:
         self.resources = resources
         self._setup = ray.put(setup)
         self._members: dict[str, _Member] = {}
         self._futures: dict[Any, str] = {}
-        self._tries: dict[str, int] = {}
+        self._care = care
         self._queue: deque[Job] = deque()
         self._numbers = iter(range(10**9))
         for _ in range(self.resources.count):
@@ -182,7 +191,7 @@ class Pool:
         self._queue.clear()
 
     def wait(self, timeout: float) -> list[Outcome]:
-        """Outcomes that arrive within `timeout` seconds; jobs of dead workers start again.
+        """Outcomes that arrive within `timeout` seconds; jobs that met a fault are tried again.
 
         Raises:
             ObjectiveError, MergeError: the set-up is wrong: no job would ever do better.
@@ -190,14 +199,14 @@ class Pool:
         if not self._futures:
             return []
         ready, _ = ray.wait(list(self._futures), num_returns=1, timeout=timeout)
-        more, _ = ray.wait(list(self._futures), num_returns=len(self._futures), timeout=0)
-        outcomes = []
-        for future in dict.fromkeys([*ready, *more]):
-            outcome = self._collect(future)
-            if outcome is not None:
-                outcomes.append(outcome)
+        outcomes: list[Outcome | None] = []
+        while ready:
+            outcomes += [self._collect(future) for future in ready]
+            many = len(self._futures)
+            ready = ray.wait(list(self._futures), num_returns=many, timeout=0)[0] if many else []
+        outcomes += [self._hung(member) for member in list(self._members.values())]
         self._assign()
-        return outcomes
+        return [outcome for outcome in outcomes if outcome is not None]
 
     def close(self) -> None:
         """End all workers."""
@@ -209,41 +218,66 @@ class Pool:
     def _assign(self) -> None:
         for member in self._members.values():
             if member.job is None and self._queue:
-                member.job = self._queue.popleft()
-                self._tries[member.job.key] = self._tries.get(member.job.key, 0) + 1
-                self._futures[member.actor.evaluate.remote(member.job)] = member.name
+                self._send(member, self._queue.popleft())
+
+    def _send(self, member: _Member, job: Job) -> None:
+        member.job = job
+        self._futures[member.actor.evaluate.remote(self._care.sent(job))] = member.name
 
     def _collect(self, future: Any) -> Outcome | None:
-        member = self._members[self._futures.pop(future)]
-        job, member.job = member.job, None
+        """The next that a worker tells: a step, its result, or a fault."""
+        member = self._members[self._futures[future]]
+        job = member.job
         assert job is not None
         try:
-            result = ray.get(future)
+            told = ray.get(next(future))
         except _LOST as error:
-            return self._lost(member, job, error)
+            log.warning("worker %s died with %s: %s", member.name, job.key, error)
+            kind = kind_of_death(error, _alive(member.node))
+            return self._met(member, kind, str(error), lives=False)
         except RayTaskError as error:
-            del self._tries[job.key]
             cause = error.cause
-            if isinstance(cause, USER_ERRORS) and not isinstance(cause, ServiceError):
+            kind = kind_of_error(cause)
+            if kind == Kind.JOB_ERROR and isinstance(cause, USER_ERRORS):
                 raise cause from None
             log.error("%s failed on %s:\n%s", job.key, member.name, error)
-            return Outcome(job, None, f"{type(cause).__name__}: {cause}")
-        del self._tries[job.key]
-        for note in result.notes:
-            log.warning("worker %s: %s", member.name, note)
-        return Outcome(job, result)
-
-    def _lost(self, member: _Member, job: Job, error: Exception) -> Outcome | None:
-        """A worker died: replace it, run its job again unless it has had its tries."""
-        log.warning("worker %s died with %s: %s", member.name, job.key, error)
-        ray.kill(member.actor)  # where it is only out of reach it must not keep its GPU
-        del self._members[member.name]
-        self._spawn()
-        if self._tries[job.key] < MOST_TRIES:
-            self._queue.appendleft(job)
+            return self._met(member, kind, f"{type(cause).__name__}: {cause}")
+        if isinstance(told, Step):
+            member.node = told.node or member.node
+            self._care.stepped(job, told)
             return None
-        del self._tries[job.key]
-        return Outcome(job, None, f"its worker died {MOST_TRIES} times")
+        del self._futures[future]
+        member.job = None
+        self._care.ended(job)
+        for note in told.notes:
+            log.warning("worker %s: %s", member.name, note)
+        return Outcome(job, told)
+
+    def _hung(self, member: _Member) -> Outcome | None:
+        """End a worker that is over its deadline: it may hold its engine's lock for ever."""
+        said = self._care.overdue(member.job) if member.job is not None else None
+        return None if said is None else self._met(member, Kind.HUNG, said, lives=False)
+
+    def _met(self, member: _Member, kind: Kind, said: str, *, lives: bool = True) -> Outcome | None:
+        """A fault ended a try of a member's job: the next try, or the outcome if that was the last.
+
+        A worker that is not fit for another job is replaced.
+        """
+        job, member.job = member.job, None
+        assert job is not None
+        self._futures = {f: name for f, name in self._futures.items() if name != member.name}
+        verdict = self._care.met(job, kind, one_line(said), member.name)
+        if not (lives and verdict.here):
+            ray.kill(member.actor)  # where it is only out of reach it must not keep its GPU
+            del self._members[member.name]
+            self._spawn()
+        if verdict.again is None:
+            return Outcome(job, None, verdict.error, verdict.poison)
+        if member.name in self._members:
+            self._send(member, verdict.again)
+        else:
+            self._queue.appendleft(verdict.again)
+        return None
 
     def _spawn(self) -> None:
         name = f"w{next(self._numbers)}"
@@ -263,11 +297,17 @@ class Worker:
         self._name = name
         self._evaluator: Evaluator | None = None
 
-    def evaluate(self, job: Job) -> Result:
-        """Score one job."""
+    def evaluate(self, job: Job) -> Iterator[Step | Result]:
+        """Score one job, telling each step as it begins; the result comes last."""
+        yield Step("start", node=ray.get_runtime_context().get_node_id())
         if self._evaluator is None:
             self._evaluator = Evaluator(self._setup, self._name)
-        return self._evaluator.evaluate(job)
+        yield from self._evaluator.steps(job)
+
+
+def _alive(node: str) -> bool:
+    """Whether a node is one of the cluster's; one that is not known yet is taken to be."""
+    return not node or any(held["NodeID"] == node and held["Alive"] for held in ray.nodes())
 
 
 @contextmanager

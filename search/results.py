@@ -122,7 +122,7 @@ class Result:
         """
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            items = {task: [_item(row) for row in rows] for task, rows in data["items"].items()}
+            items = {task: [item_of(row) for row in rows] for task, rows in data["items"].items()}
             stopped = _stopped(data["stopped"]) if data.get("stopped") else None
             notes = tuple(data.get("notes", ()))
             return cls(**{**data, "items": items, "notes": notes, "stopped": stopped})
@@ -232,6 +232,7 @@ def _stopped(data: dict[str, Any]) -> Stopped:
     return Stopped(**data, expected=expected)
 
 
-def _item(row: dict[str, Any]) -> ItemScore:
+def item_of(row: dict[str, Any]) -> ItemScore:
+    """An item's scores as they were written."""
     samples = tuple(SampleScore(**sample) for sample in row.get("samples", ()))
     return ItemScore(**{**row, "samples": samples})

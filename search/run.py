@@ -4,6 +4,7 @@ runs/<name>/
     search.yaml      the search file of the last `run`, with its `--set` settings
     run.json         the run's identity, and the contents of its sources by sha256
     study.db         the Optuna study (opens in optuna-dashboard)
+    study.db.backup  a copy of it, a few minutes old at most; see `search.backup`
     sessions.json    how long it was worked on, with how many workers; see `search.ledger`
     incidents.jsonl  what went wrong, and how often; see `search.incidents`
     trials/N.json    per-item scores and texts of trial N
@@ -11,6 +12,7 @@ runs/<name>/
     confirm/, test/  the same on held-out items
     confirmed.json   the front again, from confirmed scores
     mlflow.db, mlartifacts/
+    blocks/          scores of merges that are not done yet; see `search.blocks`
     prepared/        facts of the sources that workers share; may be removed while nothing runs
     front.html, front.png, recipe.yaml, run.log
 """
@@ -30,7 +32,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from sqlalchemy.engine import make_url
 
 from merge_core import Checkpoint, Recipe
@@ -40,16 +41,19 @@ from merge_core.yaml_io import load_yaml, one_line, write_atomic
 from objectives import make_scorer
 from objectives.item_source import digest
 from objectives.scorers import frozen_ref
+from search.blocks import Blocks
 from search.config import FROZEN, Search, parse
 from search.errors import ConfigError, RunError
 from search.incidents import Incidents
+from search.lease import holder_file, lock_file
 from search.secrets import Formatter, expanded, without_password
 
 VERSION = 1
 LOCK = ".lock"
 STUDY = "study.db"
 _MANIFEST = ("version", "id", "root", "items", "roles", "sources")
-_BEFORE_A_RUN = {LOCK, "search.yaml"}  # what a run that was killed while it began leaves
+# What a run that was killed while it began leaves.
+_BEFORE_A_RUN = {LOCK, holder_file(Path(LOCK)).name, "search.yaml"}
 log = logging.getLogger("mergefront")
 
 
@@ -90,6 +94,11 @@ class Run:
     def prepared(self) -> Path:
         """Facts of the sources, by their contents; see `merge_core.facts`."""
         return self.folder / "prepared"
+
+    @property
+    def blocks(self) -> Blocks:
+        """What is scored of merges that are not done yet."""
+        return Blocks(self.folder / "blocks")
 
     @property
     def incidents(self) -> Incidents:
@@ -257,10 +266,7 @@ def lease(folder: Path) -> Iterator[None]:
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RunError(f"{folder}: another mergefront is working on this run") from None
+        lock = lock_file(folder / LOCK, f"{folder}: another mergefront is working on this run")
     except OSError as error:
         raise RunError(f"{folder}: cannot be written: {error.strerror}") from error
     try:
@@ -268,7 +274,8 @@ def lease(folder: Path) -> Iterator[None]:
     finally:
         lock.release()
         if not (folder / "run.json").exists():
-            (folder / LOCK).unlink(missing_ok=True)
+            for path in (folder / LOCK, holder_file(folder / LOCK)):
+                path.unlink(missing_ok=True)
             with suppress(OSError):  # not empty: it was there before, or holds search.yaml
                 for path in made:
                     path.rmdir()

@@ -23,6 +23,7 @@ from search.account import Account
 from search.baselines import baselines
 from search.budget import Budget, Shares
 from search.budget import notes as budget_notes
+from search.care import Care
 from search.config import Search
 from search.confirm import Member
 from search.confirmed import write_report
@@ -295,7 +296,7 @@ def _session(
         log.info("session of %s with %s", opened.folder, resources)
         for note in prepared.notes:
             log.info(note)
-        pool = Pool(prepared.setup(resources.cpus, opened), resources)
+        pool = Pool(prepared.setup(resources.cpus, opened), resources, Care.of(opened))
         held.callback(pool.close)
         ledger = held.enter_context(Ledger(opened, resources.count, resources.gpus))
         # The workers start while MLflow is imported.

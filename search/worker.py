@@ -6,12 +6,14 @@ Nothing here knows of Ray or Optuna; `search.pool` runs an `Evaluator` in each a
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from merge_core import MergePlan, NonFiniteError, Recipe, Sources
 from merge_core.analysis import tallied
@@ -49,10 +51,59 @@ class Setup:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """Items of a job that are scored, and how long their answers took.
+
+    Attributes:
+        items: by task, then by index in the split's items.
+        seconds: of generating and scoring.
+    """
+
+    items: Mapping[str, Mapping[int, ItemScore]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a worker tells while it is at a job: what it begins now, and what it has just done.
+
+    Attributes:
+        at: it starts its engine, loads the merge, or asks a block of items.
+        task: of the block.
+        items: ids of the block's items.
+        done: the block before, which a later try need not ask again.
+        node: where it runs; told with a job's first step.
+    """
+
+    at: Literal["start", "load", "block"]
+    task: str = ""
+    items: tuple[str, ...] = ()
+    done: Scored = field(default_factory=Scored)
+    node: str = ""
+
+    def __str__(self) -> str:
+        if self.at != "block":
+            return "starting the engine" if self.at == "start" else "merging"
+        if len(self.items) == 1:
+            return f"item {self.items[0]!r} of task {self.task}"
+        first, last = self.items[0], self.items[-1]
+        return f"{len(self.items)} items of task {self.task}, {first!r} to {last!r}"
+
+
+@dataclass(frozen=True)
 class Job:
     """One merge to be scored on one split of every task that has items there.
 
     With a `race`, which is for dev items, it may stop before all are answered.
+
+    Attributes:
+        key: what it is for: "trial 7", "baseline uniform".
+        recipe: with its places resolved.
+        fingerprint: of the recipe.
+        split: whose items are asked.
+        race: or None.
+        had: what earlier tries, of this session or one before, have scored already.
+        by_item: ask item by item, so that one which kills the engine is known by name.
     """
 
     key: str
@@ -60,6 +111,8 @@ class Job:
     fingerprint: str
     split: Split
     race: Race | None = None
+    had: Scored = field(default_factory=Scored)
+    by_item: bool = False
 
 
 class Evaluator:
@@ -73,6 +126,7 @@ class Evaluator:
         self.name = name
         self._sources: dict[tuple[str | None, ...], Sources] = {}
         self._told: set[str] = set()
+        self._failed = False
         for task in setup.tasks.values():
             for scorer in task.scorers:
                 scorer.check()  # what the driver's machine has, this one may lack
@@ -84,52 +138,88 @@ class Evaluator:
         Raises:
             ObjectiveError, MergeError: the set-up is wrong; no recipe would do better.
         """
+        for step in self.steps(job):
+            if isinstance(step, Result):
+                return step
+        raise AssertionError("a job ends with its result")
+
+    def steps(self, job: Job) -> Iterator[Step | Result]:
+        """The same step by step, for whoever watches: the result comes last.
+
+        Raises:
+            EngineDiedError, EngineMemoryError: another try may do better.
+            ObjectiveError, MergeError: the set-up is wrong; no recipe would do better.
+        """
+        if self._failed:
+            self._free()
+        self._failed = True  # unless it comes to its end
+        yield Step("load")
         started = time.monotonic()
         plan = self._plan(job.recipe)
         try:
             self._engine.load(plan)
         except NonFiniteError as error:
-            return self._result(job, {}, {"load": time.monotonic() - started}, str(error))
-        loaded = time.monotonic()
-        tasks = {name: task for name, task in self.setup.tasks.items() if task.asked(job.split)}
-        stopped = None
-        if job.race is not None and job.race.held:
-            items, stopped = self._raced(tasks, job.race, job.fingerprint)
-        else:
-            items = {
-                name: score_task(self._engine, task, task.items(job.split))
-                for name, task in tasks.items()
-            }
-        seconds = {"load": loaded - started, "generate": time.monotonic() - loaded}
-        return self._result(job, items, seconds, None, retained_by(plan), stopped)
+            self._failed = False
+            yield self._result(job, {}, {"load": time.monotonic() - started}, str(error))
+            return
+        seconds = {"load": time.monotonic() - started, "generate": job.had.seconds}
+        items, stopped = yield from self._scored(job, seconds)
+        self._failed = False
+        yield self._result(job, items, seconds, None, retained_by(plan), stopped)
 
-    def _raced(
-        self, tasks: Mapping[str, Task], race: Race, fingerprint: str
-    ) -> tuple[dict[str, list[ItemScore]], Stopped | None]:
-        """Scores of the dev items, block after block until the race stops it, in item order."""
-        orders = {name: order(task) for name, task in tasks.items()}
-        total = sum(map(len, orders.values()))
-        found: dict[str, dict[int, ItemScore]] = {name: {} for name in tasks}
-        stopped = None
-        for size in race.sizes:
+    def _scored(
+        self, job: Job, seconds: dict[str, float]
+    ) -> Generator[Step, None, tuple[dict[str, list[ItemScore]], Stopped | None]]:
+        """Scores of the job's items in item order, block after block until its race stops it.
+
+        `seconds` is told what the blocks take. A race asks all tasks' items in its own order, in
+        ever larger blocks; without one, each task is a block.
+        """
+        tasks = {name: task for name, task in self.setup.tasks.items() if task.asked(job.split)}
+        race = job.race if job.race is not None and job.race.held else None
+        lengths = {name: len(task.items(job.split)) for name, task in tasks.items()}
+        total = sum(lengths.values())
+        orders = {
+            name: range(lengths[name]) if race is None else order(task)
+            for name, task in tasks.items()
+        }
+        found = {name: dict(job.had.items.get(name, {})) for name in tasks}
+        stopped, done = None, Scored()
+        for size in [total] if race is None else race.sizes:
+            parts = {name: orders[name][: share(lengths[name], size, total)] for name in tasks}
             for name, task in tasks.items():
-                upto = share(len(orders[name]), size, total)
-                fresh = orders[name][len(found[name]) : upto]
-                items = [task.items("dev")[index] for index in fresh]
-                if items:
-                    scored = score_task(self._engine, task, items)
-                    found[name].update(zip(fresh, scored, strict=True))
+                fresh = [index for index in parts[name] if index not in found[name]]
+                for block in [[index] for index in fresh] if job.by_item else [fresh]:
+                    if not block:
+                        continue
+                    items = [task.items(job.split)[index] for index in block]
+                    yield Step("block", name, tuple(item.id for item in items), done)
+                    began = time.monotonic()
+                    scores = score_task(self._engine, task, items)
+                    scored = dict(zip(block, scores, strict=True))
+                    found[name].update(scored)
+                    done = Scored({name: scored}, time.monotonic() - began)
+                    seconds["generate"] += done.seconds
             asked = sum(map(len, found.values()))
-            if asked == total or stopped is not None:
+            # An earlier try that was past this look is not judged by it again.
+            past = asked > sum(map(len, parts.values()))
+            if race is None or stopped is not None or past or asked == total:
                 continue
-            lengths = {name: len(indices) for name, indices in orders.items()}
             verdict = race.judge(by_part(race.parts, found, lengths))
             if verdict is not None:
-                audited = race.audited(fingerprint)
+                audited = race.audited(job.fingerprint)
                 stopped = replace(verdict, asked=asked, of=total, audited=audited)
                 if not audited:
                     break
         return {name: [had[i] for i in sorted(had)] for name, had in found.items()}, stopped
+
+    def _free(self) -> None:
+        """Give back the memory of a job that failed: its traceback held tensors."""
+        import torch
+
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def close(self) -> None:
         """Free the engine."""
