@@ -71,6 +71,7 @@ class Account:
         worker_hours: the same, times the workers.
         gpu_hours: the same, times the GPUs of each; 0 where workers claim none.
         cost: the price of the GPU-hours, of the worker-hours without GPUs; None without a price.
+        faults: how often each kind happened (`search.incidents`), of those that did.
     """
 
     full: int
@@ -87,6 +88,7 @@ class Account:
     worker_hours: float
     gpu_hours: float
     cost: float | None
+    faults: Mapping[str, int]
 
     @classmethod
     def of(cls, run: Run, study: optuna.Study, sessions: Sequence[Session]) -> Account:
@@ -120,6 +122,7 @@ class Account:
             worker_hours=sum(session.worker_hours for session in sessions),
             gpu_hours=sum(session.priced_hours for session in sessions if session.gpus),
             cost=None if price is None else price * sum(s.priced_hours for s in sessions),
+            faults=run.incidents.counts,
         )
 
     @classmethod
@@ -160,6 +163,7 @@ class Account:
         found |= {"trials_full": float(self.full), "trials_partial": float(self.partial)}
         found |= {"tokens_saved": float(self.saved)}
         found |= {"busy": self.busy} if self.busy is not None else {}
+        found |= {f"faults_{kind}": float(count) for kind, count in self.faults.items()}
         return found | ({"cost": self.cost} if self.cost is not None else {})
 
     def rows(self) -> dict[str, str]:
@@ -178,6 +182,8 @@ class Account:
                 f"{self.audited} stopped trials were scored in full all the same;"
                 f" {self.misjudged} of them would be on the front"
             )
+        if self.faults:
+            rows["faults"] = ", ".join(f"{n} {kind}" for kind, n in self.faults.items())
         took = {
             name: " + ".join(f"{spent:,.1f} {what}" for what, spent in stage.seconds.items())
             for name, stage in self.stages.items()

@@ -117,7 +117,9 @@ class Care:
             self._give_up(job)
             error = f"{step} is at fault: {POLICIES[kind].what} there ({said})"
             self.incidents.record(Kind.POISONED_ITEM, where, error)
-            return Verdict(None, here=kind in _LIVES, error=error, poison=(step.task, *step.items))
+            return Verdict(
+                None, here=kind in _LIVES, error=error, poison=(step.task, step.items[0])
+            )
         if count > policy.retries or (kind == Kind.JOB_ERROR and not asking):
             self._give_up(job)
             error = policy.message.format(tries=count, said=said)

@@ -200,7 +200,7 @@ def score_all(
         for fingerprint, label in labels.items()
         if not places[label].is_file()
     }
-    _score(pool, jobs, progress)
+    _score(run, pool, jobs, progress)
     return {label: Result.load(place) for label, place in places.items()}
 
 
@@ -212,12 +212,15 @@ def score_baselines(run: Run, pool: Pool, recipes: dict[str, Recipe]) -> dict[st
         for label, recipe in recipes.items()
         if not is_result_of(run.baseline(label), fingerprints[label])
     }
-    _score(pool, jobs)
+    _score(run, pool, jobs)
     return {job.key: Result.load(place) for place, job in jobs.items()}
 
 
 def _score(
-    pool: Pool, jobs: dict[Path, Job], progress: Callable[[str, int, int], None] | None = None
+    run: Run,
+    pool: Pool,
+    jobs: dict[Path, Job],
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
     """Do the jobs, and keep each result where it belongs."""
     places = {job.key: place for place, job in jobs.items()}
@@ -231,6 +234,7 @@ def _score(
                     f"{outcome.job.key} on {outcome.job.split} items: {outcome.error}"
                 )
             outcome.result.save(places[outcome.job.key])
+            run.blocks.forget(outcome.job)
             done += 1
             if progress is not None:
                 progress(outcome.job.key, done, len(jobs))

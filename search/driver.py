@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 import optuna
@@ -22,8 +23,10 @@ from optuna.trial import TrialState
 from merge_core import Recipe
 from search import study as studies
 from search.budget import Budget
+from search.care import Item
 from search.errors import WorkerError
 from search.front import representatives
+from search.incidents import Kind
 from search.pace import Pace
 from search.pool import Outcome, Workers
 from search.progress import Progress
@@ -40,7 +43,9 @@ log = logging.getLogger("mergefront")
 
 _DUPLICATES_IN_A_ROW = 10  # then the sampler is stuck: sample at random
 _DUPLICATES_AT_RANDOM = 100  # then the space is exhausted
-_FAILURES_IN_A_ROW = 3  # then the set-up is broken, not the trials
+_FAILURES_AT_FIRST = 3  # in a row before any job was done: the set-up is broken, not the trials
+_FAILURES_IN_A_ROW = 10  # later in the night: what was lost does not come back
+_POISONED = 3  # trials in a row that fail at the same item: it ends every trial
 
 
 class Listener(Protocol):
@@ -117,6 +122,8 @@ class Driver:
         self._others = 0  # baselines on their way
         self._row = 0
         self._failed_row = 0
+        self._most_failures = _FAILURES_AT_FIRST
+        self._poisoned: dict[Item, int] = {}
         self.exhausted = False
         self.progress = Progress(run.search)
         self.spent = Stopwatch()
@@ -297,16 +304,14 @@ class Driver:
     def _absorb(self, outcome: Outcome) -> None:
         kind, _, label = outcome.job.key.partition(" ")
         if outcome.result is not None:
-            self._failed_row = 0
-            self.budget.spend(outcome.result)
-            self._pace.ended(sum(outcome.result.seconds.values()))
+            self._done(outcome.job, outcome.result)
         else:
             self._failed_row += 1
             log.error("%s: %s", outcome.job.key, outcome.error)
         if kind == "baseline":
             self._others -= 1
             if outcome.result is not None:
-                outcome.result.save(self.run.baseline(label))
+                self._save(outcome.job, outcome.result, self.run.baseline(label))
                 self.tracker.baseline(label, outcome.result)
                 self._take_over(label, outcome.result)
             else:
@@ -314,9 +319,37 @@ class Driver:
         else:
             self._absorb_trial(int(label), outcome)
         self.listener.finished(self, outcome.job.key, outcome.result)
-        if self._failed_row >= _FAILURES_IN_A_ROW:
+        if outcome.result is None:
+            self._consider(outcome)
+
+    def _done(self, job: Job, result: Result) -> None:
+        """A job came to its end, be it a merge that cannot be scored."""
+        self._failed_row, self._most_failures = 0, _FAILURES_IN_A_ROW
+        self.budget.spend(result)
+        self._pace.ended(sum(result.seconds.values()))
+        if result.fault is not None:
+            self.run.incidents.record(Kind.NON_FINITE, job.key, result.fault)
+        for task, items in result.items.items():
+            for item in items:
+                self._poisoned.pop((task, item.id), None)
+
+    def _save(self, job: Job, result: Result, place: Path) -> None:
+        result.save(place)
+        self.run.blocks.forget(job)
+
+    def _consider(self, outcome: Outcome) -> None:
+        """Stop if what failed will fail again and again: an item, or everything."""
+        if (item := outcome.poison) is not None:
+            self._poisoned[item] = self._poisoned.get(item, 0) + 1
+            if self._poisoned[item] >= _POISONED:
+                raise WorkerError(
+                    f"{_POISONED} trials in a row failed at the same place: {outcome.error}; mend "
+                    "or remove that item, and start another run with --new --from "
+                    f"{self.run.folder}"
+                )
+        if self._failed_row >= self._most_failures:
             raise WorkerError(
-                f"{_FAILURES_IN_A_ROW} jobs in a row failed, the last with: {outcome.error}; "
+                f"{self._failed_row} jobs in a row failed, the last with: {outcome.error}; "
                 f"see {self.run.folder / 'run.log'}"
             )
 
@@ -335,7 +368,7 @@ class Driver:
                 studies.fail(self.study, other)
             return
         with self.spent.on("file"):
-            outcome.result.save(self.run.trial(number))
+            self._save(outcome.job, outcome.result, self.run.trial(number))
         self._tell(trial, outcome.result)
         self.budget.told(self.volume if self.front else None)
         for other in self._waiting.pop(number, []):

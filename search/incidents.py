@@ -136,12 +136,12 @@ POLICIES: Mapping[Kind, Policy] = {
     Kind.DISK_FULL: Policy(
         "no space is left for the run's files",
         then="stop",
-        message="{said}: no space is left; make room and start the same command again: it goes on",
+        message="{said}; make room, then start the same command again: it goes on",
     ),
     Kind.NOT_WRITABLE: Policy(
         "the run's files may not be written any more",
         then="stop",
-        message="{said}: cannot be written; mend that and start the same command again: it goes on",
+        message="{said}; make it writable, then start the same command again: it goes on",
     ),
     Kind.STORAGE_LOST: Policy(
         "the study's database gives no answer",

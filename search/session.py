@@ -27,6 +27,7 @@ from search.care import Care
 from search.config import Search
 from search.confirm import Member
 from search.confirmed import write_report
+from search.disk import guarded
 from search.driver import Driver, Listener
 from search.errors import ExportError, RunError
 from search.export import save_recipe
@@ -292,6 +293,7 @@ def _session(
         opened = Run.start(
             prepared.search, folder, prepared.references, prepared.roles, listener.reading
         )
+        held.enter_context(guarded(opened))
         held.enter_context(logging_to(opened))
         log.info("session of %s with %s", opened.folder, resources)
         for note in prepared.notes:
