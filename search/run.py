@@ -344,10 +344,17 @@ def item_digests(search: Search) -> dict[str, str]:
     return digests
 
 
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written says nothing: whoever writes a result tells of a full disk."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the base's name)
+        del record
+
+
 @contextmanager
 def logging_to(run: Run) -> Iterator[None]:
     """Send warnings and worker dumps to the run's log file."""
-    handler = logging.FileHandler(run.folder / "run.log", encoding="utf-8")
+    handler = _LogFile(run.folder / "run.log", encoding="utf-8")
     handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
