@@ -26,21 +26,22 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from merge_core import Recipe
-from merge_core.yaml_io import one_line
 from objectives.engines.base import FinishReason
-from search.config import Search
+from search.backup import BACKUP, Backup
+from search.config import Search, seconds
+from search.database import cause, check_tables, connect, is_server, opened, place_of, spoken
 from search.ehvi import PARTIAL as PARTIAL
 from search.errors import RunError, StorageError
 from search.front import Point, front, gains
+from search.lease import Lease
 from search.results import Result, joint, values_of, violations_of
-from search.run import Run
+from search.run import VERSION, Run
 from search.samplers import make_sampler
-from search.secrets import redacted
 from search.storage import OwnedStorage
 
 RECIPE = "recipe"
@@ -52,60 +53,123 @@ ENDED = "ended"
 CUT_SHORT: tuple[FinishReason, ...] = ("length", "loop")
 """Ends of answers that a user wants to know the shares of: at the limit of tokens, in a loop."""
 OWNER = "mergefront.run"
+WRITTEN_BY = "mergefront.version"
+"""Attribute of the study: the version of what we write into it."""
+_HELD: dict[tuple[str, str], Lease | Backup] = {}
+"""What this process holds, by storage and study: one that is opened twice is held once."""
 
 
 def open_study(run: Run, *, create: bool = True) -> optuna.Study:
     """The study of a run: to look at, or (`create`, with its lease) to write as the only one.
 
-    To write, it is created if it is not there yet.
+    To write, it is created if it is not there yet, and held until `release` or this process ends.
 
     Raises:
-        RunError: there is none to look at yet, or it is lost though trials have results.
-        StorageError: the storage cannot be opened, is damaged, or holds another run's study of
-            that name.
+        RunError: there is none to look at yet, or it is lost though trials have results; another
+            driver is writing it.
+        StorageError: the storage cannot be opened, is damaged, of another version, or holds another
+            run's study of that name.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     search = run.search
     if not create and not run.begun:
         raise _not_begun(run)
     with _opening(run):
-        storage = _storage(run, owned=create)
-        if not _holds(storage, run.name):
-            run.refuse_lost(f"{_place(run, short=True)} holds none of its name")
-            if not create:
+        if not create:
+            study = _look(run)
+            if study is None:
                 raise _not_begun(run)
-            directions = [objective.direction for objective in search.objectives]
-            optuna.create_study(study_name=run.name, storage=storage, directions=directions)
-        study = optuna.load_study(study_name=run.name, storage=storage)
+        else:
+            study = _own(run)
         trials = study.get_trials(deepcopy=False)
         owner = study.user_attrs.get(OWNER)
         if create and owner is None and not trials:
-            study.set_user_attr(OWNER, run.id)
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), together(study):
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_user_attr(OWNER, run.id)
+                study.set_user_attr(WRITTEN_BY, VERSION)
                 study.set_metric_names([objective.name for objective in search.objectives])
         elif owner != run.id:
             raise StorageError(
-                f"{redacted(run.storage)}: its study '{run.name}' is another run's; "
+                f"{place_of(run.storage)}: its study '{run.name}' is another run's; "
                 "start this one under another --name"
+            )
+        if (by := study.user_attrs.get(WRITTEN_BY, VERSION)) != VERSION:
+            raise StorageError(
+                f"{place_of(run.storage)}: its study '{run.name}' was written by another version "
+                f"of mergefront (of format {by}, this one's is {VERSION}): go on with that one"
             )
     study.sampler = make_sampler(search, finished=len(trials))
     return study
+
+
+def release(run: Run) -> None:
+    """Let another driver write the run's study; nothing if this process does not hold it."""
+    held = _HELD.pop((run.storage, run.name), None)
+    if held is not None:
+        held.close()
 
 
 def check_study(run: Run) -> None:
     """Raise what `open_study` would of a study that is lost or cannot be read; writes nothing."""
     if run.begun:
         with _opening(run):
-            if not _holds(_storage(run, owned=False), run.name):
-                run.refuse_lost(f"{_place(run, short=True)} holds none of its name")
+            _look(run)
 
 
-def _storage(run: Run, *, owned: bool) -> BaseStorage:
-    options = {"connect_args": {"timeout": 60}} if run.storage.startswith("sqlite") else {}
-    if owned:
-        return OwnedStorage(run.storage, options)
-    return RDBStorage(run.storage, engine_kwargs=options)
+def _look(run: Run) -> optuna.Study | None:
+    """The study, to be read only; None if there is none and no trial has a result either."""
+    engine = connect(run.storage)
+    try:
+        there = check_tables(engine)
+    finally:
+        engine.dispose()
+    storage = opened(run.storage, write=False) if there else None
+    if storage is None or not _holds(storage, run.name):
+        run.refuse_lost(f"{_place(run, short=True)} holds none of its name")
+        return None
+    return optuna.load_study(study_name=run.name, storage=storage)
+
+
+def _own(run: Run) -> optuna.Study:
+    """The study, to be written by this process alone; created if there is none."""
+    lease = _hold(run)
+    storage = OwnedStorage(
+        run.storage,
+        lease if isinstance(lease, Lease) else None,
+        seconds(run.search.file.storage_timeout),
+        run.incidents.record,
+        lease.told if isinstance(lease, Backup) else None,
+    )
+    if not _holds(storage, run.name):
+        run.refuse_lost(f"{_place(run, short=True)} holds none of its name")
+        directions = [objective.direction for objective in run.search.objectives]
+        optuna.create_study(study_name=run.name, storage=storage, directions=directions)
+    return optuna.load_study(study_name=run.name, storage=storage)
+
+
+def _hold(run: Run) -> Lease | Backup | None:
+    """What this process holds while it writes a study: on a server a lease, else its backup.
+
+    Tables of another version are refused before anything is written.
+    """
+    key = (run.storage, run.name)
+    if key in _HELD:
+        return _HELD[key]
+    engine = connect(run.storage)
+    try:
+        check_tables(engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    if is_server(run.storage):
+        _HELD[key] = Lease(engine, run.name, place_of(run.storage))
+        return _HELD[key]
+    engine.dispose()
+    if run.database is None:  # what SQLite calls a URI: nobody else can open it, or no file to copy
+        return None
+    _HELD[key] = Backup(run.database, run.folder / BACKUP, study=run.name)
+    return _HELD[key]
 
 
 def _not_begun(run: Run) -> RunError:
@@ -115,7 +179,7 @@ def _not_begun(run: Run) -> RunError:
 def _place(run: Run, *, short: bool = False) -> str:
     """The run's database, as users know it; a file without its folder if `short`."""
     if run.database is None:
-        return redacted(run.storage)
+        return place_of(run.storage)
     return run.database.name if short else str(run.database)
 
 
@@ -139,25 +203,26 @@ def _opening(run: Run) -> Iterator[None]:
         *(SQLAlchemyError, sqlite3.Error, optuna.exceptions.OptunaError, ImportError, OSError),
         *(LookupError, ValueError, TypeError, RuntimeError),  # what Optuna raises of odd contents
     ) as error:
-        said = _said(error)
-        why = one_line(said)[:200]
+        why = spoken(error)
         # Of what SQLite says, only these are about what the file holds: not rights, locks, space.
-        code = getattr(said, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+        code = getattr(cause(error), "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
         sound = code not in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-        if file is None or sound or isinstance(said, OSError):
-            raise StorageError(f"{_place(run)}: cannot be opened: {why}") from error
+        if file is None or sound or isinstance(cause(error), OSError):
+            mend = "" if file is not None else _mend(why)
+            raise StorageError(f"{_place(run)}: cannot be opened: {why}{mend}") from error
+        copy = run.folder / BACKUP
+        back = f"{copy}" if copy.is_file() else "a copy"
         other = ", or start another run with --new" if run.search.file.storage is None else ""
-        raise StorageError(f"{file}: is damaged ({why}): put it back from a copy{other}") from error
+        raise StorageError(f"{file}: is damaged ({why}): put it back from {back}{other}") from error
 
 
-def _said(error: BaseException) -> BaseException:
-    """What the database itself said: SQLAlchemy and Optuna wrap it in the SQL that was asked."""
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, DBAPIError) and inner.orig is not None:
-            return inner.orig
-        inner = inner.__cause__
-    return error
+def _mend(why: str) -> str:
+    """What to do about what a server said."""
+    if "password" in why:
+        return "; give it by PGPASSWORD, ~/.pgpass or ${NAME} in `storage`"
+    if "database" in why and "does not exist" in why:
+        return "; make it with createdb"
+    return ""
 
 
 def _check_pages(path: Path) -> None:
