@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 
 from tests.chaos import checks, processes
-from tests.chaos.schedule import schedule
+from tests.chaos.schedule import KINDS, schedule
 from tests.chaos.soak import ChaosError, Soak
 
 
@@ -22,14 +22,15 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=300)
     parser.add_argument("--heads", type=int, default=0, help="kills of the cluster's head")
     parser.add_argument("--seed", type=int, default=0, help="of the schedule and of the sampler")
-    parser.add_argument("--delay", type=float, default=0.3, help="seconds of an answer")
+    parser.add_argument("--delay", type=float, default=1.0, help="seconds of an answer")
     parser.add_argument("--limit", type=float, default=3600, help="seconds for the search")
     parser.add_argument("--stall", type=float, default=180, help="seconds without any new result")
     parser.add_argument("--sqlite", action="store_true", help="no PostgreSQL")
     parser.add_argument("--keep", action="store_true", help="keep the folder of a good run, too")
     parser.add_argument("--plan", action="store_true", help="print the schedule and end")
     given = parser.parse_args()
-    kills = schedule(given.seed, given.kills, given.trials, given.heads)
+    kinds = [kind for kind in KINDS if kind != "postgres" or not given.sqlite]
+    kills = schedule(given.seed, given.kills, given.trials, given.heads, kinds)
     if given.plan:
         sys.stdout.writelines(f"{i + 1:4d}. {kill}\n" for i, kill in enumerate(kills))
         return 0

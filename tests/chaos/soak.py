@@ -269,7 +269,7 @@ class Soak:
 
     def _kill_postgres(self, kill: Kill) -> str | None:
         if self.database is None or self._down["postgres"]:
-            return "(none)" if self.database is None else None
+            return None
         self.database.kill()
         self._down["postgres"] = True
         self._later(kill.down, self._restart_postgres)
