@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sqlite3
 import subprocess
 import time
@@ -347,4 +348,5 @@ def litter(soak: Soak) -> list[str]:
 
 
 def _temporary(path: Path) -> bool:
-    return path.suffix == ".tmp" or (path.name.startswith(".") and path.name != ".lock")
+    """Whether its name is one of `tempfile`, as what is written atomically has at first."""
+    return path.suffix == ".tmp" or re.fullmatch(r"\..+\.[a-z0-9_]{8}", path.name) is not None
