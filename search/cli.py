@@ -130,13 +130,29 @@ def init(
 
 
 @app.command()
-def check(file: File, set_: Set = None) -> None:
-    """Open everything that a search file names, and say what a search of it would do."""
+def check(
+    file: File,
+    set_: Set = None,
+    gpus: Annotated[
+        str | None, typer.Option(help="GPUs of the nodes to plan for: 8, or 4,8")
+    ] = None,
+    gpu_memory: Annotated[
+        str | None, typer.Option(help="GB of each of their GPUs: 80, or 80,141")
+    ] = None,
+) -> None:
+    """Open everything that a search file names, and say what a search of it would do.
+
+    What a large model needs of a node comes first, from headers alone: no weights are fetched.
+    """
     from search.config import load
     from search.describe import describe
     from search.session import prepare
+    from search.size_plan import numbers, show
 
-    describe(console, prepare(load(file, set_)))
+    counts, memories = numbers("--gpus", gpus), numbers("--gpu-memory", gpu_memory)
+    search = load(file, set_)
+    show(console, search, None if counts is None else [int(n) for n in counts], memories)
+    describe(console, prepare(search))
 
 
 @app.command()
