@@ -1,0 +1,226 @@
+"""Searches in processes of their own that kill themselves at a named point of a trial's life.
+
+The product's own session, driver, study, files and MLflow; only the workers are not processes: they
+live in the driver's, so that nobody waits for Ray. A process is forked from a server that has
+imported everything, and takes a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 (for the server: every child needs it)
+import optuna
+import torch
+
+from objectives.engines.base import Prompt
+from objectives.engines.scripted import ScriptedEngine
+from search import mlflow_store, session, study, tracking, worker
+from search.blocks import Blocks
+from search.care import Care
+from search.cli import fail, mendable
+from search.config import load
+from search.driver import Driver
+from search.placement import Node
+from search.pool import Outcome
+from search.progress import Progress
+from search.results import Result
+from search.worker import Evaluator, Job, Setup, Step
+from tests.search.test_driver import Quiet
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload([__name__])
+
+
+def answer(prompt: Prompt, weights: Mapping[str, torch.Tensor]) -> str:
+    """Right for some items of some merges: a function of both."""
+    held = hashlib.sha256(prompt.id.encode())
+    for name in sorted(weights):
+        held.update(weights[name].to(torch.float32).numpy().tobytes())
+    right = held.digest()[0] < 150
+    return f"คำตอบ คือ {prompt.id[1:] if right else 'ไม่รู้'}"
+
+
+class LocalPool:
+    """The pool's duties in the driver's process: two workers that take turns, step by step."""
+
+    def __init__(self, setup: Setup, resources: Any, care: Care, *_: Any) -> None:
+        self.size = 2
+        self._evaluators = deque(Evaluator(setup, f"w{n}") for n in range(self.size))
+        self._care = care
+        self._queue: deque[Job] = deque()
+        self._running: deque[tuple[Job, Evaluator, Iterator[Step | Result]]] = deque()
+        self.crew = SimpleNamespace(wanted=(self.size, 0.0), held=lambda: (self.size, 0.0))
+
+    @property
+    def places(self) -> int:
+        return max(0, len(self._evaluators) - len(self._queue))
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._queue or self._running)
+
+    def running(self) -> dict[str, Job | None]:
+        return {}
+
+    def submit(self, job: Job) -> None:
+        self._queue.append(job)
+        self._assign()
+
+    def withdraw(self) -> None:
+        self._queue.clear()
+
+    def close(self) -> None:
+        self._running.clear()
+
+    def wait(self, timeout: float) -> list[Outcome]:
+        job, evaluator, steps = self._running.popleft()
+        told = next(steps)
+        if isinstance(told, Step):
+            self._care.stepped(job, told)
+            self._running.append((job, evaluator, steps))
+            return []
+        self._care.ended(job)
+        self._evaluators.append(evaluator)
+        self._assign()
+        return [Outcome(job, told)]
+
+    def _assign(self) -> None:
+        while self._queue and self._evaluators:
+            job, evaluator = self._queue.popleft(), self._evaluators.popleft()
+            self._running.append((job, evaluator, evaluator.steps(self._care.sent(job))))
+
+
+def local() -> None:
+    """Have this process's sessions use `LocalPool` and `answer`, and draw nothing."""
+    session.connected = nullcontext
+    session.Pool = LocalPool
+    session.nodes = lambda: [Node("here", "here", {"CPU": 4.0})]
+    session.FrontPlot = lambda **_: SimpleNamespace(write=lambda folder: [])  # seconds of drawing
+    worker.make_engine = lambda config, _: ScriptedEngine(config, respond=answer)
+
+
+def _die(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _at(owner: Any, name: str, when: str, nth: int, wanted: Callable[..., bool]) -> None:
+    """Die before or after the nth call of `owner.name` whose arguments are `wanted`."""
+    real = getattr(owner, name)
+    calls = iter(range(1, 10**6))
+
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        here = wanted(*arguments) and next(calls) == nth
+        if here and when == "before":
+            _die()
+        done = real(*arguments, **named)
+        if here:
+            _die()
+        return done
+
+    setattr(owner, name, wrapped)
+
+
+def _any(*_: Any) -> bool:
+    return True
+
+
+def _into(folder: str) -> Callable[..., bool]:
+    """Whether a file under such a folder is written."""
+    return lambda *arguments: folder in str(arguments[1] if len(arguments) > 1 else arguments[0])
+
+
+POINTS: dict[str, tuple[Any, str, str, int, Callable[..., bool]]] = {
+    # asking
+    "before a trial is asked for": (optuna.Study, "ask", "before", 3, _any),
+    "after it is asked for, before its parameters": (optuna.Study, "ask", "after", 3, _any),
+    "before its recipe is kept": (
+        optuna.Trial,
+        "set_user_attr",
+        "before",
+        3,
+        lambda _, key, __: key == study.RECIPE,
+    ),
+    "after its recipe is kept, before it is sent": (LocalPool, "submit", "before", 4, _any),
+    # running
+    "after it is sent": (LocalPool, "submit", "after", 4, _any),
+    "after a block of it is kept": (Blocks, "add", "after", 9, lambda _, __, done: done.items),
+    # its result
+    "before its result is written": (Result, "save", "before", 4, _into("/trials/")),
+    "while its result is written": (
+        Path,
+        "replace",
+        "before",
+        4,
+        lambda _, to: "/trials/" in str(to),
+    ),
+    "after its result is written, before it is told": (
+        Result,
+        "save",
+        "after",
+        4,
+        _into("/trials/"),
+    ),
+    "while it is told": (optuna.Study, "tell", "before", 4, _any),
+    "after it is told, before the front": (Progress, "add", "before", 4, _any),
+    # MLflow
+    "before it is handed to MLflow": (tracking.Tracker, "trial", "before", 3, _any),
+    "before MLflow writes it": (mlflow_store.Store, "child", "before", 3, _any),
+    "after MLflow has written it": (mlflow_store.Store, "child", "after", 3, _any),
+    # what comes before and after trials
+    "before a baseline is written": (Result, "save", "before", 1, _into("/baselines/")),
+    "after a baseline is written": (Result, "save", "after", 1, _into("/baselines/")),
+    "before a confirmed result is written": (Result, "save", "before", 2, _into("/confirm/")),
+    "after a confirmed result is written": (Result, "save", "after", 2, _into("/confirm/")),
+    "before the confirmed front is written": (session.confirming, "save", "before", 1, _any),
+    "before the recipe is exported": (session, "save_recipe", "before", 1, _any),
+    "after the recipe is exported": (session, "save_recipe", "after", 1, _any),
+}
+"""Where a driver may be killed: what is called then, the how manieth time, with what."""
+
+
+def _run(file: Path, point: str | None, log: Path, before: Callable[[], None] | None) -> None:
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    local()
+    if point is not None:
+        _at(*POINTS[point])
+    if before is not None:
+        before()
+    try:
+        session.run(session.prepare(load(file)), file.parent / "runs" / "s", Quiet())
+    except Exception as error:
+        message = mendable(error)
+        if message is None:
+            raise
+        fail(message, 2)
+    sys.stdout.flush()
+
+
+def run(
+    file: Path, point: str | None = None, before: Callable[[], None] | None = None
+) -> tuple[int, str]:
+    """Start, or go on with, the search of a file; the exit code, and what it printed.
+
+    `before` is called in the process first; it has to be a function of a module.
+    """
+    log = file.parent / "printed.log"
+    process = _FORKS.Process(target=_run, args=(file, point, log, before))
+    process.start()
+    process.join(120)
+    assert process.exitcode is not None, "it hangs"
+    return process.exitcode, log.read_text(encoding="utf-8")
+
+
+__all__ = ["POINTS", "Driver", "answer", "local", "run"]
