@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test check format bench bench-dispatch bench-search record clean
+.PHONY: setup demo test check format bench bench-dispatch bench-search record chaos clean
 
 setup: $(INSTALLED)
 
@@ -46,6 +46,14 @@ bench-search: $(INSTALLED)
 # What those models are fitted to; what is there is kept: remove benchmarks/data/*.npz first.
 record: $(INSTALLED)
 	$(BIN)/python -m benchmarks.recording
+
+# A search whose every part is killed at random (docs/chaos.md): 100 kills are half an hour or more;
+# KILLS=8 TRIALS=32 are two or three minutes, with each kind of kill.
+KILLS ?= 100
+TRIALS ?= 300
+SEED ?= 0
+chaos: $(INSTALLED)
+	$(BIN)/python -m tests.chaos --kills $(KILLS) --trials $(TRIALS) --seed $(SEED) $(CHAOS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

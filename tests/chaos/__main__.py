@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from tests.chaos import checks, processes
 from tests.chaos.schedule import KINDS, schedule
 from tests.chaos.soak import ChaosError, Soak
+
+_CHECKS_S = 600  # beside the search itself
+
+
+def _end(signum: int, _: object) -> NoReturn:
+    """So that nothing is left behind when somebody's time is up."""
+    raise TimeoutError(f"ended by {signal.Signals(signum).name}")
 
 
 def main() -> int:
@@ -35,6 +44,9 @@ def main() -> int:
         sys.stdout.writelines(f"{i + 1:4d}. {kill}\n" for i, kill in enumerate(kills))
         return 0
     # Ray's sockets lie in it, and their paths may have 107 characters.
+    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGALRM, _end)
+    signal.alarm(int(given.limit) + _CHECKS_S)
     folder = Path(tempfile.mkdtemp(prefix="mfc-", dir="/tmp"))
     began = time.monotonic()
     soak = None
@@ -72,7 +84,7 @@ def main() -> int:
         return 0
     sys.stdout.write(f"FAILED: {told}; everything is in {folder}\n")
     sys.stdout.writelines(f"{i + 1:4d}. {kill}\n" for i, kill in enumerate(kills))
-    for log in ("driver.log", "work/runs/search/run.log", "mlflow/server.log"):
+    for log in ("driver.log", "work/runs/search/run.log", "mlflow/server.log", "postgres.log"):
         sys.stdout.write(f"--- {log}\n{processes.tail(folder / log)}\n")
     sys.stdout.writelines(f"FAILED: {problem}\n" for problem in problems)
     return 1

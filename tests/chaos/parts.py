@@ -33,7 +33,8 @@ class Mlflow:
             self.process = subprocess.Popen(
                 [
                     *(BIN / "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)),
-                    *("--workers", "1", "--backend-store-uri"),
+                    *("--workers", "1", "--uvicorn-opts", "--log-level warning"),
+                    "--backend-store-uri",
                     f"sqlite:///{self._folder / 'mlflow.db'}",
                     *("--artifacts-destination", str(self._folder / "artifacts")),
                 ],

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -171,12 +172,14 @@ class Soak:
 
     def close(self) -> None:
         """End whatever still runs, what is ours and what should not be there."""
-        if self.driver.process is not None and self.driver.code is None:
-            self.driver.kill()
-        self.mlflow.kill()
-        if self.database is not None:
-            self.database.stop()
-        self.ray.stop()
+        with ExitStack() as ends:
+            ends.callback(self.ray.stop)
+            if self.database is not None:
+                ends.callback(self.database.stop)  # which removes its files
+                (self.folder / "postgres.log").write_text(self.database.log, encoding="utf-8")
+            ends.callback(self.mlflow.kill)
+            if self.driver.process is not None and self.driver.code is None:
+                self.driver.kill()
 
     # ---- the driver
 
