@@ -48,6 +48,7 @@ def all_of(soak: Soak) -> list[str]:
     """Every check of a search that has ended, with all its services up."""
     trials = read_study(soak)
     problems = [
+        *(f"the driver ended by itself: {said}" for said in soak.told.gave_up),
         *study(trials, soak.trials),
         *results(trials, soak.run),
         *scores(trials, soak.run, soak.work / f"{NAME}.yaml"),
