@@ -9,6 +9,7 @@ from objectives.engines.config import (
     EngineConfig,
     ScriptedConfig,
     TransformersConfig,
+    VllmConfig,
 )
 from objectives.tables import resolve
 
@@ -18,6 +19,7 @@ __all__ = [
     "EngineConfig",
     "ScriptedConfig",
     "TransformersConfig",
+    "VllmConfig",
     "make_engine",
     "prompt_check",
 ]

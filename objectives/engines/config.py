@@ -4,20 +4,23 @@ Kept apart from the engines so that reading a search file imports neither torch 
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from objectives.engines.vllm_arguments import refusal
 from objectives.tables import did_you_mean
 
 ENGINES: dict[str, str] = {
     "scripted": "objectives.engines.scripted:ScriptedEngine",
     "transformers": "objectives.engines.transformers:TransformersEngine",
+    "vllm": "objectives.engines.vllm:VllmEngine",
 }
 """Engines by kind. A new one is one file, one line here and one config class in the union."""
 
 PROMPT_CHECKS: dict[str, str] = {
     "transformers": "objectives.engines.transformers:prompt_check",
+    "vllm": "objectives.engines.vllm:prompt_check",
 }
 """What makes a `PromptCheck` of configuration and model directory, by kind.
 
@@ -51,6 +54,11 @@ class TransformersConfig(BaseModel):
         " memory, and on a CPU 16384",
     )
 
+    @property
+    def devices(self) -> int:
+        """Accelerators that one engine needs."""
+        return 1
+
 
 class ScriptedConfig(BaseModel):
     """Answers from a table instead of a model: for tests and for trying a search file."""
@@ -64,6 +72,67 @@ class ScriptedConfig(BaseModel):
     read_weights: bool = Field(False, description="consume the tensors of a load, not only specs")
     thinking_open: bool = Field(False, description="answers start inside the thinking")
 
+    @property
+    def devices(self) -> int:
+        """Accelerators that one engine needs, where workers have any."""
+        return 1
+
+
+class VllmConfig(BaseModel):
+    """vLLM, on as many devices as `tensor_parallel` says; merges are made in its own processes.
+
+    Any other of vLLM's engine arguments may stand beside these and is passed on as it is.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    kind: Literal["vllm"] = "vllm"
+    tensor_parallel: int = Field(1, ge=1, description="devices that share each layer")
+    pipeline_parallel: int = Field(1, ge=1, description="groups of devices that share the layers")
+    dtype: Literal["bfloat16", "float16", "float32"] | None = Field(
+        None, description="the merge's if unset"
+    )
+    max_model_len: int | None = Field(
+        None, gt=0, description="tokens of prompt and answer at most; unset: the model's limit"
+    )
+    gpu_memory_utilization: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="share of a device's memory that vLLM takes; unset: its own",
+    )
+    swap: Literal["auto", "in_place", "reload"] = Field(
+        "auto",
+        description="how merges come into the live model: in_place writes its parameters, reload"
+        " goes layer by layer through vLLM's own processing (quantised or packed weights); auto"
+        " takes in_place where that is safe",
+    )
+
+    @property
+    def devices(self) -> int:
+        """Accelerators that one engine needs."""
+        return self.tensor_parallel * self.pipeline_parallel
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """VLLM's engine arguments, but for the model's."""
+        given = {name: getattr(self, name) for name in ("max_model_len", "gpu_memory_utilization")}
+        return {
+            "tensor_parallel_size": self.tensor_parallel,
+            "pipeline_parallel_size": self.pipeline_parallel,
+            "dtype": self.dtype or "auto",
+            **{name: value for name, value in given.items() if value is not None},
+            **(self.model_extra or {}),
+        }
+
+    @model_validator(mode="after")
+    def _known_arguments(self) -> Self:
+        for name in self.model_extra or {}:
+            why = refusal(name, frozenset(type(self).model_fields))
+            if why is not None:
+                raise ValueError(why)
+        return self
+
 
 def _known_kind(data: Any) -> Any:
     """Fill in the default kind, and name the nearest known one where it is mistyped."""
@@ -76,7 +145,7 @@ def _known_kind(data: Any) -> Any:
 
 
 EngineConfig = Annotated[
-    Annotated[TransformersConfig | ScriptedConfig, Field(discriminator="kind")],
+    Annotated[TransformersConfig | ScriptedConfig | VllmConfig, Field(discriminator="kind")],
     BeforeValidator(_known_kind),
 ]
 """An engine's configuration of any kind; `kind` may be left out and is then transformers."""

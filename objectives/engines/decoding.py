@@ -108,13 +108,17 @@ def _draws(
     steps = max(row.budget for row in rows)
     draws = []
     for row in rows:
-        name = f"{settings.seed}\n{row.id}".encode()
-        # The first sample's salt is the default one: its stream is that of the item alone.
-        salt = row.sample.to_bytes(8, "little")
-        digest = hashlib.blake2s(name, digest_size=8, salt=salt).digest()
-        seed = int.from_bytes(digest, "little") >> 1
+        seed = stream_seed(settings.seed, row.id, row.sample)
         draws.append(torch.rand(steps, generator=torch.Generator().manual_seed(seed)))
     return torch.stack(draws).to(device)
+
+
+def stream_seed(seed: int, prompt: str, sample: int) -> int:
+    """What seeds the sampling of one answer: 63 bits, of the settings' seed and the prompt's id."""
+    # The first sample's salt is the default one: its stream is that of the item alone.
+    salt = sample.to_bytes(8, "little")
+    digest = hashlib.blake2s(f"{seed}\n{prompt}".encode(), digest_size=8, salt=salt).digest()
+    return int.from_bytes(digest, "little") >> 1
 
 
 def _sample(logits: torch.Tensor, draw: torch.Tensor, settings: GenerationSettings) -> torch.Tensor:

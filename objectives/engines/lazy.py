@@ -71,7 +71,7 @@ class Making:
     def fill(self, name: str, view: Tensor, target: Tensor) -> None:
         """Make what `view`, on the meta device, shows of a tensor, into `target`."""
         shape = self.source.specs()[name].shape
-        box = box_of(shape, view.shape, view.stride(), view.storage_offset())
+        box = box_of(shape, view.shape, view.stride(), int(view.storage_offset()))
         if self.fault is not None:
             target.zero_()
             return
@@ -114,8 +114,8 @@ class LazyTensor(Tensor):
     _view: Tensor
 
     def __new__(cls, making: Making, name: str, view: Tensor) -> LazyTensor:
-        made: LazyTensor = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, view.shape, dtype=view.dtype, device="cpu", requires_grad=False
+        made: LazyTensor = Tensor._make_wrapper_subclass(
+            cls, view.shape, dtype=view.dtype, device=torch.device("cpu"), requires_grad=False
         )
         made._making, made._name, made._view = making, name, view
         return made
@@ -136,7 +136,7 @@ class LazyTensor(Tensor):
             return func(*args, **kwargs)
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Whatever else is done with it: with the tensor itself, made for that."""
@@ -145,7 +145,7 @@ class LazyTensor(Tensor):
         )
         return func(*made, **named)
 
-    def __repr__(self, **kwargs: Any) -> str:
+    def __repr__(self, **kwargs: Any) -> str:  # type: ignore[override]
         return f"LazyTensor({self._name}, {tuple(self.shape)}, {self.dtype})"
 
     def _copied(self, target: Tensor) -> Tensor:
