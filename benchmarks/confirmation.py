@@ -91,7 +91,7 @@ def _score_further(place: Path, seed: int) -> None:
     config = config.model_copy(update={"items": "further.jsonl", "role": "report", "splits": None})
     tasks = {TASK: Task.load(TASK, config, place)}
     # One thread: on a busy machine two would mostly wait for each other.
-    evaluator = Evaluator(replace(prepared.setup(cpus=1.0), tasks=tasks))
+    evaluator = Evaluator(replace(prepared.setup(), tasks=tasks))
     for member in members:
         path = _further(place, member)
         if not path.is_file():

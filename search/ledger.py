@@ -11,6 +11,7 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from types import TracebackType
@@ -31,23 +32,31 @@ class Session:
     Attributes:
         began: when it had its workers, ISO 8601, UTC.
         seconds: how long it held them.
-        workers: how many.
+        workers: how many it wanted.
         gpus: of each; 0 where they claim none.
+        worker_seconds: that workers were there, where they joined and left as nodes did.
+        gpu_seconds: that those claimed GPUs.
     """
 
     began: str
     seconds: float
     workers: int
     gpus: float
+    worker_seconds: float | None = None
+    gpu_seconds: float | None = None
 
     @property
     def worker_hours(self) -> float:
         """Hours x workers."""
+        if self.worker_seconds is not None:
+            return self.worker_seconds / 3600.0
         return self.seconds * self.workers / 3600.0
 
     @property
     def priced_hours(self) -> float:
         """GPU-hours; worker-hours where workers claim no GPU."""
+        if self.gpus and self.gpu_seconds is not None:
+            return self.gpu_seconds / 3600.0
         return self.worker_hours * (self.gpus or 1.0)
 
 
@@ -75,10 +84,16 @@ def _session(row: dict[str, Any]) -> Session:
     whole = isinstance(held.workers, int) and not isinstance(held.workers, bool)
     if not (whole and held.workers >= 1 and isinstance(held.began, str)):
         raise ValueError(f"no session: {row}")
-    for number in (held.seconds, held.gpus):
+    for number in (held.seconds, held.gpus, held.worker_seconds or 0.0, held.gpu_seconds or 0.0):
         if isinstance(number, bool) or not 0.0 <= number < math.inf:
             raise ValueError(f"no session: {row}")
     return held
+
+
+def _row(session: Session) -> dict[str, Any]:
+    """An entry as it is written."""
+    row = asdict(session).items()
+    return {k: round(v, 3) if isinstance(v, float) else v for k, v in row if v is not None}
 
 
 class Ledger:
@@ -88,18 +103,28 @@ class Ledger:
         run: whose lease the caller holds.
         workers: how many are held.
         gpus: of each.
+        held: seconds that workers have been there, and seconds that they have held a GPU, where
+            nodes join and leave.
         every: seconds between two writings.
 
     Raises:
         RunError: what earlier sessions left is damaged.
     """
 
-    def __init__(self, run: Run, workers: int, gpus: float, every: float = EVERY_S) -> None:
+    def __init__(
+        self,
+        run: Run,
+        workers: int,
+        gpus: float,
+        held: Callable[[], tuple[float, float]] | None = None,
+        every: float = EVERY_S,
+    ) -> None:
         self._path = run.folder / "sessions.json"
         self._before = sessions(run)
         self._began = time.monotonic()
         began = datetime.now(UTC).isoformat(timespec="seconds")
         self._own = Session(began, 0.0, workers, gpus)
+        self._held = held
         self._every = every
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
@@ -122,7 +147,11 @@ class Ledger:
         """This session, as of now."""
         if self._ended.is_set():
             return self._own
-        return replace(self._own, seconds=time.monotonic() - self._began)
+        took = time.monotonic() - self._began
+        if self._held is None:
+            return replace(self._own, seconds=took)
+        workers, gpus = self._held()
+        return replace(self._own, seconds=took, worker_seconds=workers, gpu_seconds=gpus)
 
     @property
     def sessions(self) -> list[Session]:
@@ -148,7 +177,7 @@ class Ledger:
             self._write()
 
     def _write(self) -> None:
-        rows = [asdict(replace(s, seconds=round(s.seconds, 3))) for s in self.sessions]
+        rows = [_row(session) for session in self.sessions]
         try:
             write_atomic(self._path, json.dumps(rows, indent=1) + "\n")
         except OSError as error:  # a full disk is told by whoever writes a result

@@ -8,6 +8,7 @@ that leave. Amounts are counted in ten-thousandths, as Ray does.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -53,6 +54,11 @@ def nodes() -> list[Node]:
         for node in ray.nodes()
         if node["Alive"]
     ]
+
+
+def clustered(on: Sequence[Node]) -> bool:
+    """Whether nodes may join: not where Ray is this machine's own."""
+    return len(on) > 1 or bool(os.environ.get("RAY_ADDRESS"))
 
 
 @dataclass(frozen=True)
@@ -179,8 +185,8 @@ class Resources:
             kinds.append(Kind(kind, gpus))
         return cls(tuple(kinds))
 
-    def check(self, on: Sequence[Node]) -> None:
-        """Raise WorkerError unless all workers that the file counts, and at least one, fit."""
+    def lack(self, on: Sequence[Node]) -> str | None:
+        """What to tell where not all workers that the file counts fit, or not one of a kind."""
         fit = [place for place in self.places(on, ()) if place.node]
         for index, kind in enumerate(self.kinds):
             room = sum(place.kind == index for place in fit)
@@ -191,10 +197,11 @@ class Resources:
             wanted = [f"{cpus or 1:g} cores"] + [f"{kind.gpus:g} GPUs"] * bool(kind.gpus)
             wanted += [f"{amount:g} {name}" for name, amount in kind.entry.resources.items()]
             have = "; ".join(f"{node.cpus:g} cores, {node.gpus:g} GPUs" for node in on)
-            raise WorkerError(
+            return (
                 f"{count or 1} workers of {' and '.join(wanted)} each do not fit, {room} do "
                 f"(nodes: {have or 'none'}): lower workers.count, workers.cpus or workers.gpus"
             )
+        return None
 
     def places(
         self, on: Sequence[Node], held: Iterable[Place], avoid: Mapping[int, str] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,11 +24,12 @@ from ray.exceptions import (
 
 from merge_core.yaml_io import one_line
 from search.care import Care, Item, kind_of_death, kind_of_error
-from search.config import WorkersEntry
+from search.crew import Crew, Member
 from search.errors import USER_ERRORS, WorkerError
 from search.incidents import Kind
+from search.placement import Resources, nodes
 from search.results import Result
-from search.worker import Evaluator, Job, Setup, Step
+from search.worker import Job, Setup, Step
 
 _LOST = (
     RayActorError,  # and its kinds: died, unavailable, not schedulable
@@ -84,62 +86,6 @@ class Workers(Protocol):
         """Outcomes that arrive within `timeout` seconds."""
 
 
-@dataclass
-class _Member:
-    """One worker: its actor, the job it has, and the node that it runs on as far as is known."""
-
-    name: str
-    actor: Any
-    job: Job | None = None
-    node: str = ""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What each worker claims, and how many there are."""
-
-    count: int
-    cpus: float
-    gpus: float
-
-    @classmethod
-    def of(cls, entry: WorkersEntry) -> Resources:
-        """As the file says; otherwise one worker per GPU, or one per two cores without GPUs.
-
-        Counted node by node, because a worker lives on one node.
-
-        Raises:
-            WorkerError: Ray's nodes cannot hold them.
-        """
-        nodes = [
-            (node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
-            for node in ray.nodes()
-            if node["Alive"]
-        ]
-        gpus = entry.gpus
-        if gpus is None:
-            gpus = 1.0 if any(has > 0 for _, has in nodes) else 0.0
-        usable = [(cores, has) for cores, has in nodes if has >= gpus and cores >= 1.0]
-        places = [has // gpus if gpus else max(1.0, cores // 2) for cores, has in usable]
-        count = entry.count if entry.count is not None else max(1, int(sum(places)))
-        cpus = entry.cpus
-        if cpus is None:
-            # Spread over the nodes as evenly as Ray can, each worker has this many cores.
-            most = math.ceil(count / max(1, len(usable)))
-            cpus = min((max(1.0, cores // most) for cores, _ in usable), default=1.0)
-        room = sum(
-            int(min(cores // cpus, has // gpus if gpus else math.inf)) for cores, has in nodes
-        )
-        if room < count:
-            wanted = f"{cpus:g} cores" + (f" and {gpus:g} GPUs" if gpus else "")
-            have = "; ".join(f"{cores:g} cores, {has:g} GPUs" for cores, has in nodes)
-            raise WorkerError(
-                f"{count} workers of {wanted} each do not fit, {room} do (nodes: {have}): "
-                "lower workers.count, workers.cpus or workers.gpus"
-            )
-        return cls(count, cpus, gpus)
-
-
 class Pool:
     """Workers that score jobs.
 
@@ -147,30 +93,31 @@ class Pool:
 
     Args:
         setup: sent to every worker.
-        resources: how many workers, with what.
+        resources: which workers are wanted.
         care: decides what is done when a job meets a fault.
+        wait: how many seconds no worker may be alive before the search ends.
+
+    Attributes:
+        crew: the workers.
     """
 
-    def __init__(self, setup: Setup, resources: Resources, care: Care) -> None:
-        self.resources = resources
-        self._setup = ray.put(setup)
-        self._members: dict[str, _Member] = {}
+    def __init__(
+        self, setup: Setup, resources: Resources, care: Care, wait: float = math.inf
+    ) -> None:
+        self.crew = Crew(setup, resources, wait)
         self._futures: dict[Any, str] = {}
         self._care = care
         self._queue: deque[Job] = deque()
-        self._numbers = iter(range(10**9))
-        for _ in range(self.resources.count):
-            self._spawn()
 
     @property
     def size(self) -> int:
         """Workers that are alive or starting."""
-        return len(self._members)
+        return len(self.crew.members)
 
     @property
     def places(self) -> int:
-        """How many more jobs can start at once."""
-        return max(0, self.size - len(self._futures) - len(self._queue))
+        """How many more jobs can start at once; one may wait where no worker is ready yet."""
+        return max(0, max(1, len(self.crew.ready)) - len(self._futures) - len(self._queue))
 
     @property
     def busy(self) -> bool:
@@ -179,7 +126,7 @@ class Pool:
 
     def running(self) -> dict[str, Job | None]:
         """What each worker is doing, by its name."""
-        return {member.name: member.job for member in self._members.values()}
+        return {member.name: member.job for member in self.crew.members.values()}
 
     def submit(self, job: Job) -> None:
         """Give `job` to a free worker, or to the next that becomes free."""
@@ -195,38 +142,48 @@ class Pool:
 
         Raises:
             ObjectiveError, MergeError: the set-up is wrong: no job would ever do better.
+            WorkerError: no worker starts, or none has been alive for too long.
         """
-        if not self._futures:
+        self.crew.tend()
+        if not self._told:
+            time.sleep(min(timeout, 0.5) if self.busy else 0.0)  # nodes may come
             return []
-        ready, _ = ray.wait(list(self._futures), num_returns=1, timeout=timeout)
+        ready, _ = ray.wait(self._told, num_returns=1, timeout=timeout)
         outcomes: list[Outcome | None] = []
         while ready:
-            outcomes += [self._collect(future) for future in ready]
-            many = len(self._futures)
-            ready = ray.wait(list(self._futures), num_returns=many, timeout=0)[0] if many else []
-        outcomes += [self._hung(member) for member in list(self._members.values())]
+            for told in ready:
+                if told in self._futures:
+                    outcomes.append(self._collect(told))
+                elif told in self.crew.starting:
+                    self.crew.hear(told)
+            told = self._told
+            ready = ray.wait(told, num_returns=len(told), timeout=0)[0] if told else []
+        outcomes += [self._hung(member) for member in list(self.crew.members.values())]
         self._assign()
         return [outcome for outcome in outcomes if outcome is not None]
 
     def close(self) -> None:
         """End all workers."""
-        for member in self._members.values():
-            ray.kill(member.actor)
-        self._members.clear()
         self._futures.clear()
+        self.crew.close()
+
+    @property
+    def _told(self) -> list[Any]:
+        """What may tell something new: jobs that run, and workers that start."""
+        return [*self._futures, *self.crew.starting]
 
     def _assign(self) -> None:
-        for member in self._members.values():
-            if member.job is None and self._queue:
+        for member in self.crew.free:
+            if self._queue:
                 self._send(member, self._queue.popleft())
 
-    def _send(self, member: _Member, job: Job) -> None:
-        member.job = job
+    def _send(self, member: Member, job: Job) -> None:
+        self.crew.give(member, job)
         self._futures[member.actor.evaluate.remote(self._care.sent(job))] = member.name
 
     def _collect(self, future: Any) -> Outcome | None:
         """The next that a worker tells: a step, its result, or a fault."""
-        member = self._members[self._futures[future]]
+        member = self.crew.members[self._futures[future]]
         job = member.job
         assert job is not None
         try:
@@ -243,71 +200,44 @@ class Pool:
             log.error("%s failed on %s:\n%s", job.key, member.name, error)
             return self._met(member, kind, f"{type(cause).__name__}: {cause}")
         if isinstance(told, Step):
-            member.node = told.node or member.node
             self._care.stepped(job, told)
             return None
         del self._futures[future]
-        member.job = None
+        self.crew.take(member)
         self._care.ended(job)
         for note in told.notes:
             log.warning("worker %s: %s", member.name, note)
         return Outcome(job, told)
 
-    def _hung(self, member: _Member) -> Outcome | None:
+    def _hung(self, member: Member) -> Outcome | None:
         """End a worker that is over its deadline: it may hold its engine's lock for ever."""
         said = self._care.overdue(member.job) if member.job is not None else None
         return None if said is None else self._met(member, Kind.HUNG, said, lives=False)
 
-    def _met(self, member: _Member, kind: Kind, said: str, *, lives: bool = True) -> Outcome | None:
+    def _met(self, member: Member, kind: Kind, said: str, *, lives: bool = True) -> Outcome | None:
         """A fault ended a try of a member's job: the next try, or the outcome if that was the last.
 
         A worker that is not fit for another job is replaced.
         """
-        job, member.job = member.job, None
+        job = member.job
         assert job is not None
+        self.crew.take(member)
         self._futures = {f: name for f, name in self._futures.items() if name != member.name}
         verdict = self._care.met(job, kind, one_line(said), member.name)
         if not (lives and verdict.here):
-            ray.kill(member.actor)  # where it is only out of reach it must not keep its GPU
-            del self._members[member.name]
-            self._spawn()
+            self.crew.replace(member)
         if verdict.again is None:
             return Outcome(job, None, verdict.error, verdict.poison)
-        if member.name in self._members:
+        if member.name in self.crew.members:
             self._send(member, verdict.again)
         else:
             self._queue.appendleft(verdict.again)
         return None
 
-    def _spawn(self) -> None:
-        name = f"w{next(self._numbers)}"
-        # max_restarts=0: a restarted actor would come up without telling anyone; we respawn.
-        actor = Worker.options(  # type: ignore[attr-defined]
-            num_cpus=self.resources.cpus, num_gpus=self.resources.gpus, max_restarts=0
-        ).remote(self._setup, name)
-        self._members[name] = _Member(name, actor)
-
-
-@ray.remote
-class Worker:
-    """The actor. Its engine starts with the first job, whose outcome then carries its errors."""
-
-    def __init__(self, setup: Setup, name: str) -> None:
-        self._setup = setup
-        self._name = name
-        self._evaluator: Evaluator | None = None
-
-    def evaluate(self, job: Job) -> Iterator[Step | Result]:
-        """Score one job, telling each step as it begins; the result comes last."""
-        yield Step("start", node=ray.get_runtime_context().get_node_id())
-        if self._evaluator is None:
-            self._evaluator = Evaluator(self._setup, self._name)
-        yield from self._evaluator.steps(job)
-
 
 def _alive(node: str) -> bool:
     """Whether a node is one of the cluster's; one that is not known yet is taken to be."""
-    return not node or any(held["NodeID"] == node and held["Alive"] for held in ray.nodes())
+    return not node or any(held.id == node for held in nodes())
 
 
 @contextmanager
@@ -323,6 +253,8 @@ def connected() -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray would otherwise hide all GPUs from workers that claim none, with a warning per worker.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # What an engine has started dies with its worker, however that dies.
+    os.environ.setdefault("RAY_process_group_cleanup_enabled", "true")
     address = os.environ.get("RAY_ADDRESS")
     try:
         # "local" by name: without it Ray attaches to whatever cluster this machine last saw.

@@ -29,14 +29,16 @@ from search.confirm import Member
 from search.confirmed import write_report
 from search.disk import guarded
 from search.driver import Driver, Listener
-from search.errors import ExportError, RunError
+from search.errors import ExportError, RunError, WorkerError
 from search.export import save_recipe
+from search.file import seconds
 from search.filters import unused_filters
 from search.idle import idle
 from search.ledger import Ledger
 from search.names import to_mlflow
+from search.placement import Resources, clustered, nodes
 from search.plots import FrontPlot
-from search.pool import Pool, Resources, connected
+from search.pool import Pool, connected
 from search.prompts import check_prompts
 from search.racing import Race, unfit
 from search.results import Result, reported
@@ -92,13 +94,12 @@ class Prepared:
         asked = (task for task in self.tasks.values() if task.asked(split))
         return sum(len(task.items(split)) for task in asked)
 
-    def setup(self, cpus: float = 1.0, run: Run | None = None) -> Setup:
-        """What a worker of `cpus` cores needs; those of a `run` share facts of the sources."""
+    def setup(self, run: Run | None = None) -> Setup:
+        """What a worker needs; those of a `run` share facts of the sources."""
         return Setup(
             engine=self.search.engine,
             start=self.plan.recipe,
             tasks=self.tasks,
-            threads=max(1, int(cpus)),
             prepared=None if run is None else run.prepared,
             digests={} if run is None else run.digests,
             tally=self.search.file.tracking.retained,
@@ -289,18 +290,24 @@ def _session(
     with ExitStack() as held:
         held.enter_context(lease(folder))
         held.enter_context(connected())
-        resources = Resources.of(prepared.search.file.workers)
+        workers, on = prepared.search.file.workers, nodes()
+        resources = Resources.of(workers, prepared.search.engine, on)
+        lack = resources.lack(on)
+        if lack is not None and not clustered(on):
+            raise WorkerError(lack)
         opened = Run.start(
             prepared.search, folder, prepared.references, prepared.roles, listener.reading
         )
         held.enter_context(guarded(opened))
         held.enter_context(logging_to(opened))
-        log.info("session of %s with %s", opened.folder, resources)
+        log.info("session of %s", opened.folder)
         for note in prepared.notes:
             log.info(note)
-        pool = Pool(prepared.setup(resources.cpus, opened), resources, Care.of(opened))
+        if lack is not None:
+            log.warning("%s; the search waits for nodes", lack)
+        pool = Pool(prepared.setup(opened), resources, Care.of(opened), seconds(workers.wait))
         held.callback(pool.close)
-        ledger = held.enter_context(Ledger(opened, resources.count, resources.gpus))
+        ledger = held.enter_context(Ledger(opened, *pool.crew.wanted, pool.crew.held))
         # The workers start while MLflow is imported.
         tracker = Tracker(opened, studies.open_study(opened))
         held.callback(tracker.close)

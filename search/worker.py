@@ -72,14 +72,12 @@ class Step:
         task: of the block.
         items: ids of the block's items.
         done: the block before, which a later try need not ask again.
-        node: where it runs; told with a job's first step.
     """
 
     at: Literal["start", "load", "block"]
     task: str = ""
     items: tuple[str, ...] = ()
     done: Scored = field(default_factory=Scored)
-    node: str = ""
 
     def __str__(self) -> str:
         if self.at != "block":

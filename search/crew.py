@@ -1,0 +1,350 @@
+"""The workers that a pool holds: started where there is a place, watched, and given back.
+
+Looks at the cluster's nodes every few seconds: a node that joins gets workers, those of one that
+has left are forgotten. A worker gets jobs once its process is up and its node has the checkpoints.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import ray
+from ray.exceptions import ActorUnschedulableError, RayActorError, RayTaskError
+from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
+from ray.util.scheduling_strategies import (
+    NodeAffinitySchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
+
+from search.actor import Begun, Worker
+from search.errors import USER_ERRORS, WorkerError
+from search.placement import Bundle, Node, Place, Resources, nodes
+from search.worker import Job, Setup
+
+LOOK_S = 2.0
+"""How often the cluster's nodes are looked at."""
+
+PENDING_S = 120.0
+"""A worker that others' claims keep from starting for so long is tried on another node."""
+
+MOST_FAILED = 5
+"""Starts in a row that fail before it is called the set-up's fault."""
+
+_NODE_ID = "ray.io/node-id"  # the label that Ray gives every node
+log = logging.getLogger("mergefront")
+
+
+@dataclass
+class Member:
+    """One worker.
+
+    Attributes:
+        name: w0, w1, ...
+        actor: Ray's handle.
+        place: what it claims where.
+        job: that it is at.
+        ready: whether it takes jobs.
+        begun: whether its process is up.
+        group: Ray's placement group, where it claims several bundles.
+        born: since when it has its place, by the monotonic clock; until it has begun, when it was
+            asked for.
+        free_since: since when it has been ready without a job.
+    """
+
+    name: str
+    actor: Any
+    place: Place
+    job: Job | None = None
+    ready: bool = False
+    begun: bool = False
+    group: Any = None
+    born: float = field(default_factory=time.monotonic)
+    free_since: float = 0.0
+
+    @property
+    def node(self) -> str:
+        """Where it runs; "" before Ray has found it a node."""
+        return self.place.node
+
+
+class Crew:
+    """The workers. Ray has to be connected.
+
+    Args:
+        setup: sent to each.
+        resources: which workers are wanted.
+        wait: how many seconds no worker may be alive before the search ends.
+
+    Attributes:
+        members: by name, those that are starting included.
+        idle: seconds that ready workers had no job, all of them together.
+        used: seconds that they had one.
+    """
+
+    def __init__(self, setup: Setup, resources: Resources, wait: float) -> None:
+        self.resources = resources
+        self.members: dict[str, Member] = {}
+        self.idle = 0.0
+        self.used = 0.0
+        self._setup = ray.put(setup)
+        self._starting: dict[Any, str] = {}
+        self._wait = wait
+        self._number = 0
+        self._failed = 0
+        self._held = (0.0, 0.0)
+        self._not_before: dict[str, float] = {}
+        self._looked = -math.inf
+        self._alive = self._told = time.monotonic()
+        self._known: dict[str, Node] = {}
+        self.tend()
+
+    @property
+    def starting(self) -> list[Any]:
+        """What `ray.wait` may wait for: something new from a worker that is starting."""
+        return list(self._starting)
+
+    @property
+    def ready(self) -> list[Member]:
+        """Those that take jobs."""
+        return [member for member in self.members.values() if member.ready]
+
+    @property
+    def free(self) -> list[Member]:
+        """Those of them that have none."""
+        return [member for member in self.members.values() if member.ready and member.job is None]
+
+    @property
+    def wanted(self) -> tuple[int, float]:
+        """How many workers there are, be they starting, and the GPUs of each on average."""
+        gpus = sum(member.place.gpus for member in self.members.values())
+        return max(1, len(self.members)), gpus / max(1, len(self.members))
+
+    def held(self) -> tuple[float, float]:
+        """Seconds that places have been held, one for each worker, and one for each of its GPUs."""
+        now = time.monotonic()
+        begun = [member for member in list(self.members.values()) if member.begun]
+        return (
+            self._held[0] + sum(now - member.born for member in begun),
+            self._held[1] + sum((now - member.born) * member.place.gpus for member in begun),
+        )
+
+    def alive(self, node: str) -> bool:
+        """Whether a node was there at the last look; one that is not known yet is taken to be."""
+        return not node or node in self._known
+
+    # ---- life
+
+    def tend(self, *, now: bool = False) -> None:
+        """Look at the nodes if it is time, or `now`: drop workers of those that left, fill places.
+
+        Raises:
+            WorkerError: no worker has been alive for too long.
+        """
+        clock = time.monotonic()
+        if not now and clock - self._looked < LOOK_S:
+            return
+        self._looked = clock
+        on = nodes()
+        self._see(on)
+        for member in list(self.members.values()):
+            if all(self.alive(bundle.node) for bundle in member.place.bundles):
+                continue
+            if member.job is None:
+                log.warning("worker %s left with its node", member.name)
+                self.drop(member)
+            else:  # what it was at ends with its error; a part of it elsewhere ends, too
+                ray.kill(member.actor)
+        self._move(on, clock)
+        usable = [node for node in on if self._not_before.get(node.id, 0.0) <= clock]
+        for place in self.resources.places(usable, [m.place for m in self.members.values()]):
+            self._start(place)
+        self._check_alive(on, clock)
+
+    def hear(self, told: Any) -> None:
+        """Take in what a starting worker tells; `told` is one of `starting`.
+
+        Raises:
+            ObjectiveError, MergeError: its node cannot have a checkpoint.
+            WorkerError: workers keep dying while they start.
+        """
+        member = self.members[self._starting[told]]
+        try:
+            said = ray.get(next(told))
+        except StopIteration:
+            del self._starting[told]
+            member.ready, member.free_since = True, time.monotonic()
+            return
+        except RayTaskError as error:
+            if isinstance(error.cause, USER_ERRORS):
+                raise error.cause from None
+            self._failed_start(member, error)
+            return
+        except (ActorUnschedulableError, RayActorError, ray.exceptions.RayError) as error:
+            self._failed_start(member, error)
+            return
+        self._alive = time.monotonic()
+        if isinstance(said, Begun):
+            self._begun(member, said)
+        else:
+            log.info("worker %s: %s", member.name, said)
+
+    def give(self, member: Member, job: Job) -> None:
+        """Note that a member is at a job from now on."""
+        clock = time.monotonic()
+        if member.job is None and member.free_since:
+            self.idle += clock - member.free_since
+        member.job, member.free_since = job, clock
+
+    def take(self, member: Member) -> None:
+        """Note that it has none any more."""
+        clock = time.monotonic()
+        if member.job is not None:
+            self.used += clock - member.free_since
+        member.job, member.free_since = None, clock
+
+    def drop(self, member: Member) -> None:
+        """End a worker: where it is only out of reach it must not keep its GPU."""
+        if self.members.pop(member.name, None) is None:
+            return
+        if member.begun:
+            took = time.monotonic() - member.born
+            self._held = self._held[0] + took, self._held[1] + took * member.place.gpus
+        ray.kill(member.actor)
+        if member.group is not None:
+            remove_placement_group(member.group)
+        self._starting = {told: n for told, n in self._starting.items() if n != member.name}
+
+    def replace(self, member: Member) -> None:
+        """End a worker, and start another where there is a place."""
+        self.drop(member)
+        self.tend(now=True)
+
+    def close(self) -> None:
+        """End all workers: those without a job close their engines first."""
+        closing = [member.actor.close.remote() for member in self.free]
+        if closing:
+            ray.wait(closing, num_returns=len(closing), timeout=10.0)
+        for member in list(self.members.values()):
+            self.take(member)
+            self.drop(member)
+        if self.used:
+            log.info(
+                "workers were at jobs for %.0f s in all, and had none for %.1f s",
+                *(self.used, self.idle),
+            )
+            self.used = self.idle = 0.0
+
+    # ---- inside
+
+    def _see(self, on: Sequence[Node]) -> None:
+        """Log which nodes have joined and left."""
+        seen = {node.id: node for node in on}
+        for node in seen.keys() - self._known.keys():
+            self._not_before.pop(node, None)
+            if self._known:
+                log.info("node %s joined: %s", node[:8], _described(seen[node]))
+        for node in self._known.keys() - seen.keys():
+            log.warning("node %s left: %s", node[:8], _described(self._known[node]))
+        self._known = seen
+
+    def _start(self, place: Place) -> None:
+        name = f"w{self._number}"
+        self._number += 1
+        group = None
+        options: dict[str, Any] = {}
+        if place.across:
+            # The engine's own processes take the GPUs: vLLM's ray executor finds the group.
+            pins = [{_NODE_ID: bundle.node} if bundle.node else {} for bundle in place.bundles]
+            group = placement_group(
+                [dict(bundle.claim) for bundle in place.bundles],
+                strategy="PACK",
+                bundle_label_selector=pins if place.node else None,
+            )
+            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(group, 0)
+            options.update(num_cpus=place.cpus, num_gpus=0)
+        else:
+            claim = dict(place.bundles[0].claim)
+            if place.node:
+                strategy = NodeAffinitySchedulingStrategy(place.node, soft=False)
+                options["scheduling_strategy"] = strategy
+            options.update(num_cpus=claim.pop("CPU", 0.0), num_gpus=claim.pop("GPU", 0.0))
+            options["resources"] = claim
+        # max_restarts=0: a restarted actor would come up without telling anyone; we start another.
+        actor = Worker.options(max_restarts=0, **options).remote(  # type: ignore[attr-defined]
+            self._setup, name, place.threads, across=place.across
+        )
+        self.members[name] = Member(name, actor, place, group=group)
+        self._starting[actor.begin.remote()] = name
+
+    def _begun(self, member: Member, said: Begun) -> None:
+        if not member.node:
+            member.born = time.monotonic()
+        bundles = [replace(one, node=one.node or said.node) for one in member.place.bundles]
+        if member.group is not None:
+            placed = placement_group_table(member.group)["bundles_to_node_id"]
+            bundles = [Bundle(placed[i], bundle.claim) for i, bundle in enumerate(bundles)]
+        member.place = replace(member.place, bundles=tuple(bundles))
+        member.begun = True
+        self._failed = 0
+        gpus = f" with GPUs {', '.join(map(str, said.gpus))}" if said.gpus else ""
+        log.info("worker %s is on %s (node %s)%s", member.name, said.host, said.node[:8], gpus)
+
+    def _failed_start(self, member: Member, error: Exception) -> None:
+        """A start came to nothing: on a node that has left that says nothing, else it counts."""
+        self.drop(member)
+        self._looked = -math.inf
+        gone = {node.id for node in nodes()}.isdisjoint({member.node})
+        if member.node and gone:
+            return
+        log.warning("worker %s did not start: %s", member.name, error)
+        self._failed += 1
+        if self._failed >= MOST_FAILED:
+            raise WorkerError(
+                f"{MOST_FAILED} workers in a row died while they started, the last with: "
+                f"{str(error).splitlines()[0]}"
+            )
+        self._not_before[member.node] = time.monotonic() + 2.0**self._failed
+
+    def _move(self, on: Sequence[Node], clock: float) -> None:
+        """Start a worker elsewhere if others' claims keep it from its place, and there is room."""
+        for member in list(self.members.values()):
+            if member.begun or not member.node or clock - member.born < PENDING_S:
+                continue
+            others = [m.place for m in self.members.values() if m is not member]
+            kind = member.place.kind
+            found = self.resources.places(on, others, avoid={kind: member.node})
+            other = next((p for p in found if p.kind == kind), None)
+            if other is not None and other.node not in ("", member.node):
+                log.warning("worker %s waits in vain for its node; another is tried", member.name)
+                self.drop(member)
+                self._start(other)
+            else:
+                member.born = clock
+                log.warning("worker %s waits: others hold what it claims", member.name)
+
+    def _check_alive(self, on: Sequence[Node], clock: float) -> None:
+        if any(member.begun for member in self.members.values()):
+            self._alive = clock
+            return
+        dead = clock - self._alive
+        if dead > self._wait:
+            raise WorkerError(
+                f"no worker has been alive for {dead / 60:.0f} minutes (workers.wait); nodes: "
+                f"{'; '.join(map(_described, on)) or 'none'}. When there are nodes again, the same "
+                "command goes on"
+            )
+        if dead > 10.0 and clock - self._told > 60.0:
+            self._told = clock
+            log.warning(
+                "no worker is alive: waiting for nodes, %.0f of at most %.0f minutes (nodes: %s)",
+                *(dead / 60, self._wait / 60, "; ".join(map(_described, on)) or "none"),
+            )
+
+
+def _described(node: Node) -> str:
+    return f"{node.host} with {node.cpus:g} cores, {node.gpus:g} GPUs"
