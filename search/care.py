@@ -138,7 +138,7 @@ class Care:
         self._blocks.forget(job)
 
 
-_LIVES = frozenset({Kind.SERVICE_LOST, Kind.JOB_ERROR})
+_LIVES = frozenset({Kind.SCORER_FAILED, Kind.JOB_ERROR})
 """Faults after which the same worker can go on with other jobs."""
 
 
@@ -165,5 +165,5 @@ def kind_of_error(cause: BaseException) -> Kind:
     if isinstance(cause, EngineDiedError):
         return Kind.ENGINE_DIED
     if isinstance(cause, ServiceError):
-        return Kind.SERVICE_LOST
+        return Kind.SCORER_FAILED
     return Kind.JOB_ERROR

@@ -44,7 +44,7 @@ class Kind(StrEnum):
     POISONED_ITEM = "poisoned_item"
     WORKER_LOST = "worker_lost"
     NODE_LOST = "node_lost"
-    SERVICE_LOST = "service_lost"
+    SCORER_FAILED = "scorer_failed"
     JOB_ERROR = "job_error"
     DISK_FULL = "disk_full"
     NOT_WRITABLE = "not_writable"
@@ -125,8 +125,8 @@ POLICIES: Mapping[Kind, Policy] = {
         elsewhere=9,
         message="its machine was lost in each of {tries} tries: {said}",
     ),
-    Kind.SERVICE_LOST: Policy(
-        "a judge or sandbox service gave no answer, after its own retries",
+    Kind.SCORER_FAILED: Policy(
+        "a judge, a sandbox or the user's own function failed over an answer",
     ),
     Kind.JOB_ERROR: Policy(
         "an error of ours in the worker",
@@ -232,3 +232,14 @@ class Incidents:
             if isinstance(row, dict) and ("before" in row or "kind" in row):
                 rows.append(row)
         return rows
+
+
+def table() -> str:
+    """`POLICIES` as the table of `docs/faults.md`."""
+    lines = ["| fault | what happened | tried again | then |", "|---|---|---|---|"]
+    for kind, policy in POLICIES.items():
+        places = [(policy.here, "here"), (policy.elsewhere, "elsewhere")]
+        tries = ", ".join(f"{count} x {place}" for count, place in places if count)
+        last = "; the last time item by item" if policy.by_item else ""
+        lines.append(f"| `{kind}` | {policy.what} | {tries or 'no'}{last} | {policy.then} |")
+    return "\n".join(lines)

@@ -7,7 +7,10 @@ import logging
 import os
 import time
 from datetime import datetime
+from pathlib import Path
 from typing import Any
+
+from sqlalchemy.engine import make_url
 
 from merge_core.yaml_io import dump_yaml
 from search.results import Result
@@ -38,6 +41,24 @@ def import_mlflow() -> Any:
     return mlflow
 
 
+def _make(uri: str) -> None:
+    """A SQLite store with all its tables, if there is none yet.
+
+    Under another name first: a store whose making was killed half-way opens never again.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    url = make_url(uri) if uri.startswith("sqlite") else None
+    if url is None or not url.database or Path(url.database).exists():
+        return
+    file = Path(url.database).absolute()
+    half = file.with_name(f"{file.name}.half")
+    half.unlink(missing_ok=True)
+    store = SqlAlchemyStore(f"sqlite:///{half}", (file.parent / "mlartifacts").as_uri())
+    store.engine.dispose()
+    half.replace(file)
+
+
 class Store:
     """The MLflow client and what it already holds of this run."""
 
@@ -46,6 +67,7 @@ class Store:
         from mlflow.entities import ViewType
 
         uri = run.tracking
+        _make(uri)
         self.client = mlflow.MlflowClient(tracking_uri=uri)
         name = run.search.file.tracking.experiment or run.name
         experiment = self.client.get_experiment_by_name(name)
