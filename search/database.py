@@ -32,7 +32,7 @@ from search.secrets import redacted, without_password
 PATIENCE_S = 3600.0
 """How long a database may be away, unless the search file says otherwise."""
 
-_FIRST_S, _LONGEST_S = 0.5, 10.0  # between two tries: each time twice as long
+_FIRST_S, _LONGEST_S = 0.2, 10.0  # between two tries: each time twice as long
 _IDLE_S = 15  # then a server ends a transaction whose driver hangs, so that another may take over
 _BUSY_S = 60  # for which SQLite itself waits for a lock
 _READ_ONLY = "25006"  # of a server that became a replica: another takes its place soon

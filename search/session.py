@@ -225,11 +225,13 @@ def check_run(search: Search, folder: Path) -> None:
 
     Raises:
         RunError: another search's run is there, or its study is lost.
-        StorageError: its study cannot be read.
+        StorageError: its study cannot be read, or the storage it will be in cannot be opened.
     """
     check(search, folder)
     if (folder / "run.json").is_file():
         studies.check_study(replace(Run.open(folder), search=search))
+    else:
+        studies.check_storage(Run(folder.resolve(), search))
 
 
 def run(prepared: Prepared, folder: Path, listener: Listener) -> Found:
@@ -300,6 +302,8 @@ def _session(
         )
         held.enter_context(guarded(opened))
         held.enter_context(logging_to(opened))
+        studies.hold(opened)  # before any worker starts
+        held.callback(studies.release, opened)
         log.info("session of %s", opened.folder)
         for note in prepared.notes:
             log.info(note)

@@ -146,11 +146,15 @@ class OwnedStorage(BaseStorage):
         """The attributes of the study; all of it is read once."""
         with self._lock:
             if self._study != study_id:
-                self._attributes = (
-                    self._database.get_study_user_attrs(study_id),
-                    self._database.get_study_system_attrs(study_id),
+                self._attributes, self._trials = self._held.read(
+                    lambda: (
+                        (
+                            self._database.get_study_user_attrs(study_id),
+                            self._database.get_study_system_attrs(study_id),
+                        ),
+                        self._database.get_all_trials(study_id, deepcopy=False),
+                    )
                 )
-                self._trials = self._database.get_all_trials(study_id, deepcopy=False)
                 self._numbers = {trial._trial_id: trial.number for trial in self._trials}
                 self._study = study_id
             return self._attributes

@@ -110,6 +110,33 @@ def release(run: Run) -> None:
         held.close()
 
 
+def hold(run: Run) -> None:
+    """Become the only one to write the run's study, until `release`; what `open_study` does, too.
+
+    Raises:
+        RunError: another driver is writing it.
+        StorageError: the storage cannot be opened, or is of another version.
+    """
+    with _opening(run):
+        _hold(run)
+
+
+def still_ours(study: optuna.Study) -> None:
+    """Raise RunError if another driver has taken over: before what no transaction protects."""
+    if isinstance(study._storage, OwnedStorage):
+        study._storage.check()
+
+
+def check_storage(run: Run) -> None:
+    """Raise StorageError if the storage of a run that has not begun cannot be used; writes nothing.
+
+    A file that is not there will be made.
+    """
+    if run.database is None or run.database.is_file():
+        with _opening(run):
+            _there(run)
+
+
 def check_study(run: Run) -> None:
     """Raise what `open_study` would of a study that is lost or cannot be read; writes nothing."""
     if run.begun:
@@ -119,16 +146,20 @@ def check_study(run: Run) -> None:
 
 def _look(run: Run) -> optuna.Study | None:
     """The study, to be read only; None if there is none and no trial has a result either."""
-    engine = connect(run.storage)
-    try:
-        there = check_tables(engine)
-    finally:
-        engine.dispose()
-    storage = opened(run.storage, write=False) if there else None
+    storage = opened(run.storage, write=False) if _there(run) else None
     if storage is None or not _holds(storage, run.name):
         run.refuse_lost(f"{_place(run, short=True)} holds none of its name")
         return None
     return optuna.load_study(study_name=run.name, storage=storage)
+
+
+def _there(run: Run) -> bool:
+    """Whether Optuna's tables are there; StorageError if they are of another version."""
+    engine = connect(run.storage)
+    try:
+        return check_tables(engine)
+    finally:
+        engine.dispose()
 
 
 def _own(run: Run) -> optuna.Study:
