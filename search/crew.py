@@ -50,6 +50,7 @@ class Member:
         job: that it is at.
         ready: whether it takes jobs.
         begun: whether its process is up.
+        gpus: Ray's numbers of the GPUs that it was given.
         group: Ray's placement group, where it claims several bundles.
         born: since when it has its place, by the monotonic clock; until it has begun, when it was
             asked for.
@@ -62,6 +63,7 @@ class Member:
     job: Job | None = None
     ready: bool = False
     begun: bool = False
+    gpus: tuple[int, ...] = ()
     group: Any = None
     born: float = field(default_factory=time.monotonic)
     free_since: float = 0.0
@@ -289,7 +291,7 @@ class Crew:
             placed = placement_group_table(member.group)["bundles_to_node_id"]
             bundles = [Bundle(placed[i], bundle.claim) for i, bundle in enumerate(bundles)]
         member.place = replace(member.place, bundles=tuple(bundles))
-        member.begun = True
+        member.begun, member.gpus = True, said.gpus
         self._failed = 0
         gpus = f" with GPUs {', '.join(map(str, said.gpus))}" if said.gpus else ""
         log.info("worker %s is on %s (node %s)%s", member.name, said.host, said.node[:8], gpus)
