@@ -25,6 +25,8 @@ from tests.chaos.workplace import AT_LEAST, NAME, OBJECTIVES
 SCORES = ("math", "language")
 """Of an item, in the order of the objectives."""
 
+_TEMPORARY = r"\..+\.[a-z0-9_]{8}|mergefront-(\w+-)*[a-z0-9_]{8}"
+
 Rows = list[tuple[Any, ...]]
 
 
@@ -339,8 +341,8 @@ def nobody_left(seconds: float = 20.0) -> list[str]:
 def litter(soak: Soak) -> list[str]:
     """No file that only a killed process can have left: they would grow night after night."""
     found = [
-        *(soak.folder / "tmp").glob("mergefront-*"),
-        *(path for path in soak.run.rglob("*") if path.is_file() and _temporary(path)),
+        *(path for path in (soak.folder / "tmp").glob("mergefront-*") if _temporary(path)),
+        *(path for path in soak.run.rglob("*") if _temporary(path)),
     ]
     if not found:
         return []
@@ -350,4 +352,4 @@ def litter(soak: Soak) -> list[str]:
 
 def _temporary(path: Path) -> bool:
     """Whether its name is one of `tempfile`, as what is written atomically has at first."""
-    return path.suffix == ".tmp" or re.fullmatch(r"\..+\.[a-z0-9_]{8}", path.name) is not None
+    return path.suffix == ".tmp" or re.fullmatch(_TEMPORARY, path.name) is not None

@@ -21,6 +21,7 @@ from tests.search.postgres import PASSWORD, Postgres
 
 NODES = 2
 WORKERS = 3
+_HEADLESS_S = 100.0  # Ray itself gives its head up after 60
 SITE = Path(__file__).with_name("site")
 ROOT = Path(__file__).parents[2]
 
@@ -259,7 +260,7 @@ class Soak:
         pid = self.ray.kill_head()
         self._headless = True
         # Who sees that its cluster is gone for good ends; nobody waits for it for ever.
-        self._later(45.0, self._take_headless_away)
+        self._later(_HEADLESS_S, self._take_headless_away)
         return f"{pid}"
 
     def _take_headless_away(self) -> None:
