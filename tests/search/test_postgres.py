@@ -19,9 +19,11 @@ from optuna.trial import FrozenTrial, TrialState
 from search import study as studies
 from search.config import load
 from search.database import connect, connectable, place_of
+from search.describe import status_of
 from search.errors import StorageError
 from search.incidents import Kind
 from search.lease import Lease
+from search.run import Run, lease
 from search.storage import OwnedStorage
 from tests.search.kit import finish, start, trial_files, wait_for
 from tests.search.postgres import MISSING, PASSWORD, Postgres, binaries, free_port
@@ -276,10 +278,8 @@ def test_tables_of_another_version_are_left_alone(server: Postgres, tmp_path: Pa
         assert server.sql("SELECT count(*) FROM studies", "other") == [(1,)]
 
 
-def a_run(file: Path) -> Any:
+def a_run(file: Path) -> Run:
     """A run of a search file that no driver works on."""
-    from search.run import Run, lease
-
     folder = file.parent / "runs" / "s"
     names = [str(file.parent / name) for name in ("b", "l", "r")]
     with lease(folder):
@@ -300,22 +300,23 @@ def test_a_study_of_another_version_of_ours_is_left_alone(server: Postgres, tmp_
 
 @pytest.mark.slow
 def test_a_search_goes_on_when_its_server_is_killed_and_restarted(
-    server: Postgres, tmp_path: Path
+    server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.sql("CREATE DATABASE search")
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
     models = [
         {"model": n, "name": n, "parameters": {"weight": {"low": 0.0, "high": 1.0}}} for n in "lr"
     ]
     write(
         tmp_path,
-        storage=server.url("search"),
+        storage=server.url("search", password=None),
         models=models,
-        budget={"trials": 60},
+        budget={"trials": 32},
         confirm={"max": 2},
     )
     run = tmp_path / "runs" / "s"
     process = start(tmp_path, "run", "s.yaml")
-    for many in (4, 25):
+    for many in (4, 16):
         wait_for(lambda many=many: len(trial_files(run)) >= many)
         server.kill()
         time.sleep(1.0)
@@ -326,13 +327,13 @@ def test_a_search_goes_on_when_its_server_is_killed_and_restarted(
     )
     assert [trial.number for trial in study.trials] == list(range(len(study.trials)))
     scored = [t for t in study.trials if studies.DUPLICATE_OF not in t.user_attrs]
-    assert [t.state for t in scored] == [TrialState.COMPLETE] * 60
-    assert len(trial_files(run)) == 60
+    assert [t.state for t in scored] == [TrialState.COMPLETE] * 32
+    assert len(trial_files(run)) == 32
     for trial in scored:
         assert same(trial, run / "trials" / f"{trial.number:06d}.json")
     log = (run / "run.log").read_text(encoding="utf-8")
     assert log.count("the search waits") == log.count("answers again after") == 2
-    assert json.loads(finish(start(tmp_path, "status", "--json", "runs/s")))["finished"] == 60
+    assert status_of(Run.open(run))["finished"] == 32
     counted = [json.loads(line) for line in (run / "incidents.jsonl").read_text().splitlines()]
     assert [row["kind"] for row in counted] == ["storage_lost"] * 2
     assert PASSWORD not in output
