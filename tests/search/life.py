@@ -7,14 +7,18 @@ imported everything, and takes a second.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,10 +31,11 @@ from objectives.engines.base import Prompt
 from objectives.engines.scripted import ScriptedEngine
 from search import mlflow_store, session, study, tracking, worker
 from search.blocks import Blocks
-from search.care import Care
-from search.cli import fail, mendable
+from search.care import Care, kind_of_error
+from search.cli import mendable
 from search.config import load
-from search.driver import Driver
+from search.errors import USER_ERRORS
+from search.incidents import Kind
 from search.placement import Node
 from search.pool import Outcome
 from search.progress import Progress
@@ -85,7 +90,13 @@ class LocalPool:
 
     def wait(self, timeout: float) -> list[Outcome]:
         job, evaluator, steps = self._running.popleft()
-        told = next(steps)
+        try:
+            told = next(steps)
+        except Exception as error:
+            kind = kind_of_error(error)
+            if kind == Kind.JOB_ERROR and isinstance(error, USER_ERRORS):
+                raise
+            return self._met(job, evaluator, kind, str(error))
         if isinstance(told, Step):
             self._care.stepped(job, told)
             self._running.append((job, evaluator, steps))
@@ -95,14 +106,37 @@ class LocalPool:
         self._assign()
         return [Outcome(job, told)]
 
+    def _met(self, job: Job, evaluator: Evaluator, kind: Kind, said: str) -> list[Outcome]:
+        verdict = self._care.met(job, kind, said, evaluator.name)
+        if not verdict.here:
+            evaluator = Evaluator(evaluator.setup, f"{evaluator.name}+")
+        self._evaluators.appendleft(evaluator)
+        if verdict.again is not None:
+            self._queue.appendleft(verdict.again)
+        self._assign()
+        return [Outcome(job, None, verdict.error, verdict.poison)] if verdict.again is None else []
+
     def _assign(self) -> None:
         while self._queue and self._evaluators:
             job, evaluator = self._queue.popleft(), self._evaluators.popleft()
             self._running.append((job, evaluator, evaluator.steps(self._care.sent(job))))
 
 
-def local() -> None:
-    """Have this process's sessions use `LocalPool` and `answer`, and draw nothing."""
+def local(store: Path) -> None:
+    """Have this process's sessions use `LocalPool`, `answer` and copies of `store`; draw nothing.
+
+    Args:
+        store: an empty MLflow store; to make one takes two seconds.
+    """
+
+    def copy(uri: str) -> None:
+        file = Path(uri.removeprefix("sqlite:///"))
+        if not file.exists():
+            half = file.with_name("mlflow.db.half")
+            shutil.copy(store, half)
+            half.replace(file)
+
+    mlflow_store._make = copy
     session.connected = nullcontext
     session.Pool = LocalPool
     session.nodes = lambda: [Node("here", "here", {"CPU": 4.0})]
@@ -177,6 +211,13 @@ POINTS: dict[str, tuple[Any, str, str, int, Callable[..., bool]]] = {
     "before it is handed to MLflow": (tracking.Tracker, "trial", "before", 3, _any),
     "before MLflow writes it": (mlflow_store.Store, "child", "before", 3, _any),
     "after MLflow has written it": (mlflow_store.Store, "child", "after", 3, _any),
+    "while MLflow's store is made": (
+        Path,
+        "replace",
+        "before",
+        1,
+        lambda _, to: Path(to).name == "mlflow.db",
+    ),
     # what comes before and after trials
     "before a baseline is written": (Result, "save", "before", 1, _into("/baselines/")),
     "after a baseline is written": (Result, "save", "after", 1, _into("/baselines/")),
@@ -189,38 +230,48 @@ POINTS: dict[str, tuple[Any, str, str, int, Callable[..., bool]]] = {
 """Where a driver may be killed: what is called then, the how manieth time, with what."""
 
 
-def _run(file: Path, point: str | None, log: Path, before: Callable[[], None] | None) -> None:
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    local()
-    if point is not None:
-        _at(*POINTS[point])
-    if before is not None:
-        before()
+def search(file: Path) -> int:
+    """Start, or go on with, the search of a file in this process: what `mergefront run` does."""
     try:
         session.run(session.prepare(load(file)), file.parent / "runs" / "s", Quiet())
     except Exception as error:
         message = mendable(error)
         if message is None:
             raise
-        fail(message, 2)
+        sys.stderr.write(f"mergefront: {message}\n")
+        return 2
+    return 0
+
+
+def at(point: str, file: Path) -> int:
+    """The same, until `point` is reached."""
+    _at(*POINTS[point])
+    return search(file)
+
+
+def _run(log: Path, store: Path, function: Callable[..., int], arguments: tuple[Any, ...]) -> None:
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    local(store)
+    code = function(*arguments)
     sys.stdout.flush()
+    sys.exit(code)
 
 
-def run(
-    file: Path, point: str | None = None, before: Callable[[], None] | None = None
-) -> tuple[int, str]:
-    """Start, or go on with, the search of a file; the exit code, and what it printed.
+@cache
+def empty_store() -> Path:
+    """An MLflow store with nothing in it."""
+    folder = Path(tempfile.mkdtemp(prefix="mergefront-life-"))
+    atexit.register(shutil.rmtree, folder)
+    mlflow_store._make(f"sqlite:///{folder / 'mlflow.db'}")
+    return folder / "mlflow.db"
 
-    `before` is called in the process first; it has to be a function of a module.
-    """
-    log = file.parent / "printed.log"
-    process = _FORKS.Process(target=_run, args=(file, point, log, before))
+
+def run(log: Path, function: Callable[..., int], *arguments: Any) -> tuple[int, str]:
+    """Call a module's function in a process of its own; its exit code, and what it printed."""
+    process = _FORKS.Process(target=_run, args=(log, empty_store(), function, arguments))
     process.start()
-    process.join(120)
+    process.join(240)
     assert process.exitcode is not None, "it hangs"
     return process.exitcode, log.read_text(encoding="utf-8")
-
-
-__all__ = ["POINTS", "Driver", "answer", "local", "run"]

@@ -112,11 +112,12 @@ def test_a_driver_killed_at_any_point_resumes(
     point: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = life_file(tmp_path)
-    code, said = life.run(file, point)
+    log = tmp_path / "printed.log"
+    code, said = life.run(log, life.at, point, file)
     assert code == -signal.SIGKILL, said
     trials = tmp_path / "runs" / "s" / "trials"
     kept = {path: path.stat().st_mtime_ns for path in trials.glob("*.json")}
-    code, said = life.run(file)
+    code, said = life.run(log, life.search, file)
     assert code == 0, said
     assert {path: path.stat().st_mtime_ns for path in kept} == kept  # none is scored twice
     check_whole(file, monkeypatch)
