@@ -343,6 +343,7 @@ def litter(soak: Soak) -> list[str]:
     found = [
         *(path for path in (soak.folder / "tmp").glob("mergefront-*") if _temporary(path)),
         *(path for path in soak.run.rglob("*") if _temporary(path)),
+        *(soak.run / "blocks").glob("*"),  # of jobs that are not done
     ]
     if not found:
         return []
