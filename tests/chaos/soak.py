@@ -21,7 +21,8 @@ from tests.search.postgres import PASSWORD, Postgres
 
 NODES = 2
 WORKERS = 3
-_HEADLESS_S = 100.0  # Ray itself gives its head up after 60
+_HEADLESS_S = 60.0  # Ray itself gives its head up after `_GCS_S`, unless told after 60
+_GCS_S = 20
 SITE = Path(__file__).with_name("site")
 ROOT = Path(__file__).parents[2]
 
@@ -87,6 +88,7 @@ class Soak:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_gcs_rpc_server_reconnect_timeout_s": str(_GCS_S),
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
             # Workers that nobody asked for cost seconds of a slow machine, node after node.
             "RAY_enable_worker_prestart": "0",
