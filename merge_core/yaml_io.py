@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import io
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ MOST_TEXT = 16 << 20
 """Characters of a document: exported recipes have some hundred thousand."""
 MOST_NODES = 1_000_000
 """Values of a document with its aliases written out, which a few lines of them can make endless."""
+
+_HALF = re.compile(r"\..+\.(json|yaml|md|html|log)\.[a-z0-9_]{8}")
+"""Names of files that `write_atomic` has not finished: tempfile adds eight characters."""
 
 Where = tuple[str | int, ...]
 """A place in a document: keys and list indices from the root."""
@@ -148,6 +152,11 @@ def write_atomic(path: Path, text: str) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def half_written(folder: Path) -> list[Path]:
+    """What `write_atomic` left in a folder when its process was killed."""
+    return [path for path in folder.glob(".*") if _HALF.fullmatch(path.name) and path.is_file()]
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> str:

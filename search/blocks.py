@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -64,6 +65,11 @@ class Blocks:
     def forget(self, job: Job) -> None:
         """The job's result is kept, or will never be."""
         self._path(job).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """No job is unfinished: what is left is of a driver that was killed when it had a result."""
+        if self.folder.is_dir():
+            shutil.rmtree(self.folder)
 
     def _path(self, job: Job) -> Path:
         return self.folder / f"{job.split}-{job.fingerprint}.jsonl"

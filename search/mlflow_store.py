@@ -37,7 +37,9 @@ def import_mlflow() -> Any:
     import mlflow
 
     logging.getLogger("alembic").setLevel(logging.ERROR)
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    # It prints a traceback of what it raises as well; the tracker tells it in one line.
+    for name in ("mlflow", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return mlflow
 
 

@@ -37,10 +37,11 @@ from sqlalchemy.engine import make_url
 from merge_core import Checkpoint, Recipe
 from merge_core.sources import digest_of
 from merge_core.tokenizers import TOKENIZER_FILE
-from merge_core.yaml_io import load_yaml, one_line, write_atomic
+from merge_core.yaml_io import half_written, load_yaml, one_line, write_atomic
 from objectives import make_scorer
 from objectives.item_source import digest
 from objectives.scorers import frozen_ref
+from objectives.splits import SPLITS
 from search.blocks import Blocks
 from search.config import FROZEN, Search, parse
 from search.errors import ConfigError, RunError
@@ -217,7 +218,10 @@ class Run:
         except OSError as error:
             raise RunError(f"{folder}: cannot be written: {error.strerror}") from error
         started = cls(folder, search, manifest)
-        for half in started.prepared.rglob("*.tmp"):  # of workers that were killed while they wrote
+        halves = list(started.prepared.rglob("*.tmp"))  # of workers that were killed
+        for place in (folder, *(folder / name for name in ("trials", "baselines", *SPLITS))):
+            halves += half_written(place)  # of a driver that was
+        for half in halves:
             half.unlink(missing_ok=True)
         return started
 

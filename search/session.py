@@ -369,6 +369,8 @@ def _end(
             result = Result.load(opened.baseline(label))
             claimed[label] = [result.estimate(o).value for o in search.objectives]
     account = Account.of(opened, study, ledger.sessions)
+    if not stopped:
+        opened.blocks.clear()
     files = []
     if trials:
         files = FrontPlot(

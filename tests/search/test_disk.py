@@ -10,6 +10,7 @@ import ctypes
 import os
 import shutil
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,7 +51,7 @@ def _own_mounts() -> None:
             Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
         _call("mount", b"none", b"/", None, _REC | _PRIVATE, None)
     except OSError as error:
-        print(error)
+        sys.stderr.write(f"{error}\n")
         os._exit(UNSUPPORTED)
 
 
@@ -81,12 +82,13 @@ def _fill(folder: Path) -> Path:
 
 
 def _after(trials: int, action: object) -> None:
-    """Call `action` once so many trials are told."""
+    """Call `action` once so many trials are told, in the first session."""
     real = Progress.add
 
     def add(self: Progress, trial: object) -> None:
         real(self, trial)  # type: ignore[arg-type]
         if self.finished == trials:
+            Progress.add = real  # type: ignore[method-assign]
             action()  # type: ignore[operator]
 
     Progress.add = add  # type: ignore[method-assign]
@@ -108,7 +110,7 @@ def fills_up(file: Path) -> int:
         _after(2, lambda: _fill(runs))
         assert life.search(file) == 2
         _unharmed(runs / "s")
-        print("room")
+        sys.stderr.write("room\n")
         (runs / "ballast").unlink()
         assert life.search(file) == 0
     return 0
@@ -151,7 +153,7 @@ def loses_rights(file: Path) -> int:
     assert life.search(file) == 2
     _unharmed(folder)
     assert life.search(file) == 2  # and it says the same when it is tried again
-    print("mended")
+    sys.stderr.write("mended\n")
     change(0o755)
     return life.search(file)
 
