@@ -35,7 +35,7 @@ PATIENCE_S = 3600.0
 _FIRST_S, _LONGEST_S = 0.2, 10.0  # between two tries: each time twice as long
 _IDLE_S = 15  # then a server ends a transaction whose driver hangs, so that another may take over
 _BUSY_S = 60  # for which SQLite itself waits for a lock
-_READ_ONLY = "25006"  # of a server that became a replica: another takes its place soon
+_LATER = ("25006", "25P03")  # of a server that became a replica, or ended a transaction that hung
 
 Recorder = Callable[[Kind, str, str], None]
 """Keeps a fault: kind, where, message; see `search.incidents`."""
@@ -326,7 +326,7 @@ def is_away(error: BaseException) -> bool:
         return False
     if inner.connection_invalidated or isinstance(inner, OperationalError | InterfaceError):
         return True
-    return getattr(inner.orig, "sqlstate", None) == _READ_ONLY
+    return getattr(inner.orig, "sqlstate", None) in _LATER
 
 
 def spoken(error: BaseException) -> str:
