@@ -67,7 +67,7 @@ class Blocks:
         self._path(job).unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """No job is unfinished: what is left is of a driver that was killed when it had a result."""
+        """No job is unfinished: what is left is of a driver that was killed with a result."""
         if self.folder.is_dir():
             shutil.rmtree(self.folder)
 
