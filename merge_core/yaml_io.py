@@ -25,7 +25,7 @@ from merge_core.errors import MergeError, RecipeError
 
 MOST_TEXT = 16 << 20
 """Characters of a document: exported recipes have some hundred thousand."""
-MOST_NODES = 1_000_000
+MOST_NODES = 300_000
 """Values of a document with its aliases written out, which a few lines of them can make endless."""
 
 _HALF = re.compile(r"\..+\.(json|yaml|md|html|log)\.[a-z0-9_]{8}")

@@ -191,8 +191,6 @@ def ui_command(run: Run, host: str, port: int) -> tuple[list[str] | None, dict[s
     """The MLflow server's command (None where one runs already), what it finds in its environment,
     and the run's saved view.
 
-    The store's URL is in the environment, for anybody may read a command: it may hold a password.
-
     Raises:
         ConfigError: nothing is tracked yet.
     """
@@ -216,8 +214,18 @@ def ui_command(run: Run, host: str, port: int) -> tuple[list[str] | None, dict[s
         link = view_link(base, experiment.experiment_id, key)
     else:
         link = runs_link(base, experiment.experiment_id)
+    command, environment = server(uri, host, port)
+    return (None if served else command), environment, link
+
+
+def server(uri: str, host: str, port: int) -> tuple[list[str], dict[str, str]]:
+    """The command of an MLflow server on a store, and what it finds in its environment.
+
+    The store's URL is in the environment: anybody on the machine may read a command, and the URL
+    may hold a password.
+    """
     command = [
         *(sys.executable, "-m", "mlflow", "server"),
         *("--host", host, "--port", str(port), "--workers", "1"),
     ]
-    return (None if served else command), {"MLFLOW_BACKEND_STORE_URI": uri}, link
+    return command, {"MLFLOW_BACKEND_STORE_URI": uri}
