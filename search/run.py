@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ from search.secrets import Formatter, expanded, without_password
 VERSION = 1
 LOCK = ".lock"
 STUDY = "study.db"
+LOG_BYTES = 10_000_000
+"""Of `run.log`; two older ones of that size are kept beside it."""
 _MANIFEST = ("version", "id", "root", "items", "roles", "sources")
 # What a run that was killed while it began leaves.
 _BEFORE_A_RUN = {LOCK, holder_file(Path(LOCK)).name, "search.yaml"}
@@ -348,8 +351,8 @@ def item_digests(search: Search) -> dict[str, str]:
     return digests
 
 
-class _LogFile(logging.FileHandler):
-    """A log that cannot be written says nothing: whoever writes a result tells of a full disk."""
+class _LogFile(RotatingFileHandler):
+    """A bounded log. One that cannot be written says nothing: whoever writes a result tells."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the base's name)
         del record
@@ -358,7 +361,8 @@ class _LogFile(logging.FileHandler):
 @contextmanager
 def logging_to(run: Run) -> Iterator[None]:
     """Send warnings and worker dumps to the run's log file."""
-    handler = _LogFile(run.folder / "run.log", encoding="utf-8")
+    path = run.folder / "run.log"
+    handler = _LogFile(path, maxBytes=LOG_BYTES, backupCount=2, encoding="utf-8")
     handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
