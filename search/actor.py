@@ -54,7 +54,7 @@ class Worker:
 
     def __init__(self, setup: Setup, name: str, threads: int, *, across: bool = False) -> None:
         self._setup = replace(setup, threads=threads)
-        if across and hasattr(setup.engine, "distributed_executor_backend"):
+        if across and setup.engine.kind == "vllm":  # whose own default keeps to one node
             engine = setup.engine.model_copy(update={"distributed_executor_backend": "ray"})
             self._setup = replace(self._setup, engine=engine)
         self._name = name

@@ -173,10 +173,14 @@ class Resources:
         needed = 0.0
         # An engine that is told to compute on the CPU shall not keep a GPU from those that need it.
         if getattr(engine, "device", None) != "cpu" and any(node.gpus for node in on):
-            needed = float(getattr(engine, "devices", 1))
+            needed = float(engine.devices)
         kinds = []
         for kind in entry.each:
             gpus = needed if kind.gpus is None else float(kind.gpus)
+            if kind.across_nodes and engine.kind == "transformers":
+                raise WorkerError(
+                    "workers.across_nodes: the transformers engine has one device; use vllm"
+                )
             if kind.across_nodes and gpus < 2:
                 raise WorkerError(
                     f"workers.across_nodes: an engine of {gpus:g} GPUs needs no second node; leave "

@@ -228,6 +228,9 @@ def cluster() -> Iterator[Cluster]:
 
 def join(cluster: Cluster, **node: Any) -> Any:
     """A node more, once the cluster knows it."""
+    # Ray sets a signal handler for its exit, which only the main thread may.
+    main = threading.current_thread() is threading.main_thread()
+    cluster._shutdown_at_exit = main
     return cluster.add_node(**{"num_cpus": 2, "num_gpus": GPUS, **node})
 
 
@@ -308,10 +311,7 @@ class Watch:
 
 @pytest.mark.slow
 def test_a_node_leaves_and_another_joins_in_mid_search(cluster: Cluster, tmp_path: Path) -> None:
-    # Trials go on until all has happened; then the file's timeout is not needed any more.
-    file = write(tmp_path, workers={"gpus": EACH}, budget={"trials": 400})
-    search = load(file)
-    watch = Watch(cluster)
+    search = load(write(tmp_path, workers={"gpus": EACH}, budget={"trials": 400}))
 
     class Until(Watch):
         """Ends the search once the workers of the new node have been at it for a while."""
