@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
@@ -13,8 +13,10 @@ from optuna.samplers import BruteForceSampler as OptunaBruteForce
 from optuna.samplers import GridSampler as OptunaGrid
 from optuna.trial import FrozenTrial, TrialState
 
-from search.ehvi import EHVISampler, Scale
 from search.unit import from_unit
+
+if TYPE_CHECKING:
+    from search.ehvi import Scale
 
 GP_TRIALS = 250
 """Trials up to which `auto` uses the Gaussian process; its ask grows with their cube."""
@@ -57,6 +59,8 @@ class Auto(BaseSampler):
         self._gp: BaseSampler | None = None
         self._gp_trials = gp_trials if scales else 0
         if scales and gp_trials:
+            from search.ehvi import EHVISampler  # SciPy takes a while, and workers need none
+
             self._gp = EHVISampler(**begin, scales=scales)
         self._hurried = hurried
         self._quick: int | None = None  # the last trial that was asked for in a hurry

@@ -25,12 +25,12 @@ from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler
 
 from merge_core.errors import RecipeError
 from merge_core.yaml_io import one_line, parse_yaml, unknown
-from search.ehvi import Scale
 from search.errors import ConfigError
 from search.sampler_classes import GP_DEFAULTS, GP_TRIALS, TPE_DEFAULTS
 
 if TYPE_CHECKING:
     from search.config import Search
+    from search.ehvi import Scale
 
 _SCOUTED = 4
 """Fewer trials than so many times the scouts are a search without any."""
@@ -435,6 +435,8 @@ def _numeric(search: Search) -> bool:
 
 def _scales(search: Search) -> tuple[Scale, ...]:
     """How the Gaussian process sees the objectives."""
+    from search.ehvi import Scale
+
     found = []
     for objective in search.objectives:
         ends = zip(*(measure.range for measure in objective.measures), strict=True)
