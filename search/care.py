@@ -15,7 +15,7 @@ from ray.exceptions import NodeDiedError, OutOfMemoryError
 from objectives.errors import EngineDiedError, EngineMemoryError, ServiceError
 from search.blocks import Blocks
 from search.config import WorkersEntry
-from search.deadlines import Deadlines
+from search.deadlines import FLOOR_S, Deadlines
 from search.file import seconds
 from search.incidents import POLICIES, Incidents, Kind
 from search.run import Run
@@ -49,6 +49,7 @@ class _Case:
     faults: Counter[Kind] = field(default_factory=Counter)
     step: Step | None = None  # what its worker does now
     since: float = 0.0  # monotonic
+    worker: str = ""
 
 
 class Care:
@@ -65,16 +66,17 @@ class Care:
         self._blocks = blocks
         self._deadlines = deadlines
         self._cases: dict[str, _Case] = {}
+        self._running: set[str] = set()  # workers that have told a step
 
     @classmethod
     def of(cls, run: Run) -> Care:
         """As a run's file says."""
         return cls(run.incidents, run.blocks, deadlines_of(run.search.file.workers))
 
-    def sent(self, job: Job) -> Job:
-        """The job as its worker gets it, with what is scored of it already."""
+    def sent(self, job: Job, worker: str) -> Job:
+        """The job as a worker gets it, with what is scored of it already."""
         case = self._cases.setdefault(job.key, _Case())
-        case.step = None
+        case.step, case.worker, case.since = None, worker, time.monotonic()
         return replace(job, had=self._blocks.of(job))
 
     def stepped(self, job: Job, step: Step) -> None:
@@ -82,6 +84,7 @@ class Care:
         self._took(job)
         case = self._cases[job.key]
         case.step, case.since = replace(step, done=Scored()), time.monotonic()
+        self._running.add(case.worker)
         self._blocks.add(job, step.done)
 
     def ended(self, job: Job) -> None:
@@ -92,15 +95,16 @@ class Care:
     def overdue(self, job: Job) -> str | None:
         """What the job's worker has been at for too long, or None.
 
-        A job whose worker has told nothing yet waits for its machine, not for its engine.
+        A worker that never told anything waits for its turn to start an engine, however long.
         """
         case = self._cases[job.key]
-        if case.step is None:
-            return None
         took = time.monotonic() - case.since
+        if case.step is None:
+            silent = case.worker in self._running and took > FLOOR_S
+            return f"{took:,.0f} s without a sign" if silent else None
         if took <= self._deadlines.of(case.step, case.faults[Kind.HUNG]):
             return None
-        return f"{case.step} has taken {took:,.0f} s"
+        return f"{took:,.0f} s without a sign"
 
     def met(self, job: Job, kind: Kind, said: str, worker: str) -> Verdict:
         """A fault ended a try of the job: record it, and say what is done."""
@@ -108,7 +112,8 @@ class Care:
         step = case.step
         asking = step is not None and step.at == "block"
         where = f"{job.key} on {worker}"
-        self.incidents.record(kind, where, said if step is None else f"{step}: {said}")
+        full = said if step is None else f"{step}: {said}"
+        self.incidents.record(kind, where, full)
         case.faults[kind] += 1
         # A lost machine says nothing of the job: it has tries of its own.
         apart = kind == Kind.NODE_LOST
@@ -122,7 +127,7 @@ class Care:
             )
         if count > policy.retries or (kind == Kind.JOB_ERROR and not asking):
             self._give_up(job)
-            error = policy.message.format(tries=count, said=said)
+            error = policy.message.format(tries=count, said=full)
             return Verdict(None, here=kind in _LIVES, error=error)
         by_item = job.by_item or (policy.by_item and asking and count == policy.retries)
         return Verdict(replace(job, by_item=by_item), here=count <= policy.here)

@@ -179,7 +179,7 @@ class Pool:
 
     def _send(self, member: Member, job: Job) -> None:
         self.crew.give(member, job)
-        self._futures[member.actor.evaluate.remote(self._care.sent(job))] = member.name
+        self._futures[member.actor.evaluate.remote(self._care.sent(job, member.name))] = member.name
 
     def _collect(self, future: Any) -> Outcome | None:
         """The next that a worker tells: a step, its result, or a fault."""

@@ -119,7 +119,9 @@ class LocalPool:
     def _assign(self) -> None:
         while self._queue and self._evaluators:
             job, evaluator = self._queue.popleft(), self._evaluators.popleft()
-            self._running.append((job, evaluator, evaluator.steps(self._care.sent(job))))
+            self._running.append(
+                (job, evaluator, evaluator.steps(self._care.sent(job, evaluator.name)))
+            )
 
 
 def local(store: Path) -> None:

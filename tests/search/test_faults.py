@@ -163,14 +163,14 @@ def test_a_job_has_the_tries_that_the_table_says(care: Care, kind: Kind) -> None
     policy, now = POLICIES[kind], job()
     block = Step("block", "t", ("a", "b"))
     for count in range(1, policy.retries + 1):
-        care.sent(now)
+        care.sent(now, "w1")
         care.stepped(now, block)
         verdict = care.met(now, kind, "said", "w1")
         assert verdict.again is not None
         assert verdict.here == (count <= policy.here)
         now = verdict.again
         assert now.by_item == (policy.by_item and count == policy.retries)
-    care.sent(now)
+    care.sent(now, "w1")
     care.stepped(now, Step("block", "t", ("b",)) if now.by_item else block)
     verdict = care.met(now, kind, "said", "w1")
     assert verdict.again is None
@@ -184,20 +184,39 @@ def test_lost_machines_are_never_the_jobs_fault(care: Care) -> None:
     for _ in range(2):
         for kind in (Kind.NODE_LOST, Kind.NODE_LOST, Kind.WORKER_LOST):
             assert now is not None
-            care.sent(now)
+            care.sent(now, "w1")
             now = care.met(now, kind, "said", "w1").again
     assert now is not None
-    care.sent(now)
+    care.sent(now, "w1")
     verdict = care.met(now, Kind.WORKER_LOST, "said", "w1")
     assert verdict.again is None
     assert verdict.error == "its worker died in each of 3 tries: said"
 
 
 def test_a_fault_before_any_item_blames_none(care: Care) -> None:
-    care.sent(job())
+    care.sent(job(), "w1")
     care.stepped(job(), Step("load"))
     verdict = care.met(job(), Kind.JOB_ERROR, "KeyError: 'x'", "w1")
-    assert (verdict.again, verdict.poison, verdict.error) == (None, None, "KeyError: 'x'")
+    assert (verdict.again, verdict.poison, verdict.error) == (None, None, "merging: KeyError: 'x'")
+
+
+def test_a_worker_that_falls_silent_is_taken_to_hang(
+    care: Care, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    care.sent(job(), "w1")
+    now[0] += 10 * FLOOR_S
+    assert care.overdue(job()) is None  # others on its machine start first
+    care.stepped(job(), Step("load"))
+    care.ended(job())
+    care.sent(job(8), "w1")
+    now[0] += FLOOR_S + 1
+    assert care.overdue(job(8)) == "901 s without a sign"
+    care.stepped(job(8), Step("block", "t", ("a", "b")))
+    assert care.overdue(job(8)) is None
+    now[0] += FIRST_S + 1
+    assert care.overdue(job(8)) == "14,401 s without a sign"
 
 
 def test_errors_are_known_by_what_they_are() -> None:
@@ -359,7 +378,7 @@ def test_a_hung_and_a_dead_worker_cost_no_more_than_their_block(
     assert found.account.faults["worker_lost"] >= 1
     rows = found.run.incidents.recent()
     assert any(
-        "items of task u" in row["message"] and "has taken" in row["message"] for row in rows
+        "items of task u" in row["message"] and "without a sign" in row["message"] for row in rows
     )
     # The first task's block was kept: it was asked once for each merge, whatever happened after.
     dev = [item.id for item in prepare(load(file)).tasks["t"].items("dev")]
