@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -127,7 +128,7 @@ class HeaderReader:
     def _asked(self, reference: str, ask: Any) -> Any:
         """What `ask` has of the hub; CheckpointError if nothing."""
         from huggingface_hub import HfApi, constants
-        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.errors import HfHubHTTPError, NotASafetensorsRepoError
 
         if constants.HF_HUB_OFFLINE:
             self._lost = "the hub is not asked (HF_HUB_OFFLINE)"
@@ -135,14 +136,33 @@ class HeaderReader:
             raise CheckpointError(f"{reference}: no such folder, and {self._lost}")
         name, _, revision = reference.partition("@")
         try:
-            return ask(HfApi(endpoint=self._endpoint), name, revision or None)
-        except HfHubHTTPError as error:  # it is there, and refuses
+            with _no_bars():
+                return ask(HfApi(endpoint=self._endpoint), name, revision or None)
+        except (HfHubHTTPError, NotASafetensorsRepoError) as error:  # it is there, and refuses
             why = f"the hub does not give it: {said(error)[:160]}"
         except (ValueError, RuntimeError, KeyError, TypeError, MergeError) as error:
             why = f"what the hub has of it is not understood: {said(error)[:160]}"
         except Exception as error:  # noqa: BLE001 (of an HTTP library that is the hub's affair)
             why = self._lost = f"the hub cannot be reached ({said(error)[:80]})"
         raise CheckpointError(f"{reference}: no such folder, and {why}")
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 def _folder(reference: str) -> Path | None:
