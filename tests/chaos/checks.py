@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from objectives.splits import Split
 from tests.chaos import processes
 from tests.chaos.parts import BIN
 from tests.chaos.soak import Soak
@@ -54,6 +55,7 @@ def all_of(soak: Soak) -> list[str]:
         *study(trials, soak.trials),
         *results(trials, soak.run),
         *scores(trials, soak.run, soak.work / f"{NAME}.yaml"),
+        *confirmed(soak.run, soak.work / f"{NAME}.yaml"),
         *sync(soak),
         *mlflow(trials, soak.mlflow.url),
         *gpus(soak),
@@ -177,11 +179,26 @@ def scores(trials: list[Trial], run: Path, file: Path) -> list[str]:
     return problems
 
 
+def confirmed(run: Path, file: Path) -> list[str]:
+    """The front is confirmed, its best recipe exported; answers are those of their recipes."""
+    missing = [name for name in ("confirmed.json", "recipe.yaml") if not (run / name).is_file()]
+    problems = [f"{name} is not there" for name in missing]
+    parts = [(part, path) for part in ("confirm", "test") for path in (run / part).glob("*.json")]
+    for split, path in sorted(parts):
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        rows = [(row["text"], row["scores"]) for row in stored["items"]["sums"]]
+        if rows != score_alone(stored["recipe"], file, split):
+            problems.append(f"{split}/{path.name}: not the answers and scores of its recipe")
+    return problems
+
+
 _SETUP: dict[Path, Any] = {}
 
 
-def score_alone(recipe: dict[str, Any], file: Path) -> list[tuple[str, dict[str, float]]]:
-    """Text and scores of each dev item, from an engine that has never seen another recipe."""
+def score_alone(
+    recipe: dict[str, Any], file: Path, split: Split = "dev"
+) -> list[tuple[str, dict[str, float]]]:
+    """Text and scores of each item of a split, from an engine that has seen no other recipe."""
     from merge_core import Recipe
     from objectives.engines.config import ENGINES
     from search.config import load
@@ -197,7 +214,7 @@ def score_alone(recipe: dict[str, Any], file: Path) -> list[tuple[str, dict[str,
     evaluator = Evaluator(_SETUP[file], "alone")
     try:
         resolved = Recipe.parse(recipe).resolved(file.parent)
-        result = evaluator.evaluate(Job("alone", resolved, "", "dev"))
+        result = evaluator.evaluate(Job("alone", resolved, "", split))
     finally:
         evaluator.close()
     return [(row.text, dict(row.scores)) for row in result.items["sums"]]

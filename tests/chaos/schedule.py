@@ -10,7 +10,7 @@ KINDS = ("driver", "worker", "engine", "raylet", "postgres", "mlflow")
 """What can be killed; `head` besides, the head of the cluster, with which all of Ray goes."""
 
 _BURST = 0.25  # share of kills that fall while the last one is being mended
-_LAST = 0.9  # share of the trials by which all kills have been
+_LAST = 1.0  # share of the trials by which all kills have been
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def make_workplace(
         "objectives": dict(zip(OBJECTIVES, ("sums/math", "sums/language"), strict=True)),
         "constraints": {"sums/language": f">= {AT_LEAST}"},
         "splits": {"dev": DEV, "confirm": 8, "test": 8},
-        "confirm": {"max": 3},
+        "confirm": {"max": 8},
         "baselines": ["uniform"],
         "engine": {"kind": "scripted", "default": "-", "delay": delay},
         "budget": {"trials": trials},
