@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from merge_core.errors import CheckpointError
+from merge_core.hub import fetch
 from merge_core.yaml_io import one_line
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
@@ -94,7 +95,6 @@ def _on_disk(reference: str, folder: Path | None) -> Path | None:
 
 
 def _fetch(reference: str) -> Path:
-    from huggingface_hub import snapshot_download  # at use: half a second to import
     from huggingface_hub.errors import (
         HfHubHTTPError,
         HFValidationError,
@@ -103,13 +103,7 @@ def _fetch(reference: str) -> Path:
 
     repository, _, revision = reference.partition("@")
     try:
-        return Path(
-            snapshot_download(
-                repository,
-                revision=revision or None,
-                allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"],
-            )
-        )
+        return fetch(repository, revision or None)
     except LocalEntryNotFoundError:
         raise CheckpointError(
             f"{reference}: no such folder, and the hub does not give it: it is not in the hub's "

@@ -24,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from merge_core.yaml_io import dump_yaml
 from objectives.engines import TransformersConfig
@@ -421,7 +422,10 @@ def test_without_any_worker_it_waits_as_long_as_it_was_told(
 
 @pytest.mark.slow
 def test_what_an_engine_has_started_dies_with_its_worker(cluster: Cluster) -> None:
-    @ray.remote(num_cpus=0.1)
+    # A node that was just removed may still be taken for alive, and be chosen.
+    node = next(iter(cluster.worker_nodes)).node_id
+
+    @ray.remote(num_cpus=0.1, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
     class Engine:
         def start(self) -> tuple[int, int]:
             return os.getpid(), subprocess.Popen(["sleep", "300"]).pid
