@@ -86,7 +86,7 @@ def test_answers_as_the_transformers_engine_does(tiny, tiny_other):
 
 
 def test_loops_end_at_the_token_where_they_end_elsewhere(tmp_path):
-    model = save_model(tmp_path, head_dim=32, positions=1024, layers=1)
+    model = save_model(tmp_path, head_dim=32, positions=1024)
     asked = [user(str(n), f"w{n} w{3 * n} {n % 20} . w{2 * n}") for n in range(24)]
     long = GenerationSettings(max_tokens=700)
     with vllm(model, max_model_len=1024) as engine, make_engine(CPU, model) as other:
