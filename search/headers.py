@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -149,20 +150,15 @@ class HeaderReader:
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    from huggingface_hub.utils import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
-
-    if are_progress_bars_disabled():
+    hub: Any = import_module("huggingface_hub.utils")
+    if hub.are_progress_bars_disabled():
         yield
         return
-    disable_progress_bars()
+    hub.disable_progress_bars()
     try:
         yield
     finally:
-        enable_progress_bars()
+        hub.enable_progress_bars()
 
 
 def _folder(reference: str) -> Path | None:
