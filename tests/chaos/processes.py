@@ -7,8 +7,10 @@ of the run, whatever they call themselves and whichever session they are in.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import secrets
 import socket
 import time
 from collections.abc import Callable
@@ -83,10 +85,15 @@ def end(processes: list[psutil.Process], seconds: float = 10.0) -> None:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on now."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])
+    """A port of the loopback for a server that will be away now and then.
+
+    Not one of those that the kernel gives to whoever asks for any: it would be taken meanwhile.
+    """
+    while True:
+        port = secrets.randbelow(12_000) + 20_000
+        with socket.socket() as held, contextlib.suppress(OSError):
+            held.bind(("127.0.0.1", port))
+            return port
 
 
 def answers(port: int) -> bool:

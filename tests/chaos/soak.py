@@ -125,6 +125,7 @@ class Soak:
         self.ray.start(NODES)
         storage = f"sqlite:///{self.folder / 'study.db'}"
         if self.database is not None:
+            self.database.port = processes.free_port()
             self.database.start()
             storage = self.database.url(password=None)
             os.environ["PGPASSWORD"] = PASSWORD
