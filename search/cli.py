@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from search import cli_cluster
+from search import cli_cluster, cli_sync
 from search.console import HERE, File, RunFolder, Runs, Set, bar, console, print_json, say, writing
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(cli_cluster.app)
+app.add_typer(cli_sync.app)
 _INTERRUPTED = 130  # as shells say it: 128 + SIGINT
 _MENDABLE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),

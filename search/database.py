@@ -51,7 +51,7 @@ class Database:
         url: as SQLAlchemy takes it.
         lease: what the transactions are fenced with; None: nobody else can write.
         patience: seconds that it may be away before StorageError is raised.
-        record: told once an outage.
+        record: told of each outage, once; it goes to the log by default.
 
     Attributes:
         optuna: whose methods are the operations; to be called in `write` and `read` only.
@@ -71,7 +71,7 @@ class Database:
         self.place = place_of(url)
         self._lease = lease
         self._patience = patience
-        self._record = record
+        self._record = record or _log
 
     @property
     def session(self) -> Session:
@@ -112,9 +112,8 @@ class Database:
                     raise self._refused(error, said) from error
                 if began is None:
                     began = time.monotonic()
-                    log.warning("%s: does not answer, the search waits: %s", self.place, said)
-                    if self._record is not None:
-                        self._record(Kind.STORAGE_LOST, self.place, said)
+                    # Which logs it, too.
+                    self._record(Kind.STORAGE_LOST, self.place, f"the search waits: {said}")
                 left = self._patience - (time.monotonic() - began)
                 if left <= 0:
                     raise StorageError(
@@ -158,9 +157,12 @@ class Database:
             kind = Kind.NOT_WRITABLE
         else:
             return StorageError(f"{self.place}: refuses what is written: {said}")
-        if self._record is not None:
-            self._record(kind, self.place, said)
+        self._record(kind, self.place, said)
         return StorageError(POLICIES[kind].message.format(said=f"{self.place}: {said}", tries=1))
+
+
+def _log(kind: Kind, where: str, message: str) -> None:
+    log.warning("%s: %s: %s", kind, where, message)
 
 
 class _RefusedError(Exception):

@@ -6,27 +6,29 @@ import json
 import logging
 import os
 import time
-from datetime import datetime
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy.engine import make_url
 
 from merge_core.yaml_io import dump_yaml
+from search.projection import BASELINE, TRIAL, Row
 from search.results import Result
 from search.run import Run
 from search.secrets import redacted
 
-TRIAL = "mergefront.trial"
-BASELINE = "mergefront.baseline"
 RUN = "mergefront.run"
 PARENT = "mlflow.parentRunId"
+LONGEST = 6000
+"""Characters of a parameter that MLflow keeps."""
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     # Seven, the default, are four minutes for each of the calls that an absent server refuses.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
 
 
@@ -62,80 +64,123 @@ def _make(uri: str) -> None:
 
 
 class Store:
-    """The MLflow client and what it already holds of this run."""
+    """The MLflow client and what it already holds of this run.
 
-    def __init__(self, run: Run) -> None:
+    Args:
+        run: whose.
+        uri: of the store; default the run's own.
+        create: make the experiment and the search's own run where they are missing.
+
+    Attributes:
+        client: for what is not here.
+        experiment: its id; "" if it is missing.
+        parent: id of the search's own run; "" if it is missing.
+        others: further runs that say that they are the search's own.
+        written, baselines: trials and baselines whose runs are finished.
+        tagged: trials whose runs say that they are on the front.
+        steps: of the search's own curves.
+    """
+
+    def __init__(self, run: Run, uri: str | None = None, *, create: bool = True) -> None:
         mlflow = import_mlflow()
-        from mlflow.entities import ViewType
-
-        uri = run.tracking
-        _make(uri)
+        uri = run.tracking if uri is None else uri
+        if create:
+            _make(uri)
         self.client = mlflow.MlflowClient(tracking_uri=uri)
-        name = run.search.file.tracking.experiment or run.name
-        experiment = self.client.get_experiment_by_name(name)
-        if experiment is None:
-            local = uri.startswith("sqlite:")
-            place = (run.folder / "mlartifacts").as_uri() if local else None
-            self.experiment = self.client.create_experiment(
-                name, place, tags={"mlflow.experimentKind": "custom_model_development"}
-            )
-        else:
-            self.experiment = experiment.experiment_id
-        self.parent = self._parent(run, ViewType.ACTIVE_ONLY)
+        self._run_id = run.id
+        self.experiment = self._experiment(run, uri, create=create)
+        self.parent, self.others = self._parent(run, create=create)
         self._ids: dict[tuple[str, str], str] = {}
         self.written: set[int] = set()
         self.baselines: set[str] = set()
         self.tagged: set[int] = set()
-        """Trials whose runs say that they are on the front."""
-        history = self.client.get_metric_history(self.parent, "trials")
-        self.steps = {metric.step for metric in history}
-        """Of the search's own curves."""
-        self._read(ViewType.ACTIVE_ONLY)
+        self.steps: set[int] = set()
+        if self.parent:
+            history = self.client.get_metric_history(self.parent, "trials")
+            self.steps = {metric.step for metric in history}
+            self._read()
+
+    def _experiment(self, run: Run, uri: str, *, create: bool) -> str:
+        name = run.search.file.tracking.experiment or run.name
+        found = self.client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        if not create:
+            return ""
+        place = (run.folder / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        return str(self.client.create_experiment(name, place, tags=kind))
 
     def find(self, key: tuple[str, str]) -> str | None:
         """The id of the child run with this tag."""
         return self._ids.get(key)
 
-    def child(
-        self,
-        *,
-        key: tuple[str, str],
-        name: str,
-        params: dict[str, str],
-        metrics: dict[str, float],
-        tags: dict[str, str],
-        result: Result | None,
-        failed: bool,
-        times: tuple[int, int],
-    ) -> None:
-        """Create or complete the child run with this tag."""
+    def child(self, row: Row) -> None:
+        """Create or complete the child run with the row's tag."""
         from mlflow.entities import Metric, Param, RunTag
 
-        run_id = self.find(key)
+        run_id = self.find(row.key)
+        kind, value = row.key
         if run_id is None:
             created = self.client.create_run(
                 self.experiment,
-                run_name=name,
-                start_time=times[0],
-                tags={PARENT: self.parent, key[0]: key[1], RUN: self._run_id},
+                run_name=row.name,
+                start_time=row.times[0],
+                tags={PARENT: self.parent, kind: value, RUN: self._run_id},
             )
-            run_id = self._ids[key] = created.info.run_id
-        if result is not None:
-            tags = {**tags, "mlflow.loggedArtifacts": _TABLES}
+            run_id = self._ids[row.key] = created.info.run_id
+        result = None if row.result is None else Result.load(row.result)
+        end = row.times[1]
         # The same values at the same time are the same point: a second writing adds none.
         self.client.log_batch(
             run_id,
-            metrics=[Metric(k, v, times[1], 0) for k, v in metrics.items()],
-            params=[Param(k, v[:6000]) for k, v in params.items()],
-            tags=[RunTag(k, v) for k, v in tags.items()],
+            metrics=[Metric(k, v, end, 0) for k, v in row.metrics.items()],
+            params=[Param(k, v[:LONGEST]) for k, v in row.params.items()],
+            tags=[RunTag(k, v) for k, v in tags_of(row).items()],
         )
         if result is not None:
-            self.client.log_text(run_id, dump_yaml(dict(result.recipe)), "recipe.yaml")
+            self.client.log_text(run_id, dump_yaml(dict(result.recipe)), _RECIPE)
             self.client.log_dict(run_id, _table(result), _ITEMS)
-        self.client.set_terminated(run_id, "FAILED" if failed else "FINISHED", times[1])
+        self.client.set_terminated(run_id, "FAILED" if row.failed else "FINISHED", end)
+        if kind == TRIAL:
+            self.written.add(int(value))
+            (self.tagged.add if row.tags["front"] == "true" else self.tagged.discard)(int(value))
+        else:
+            self.baselines.add(value)
+
+    def keep(self, key: tuple[str, str], run_id: str) -> None:
+        """Of several runs with this tag, this is the one."""
+        self._ids[key] = run_id
+
+    def forget(self, key: tuple[str, str]) -> None:
+        """The run with this tag is deleted: the next `child` makes another."""
+        self._ids.pop(key, None)
+
+    def tag_front(self, number: int, tags: Mapping[str, str]) -> None:
+        """Have a trial's run say whether it is on the front."""
+        run_id = self.find((TRIAL, str(number)))
+        if run_id is not None:
+            for key, value in tags.items():
+                self.client.set_tag(run_id, key, value)
+            (self.tagged.add if tags["front"] == "true" else self.tagged.discard)(number)
+
+    def confirm(self, number: int, metrics: Mapping[str, float]) -> None:
+        """Give a trial's run its confirmed scores."""
+        run_id = self.find((TRIAL, str(number)))
+        if run_id is not None:
+            self.client.set_tag(run_id, "confirmed", "true")
+            self.latest(run_id, metrics)
+
+    def report(self, files: Iterable[Path], metrics: Mapping[str, float], tags: Any) -> None:
+        """Attach files, metrics and tags to the search's own run."""
+        for file in files:
+            self.client.log_artifact(self.parent, str(file))
+        self.latest(self.parent, metrics)
+        for key, value in tags.items():
+            self.client.set_tag(self.parent, key, value)
 
     def metrics(
-        self, run_id: str, metrics: dict[str, float], step: int = 0, at: int | None = None
+        self, run_id: str, metrics: Mapping[str, float], step: int = 0, at: int | None = None
     ) -> None:
         """Log several metrics at once."""
         from mlflow.entities import Metric
@@ -143,67 +188,105 @@ class Store:
         at = int(time.time() * 1000) if at is None else at
         self.client.log_batch(run_id, metrics=[Metric(k, v, at, step) for k, v in metrics.items()])
 
-    def latest(self, run_id: str, metrics: dict[str, float]) -> None:
+    def latest(self, run_id: str, metrics: Mapping[str, float]) -> None:
         """Log those of `metrics` that the run does not have yet."""
         there = self.client.get_run(run_id).data.metrics
         if new := {key: value for key, value in metrics.items() if there.get(key) != value}:
             self.metrics(run_id, new)
 
-    def _parent(self, run: Run, active: Any) -> str:
-        self._run_id = run.id
-        found = self.client.search_runs(
-            [self.experiment],
-            filter_string=f"tags.`{RUN}` = '{run.id}' and tags.role = 'search'",
-            run_view_type=active,
-            max_results=1,
-        )
-        if found:
-            run_id = str(found[0].info.run_id)
-            self.client.update_run(run_id, status="RUNNING")
-            return run_id
+    def _parent(self, run: Run, *, create: bool) -> tuple[str, list[str]]:
+        """The search's own run, and others that say they are: of an answer that was lost."""
+        mine = f"tags.`{RUN}` = '{run.id}' and tags.role = 'search'"
+        found = sorted(self._runs(mine), key=lambda r: (r.info.start_time, r.info.run_id))
+        ids = [str(each.info.run_id) for each in found]
+        if ids and create:
+            self.client.update_run(ids[0], status="RUNNING")
+        if ids or not create:
+            return (ids[0] if ids else ""), ids[1:]
         created = self.client.create_run(
             self.experiment, run_name=run.name, tags={RUN: run.id, "role": "search"}
         )
         run_id = str(created.info.run_id)
-        file = run.search.file
-        for key, value in {
-            "base_model": file.base_model or "",
-            "models": ", ".join(entry.model for entry in file.models),
-            "objectives": ", ".join(objective.name for objective in run.search.objectives),
-        }.items():
-            self.client.log_param(run_id, key, value[:6000])
-        self.client.log_text(run_id, redacted(run.search.text), "search.yaml")
-        return run_id
+        for key, value in own_params(run).items():
+            self.client.log_param(run_id, key, value)
+        self.client.log_text(run_id, redacted(run.search.text), _SEARCH)
+        return run_id, []
 
-    def _read(self, active: Any) -> None:
-        """Which trials and baselines are there already, and which of them are finished."""
+    def children(self) -> list[Any]:
+        """MLflow's runs of this search's trials and baselines, oldest first."""
+        found = self._runs(f"tags.`{RUN}` = '{self._run_id}'")
+        kinds = (TRIAL, BASELINE)
+        children = [each for each in found if any(kind in each.data.tags for kind in kinds)]
+        return sorted(children, key=lambda each: (each.info.start_time, each.info.run_id))
+
+    def _runs(self, condition: str) -> list[Any]:
+        from mlflow.entities import ViewType
+
+        if not self.experiment:
+            return []
+        found: list[Any] = []
         token: str | None = None
         while True:
             page = self.client.search_runs(
                 [self.experiment],
-                filter_string=f"tags.`{PARENT}` = '{self.parent}'",
-                run_view_type=active,
+                filter_string=condition,
+                run_view_type=ViewType.ACTIVE_ONLY,
                 max_results=1000,
                 page_token=token,
             )
-            for child in page:
-                tags = child.data.tags
-                for kind in (TRIAL, BASELINE):
-                    if kind in tags:
-                        self._ids[(kind, tags[kind])] = child.info.run_id
-                if child.info.status != "RUNNING":
-                    if TRIAL in tags:
-                        self.written.add(int(tags[TRIAL]))
-                    if BASELINE in tags:
-                        self.baselines.add(tags[BASELINE])
-                if tags.get("front") == "true" and TRIAL in tags:
-                    self.tagged.add(int(tags[TRIAL]))
+            found += page
             token = page.token
             if not token:
-                return
+                return found
+
+    def _read(self) -> None:
+        """Which trials and baselines are there already, and which of them are finished."""
+        for child in self.children():
+            tags = child.data.tags
+            if tags.get(PARENT) != self.parent:
+                continue
+            key = key_of(child)
+            if key in self._ids:
+                continue  # of several, the first
+            self._ids[key] = child.info.run_id
+            if child.info.status != "RUNNING":
+                if TRIAL in tags:
+                    self.written.add(int(tags[TRIAL]))
+                else:
+                    self.baselines.add(tags[BASELINE])
+            if tags.get("front") == "true" and TRIAL in tags:
+                self.tagged.add(int(tags[TRIAL]))
 
 
-_ITEMS = "items.json"
+def key_of(child: Any) -> tuple[str, str]:
+    """The tag that a trial's or baseline's run is known by, and its value."""
+    tags = child.data.tags
+    return (TRIAL, tags[TRIAL]) if TRIAL in tags else (BASELINE, tags[BASELINE])
+
+
+def tags_of(row: Row) -> dict[str, str]:
+    """The tags of a row's run."""
+    return {**row.tags, **({_TABLES_TAG: _TABLES} if row.result is not None else {})}
+
+
+def artifacts_of(row: Row) -> set[str]:
+    """The files of a row's run."""
+    return {_RECIPE, _ITEMS} if row.result is not None else set()
+
+
+def own_params(run: Run) -> dict[str, str]:
+    """Parameters of the search's own run."""
+    file = run.search.file
+    params = {
+        "base_model": file.base_model or "",
+        "models": ", ".join(entry.model for entry in file.models),
+        "objectives": ", ".join(objective.name for objective in run.search.objectives),
+    }
+    return {key: value[:LONGEST] for key, value in params.items()}
+
+
+_SEARCH, _RECIPE, _ITEMS = "search.yaml", "recipe.yaml", "items.json"
+_TABLES_TAG = "mlflow.loggedArtifacts"
 _TABLES = json.dumps([{"path": _ITEMS, "type": "table"}])
 
 
@@ -232,8 +315,3 @@ def _table(result: Result) -> dict[str, Any]:
             for number, answer in enumerate(row.answers)
         ],
     }
-
-
-def milliseconds(moment: datetime | None) -> int:
-    """Since the epoch; of now for None."""
-    return int((time.time() if moment is None else moment.timestamp()) * 1000)

@@ -35,13 +35,13 @@ from search.file import seconds
 from search.filters import unused_filters
 from search.idle import idle
 from search.ledger import Ledger
-from search.names import to_mlflow
 from search.placement import Resources, clustered, nodes
 from search.plots import FrontPlot
 from search.pool import Pool, connected
+from search.projection import of_members, of_test
 from search.prompts import check_prompts
 from search.racing import Race, unfit
-from search.results import Result, reported
+from search.results import Result
 from search.run import Run, check, lease, logging_to
 from search.samplers import notes as sampling_notes
 from search.tracking import Tracker
@@ -328,12 +328,7 @@ def _confirm(
 ) -> Found:
     search = opened.search
     members = confirming.confirm(opened, study, pool, listener.confirming)
-    for_mlflow = {
-        member.trial: {f"confirmed_{name}": e.value for name, e in member.confirmed.items()}
-        for member in members
-        if member.trial is not None
-    }
-    tracker.confirmed(for_mlflow)
+    tracker.confirmed(of_members(members))
     try:
         chosen = confirming.choose(search, members)
     except ExportError as error:
@@ -390,12 +385,7 @@ def _end(
         files += [write_report(opened, members, account)]
     metrics = account.metrics()
     if test is not None:
-        metrics |= {f"test_{o.name}": test.estimate(o).value for o in search.objectives}
-        metrics |= {
-            f"report/{name}/{to_mlflow(key)}": estimate.value
-            for name, estimates in reported(search, test).items()
-            for key, estimate in estimates.items()
-        }
+        metrics |= of_test(search, test)
     tags = {"exported": chosen.label} if chosen is not None else {}
     tracker.report(files, metrics, tags)
     tracker.close()

@@ -2,7 +2,8 @@
 
 The study is the truth; MLflow shows it. Writes are upserts keyed on the trial's tag, made in a
 thread of their own, so that a slow or absent server never holds up the search; what could not be
-written is filled in by the next `sync`. Times are the trials' own, not those of the writing.
+written is filled in when it answers again, or by `mergefront sync`. Times are the trials' own, not
+those of the writing.
 """
 
 from __future__ import annotations
@@ -11,57 +12,64 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import optuna
-from optuna.trial import TrialState
 
 from merge_core.yaml_io import one_line
 from search import study as studies
-from search.config import Search, measures_of
-from search.front import front as front_of
-from search.front import hypervolume
-from search.mlflow_store import BASELINE, TRIAL, Store, import_mlflow, milliseconds
+from search.config import measures_of
+from search.errors import SearchError
+from search.incidents import Kind
+from search.mlflow_store import Store, import_mlflow
 from search.mlflow_view import ALL, FRONT, view_key, view_link, view_tags
 from search.names import to_mlflow
-from search.plots import BASELINE_COLOR, FRONT_COLOR, TRIAL_COLOR
-from search.results import Result, joint
+from search.projection import baseline_files, front_tags, of_baseline, of_trial, steps
+from search.results import Result
 from search.run import Run
+from search.secrets import redacted, said
 
 log = logging.getLogger("mergefront")
 
 NOTE = "mlflow.note.content"
-COLOR = "mlflow.runColor"
+MOST_WAITING = 512
+"""Things that wait to be written; more are left to a filling in."""
 
-_REST_S = 120.0  # after a failure, before MLflow is tried again
-_FAILURES = 3  # in a row, when catching up: MLflow is not there
+_REST_S, _LONGEST_REST_S = 5.0, 120.0  # before MLflow is tried again: each time twice as long
 
 
 class Tracker:
     """Writes one run's trials to MLflow.
+
+    What is asked for is kept in a queue of limited length. What does not fit into it, or comes
+    while MLflow does not answer, is dropped: the study and the result files have it, and it is
+    filled in from them when MLflow answers again.
 
     Args:
         run: the run folder.
         study: its study, which may be the driver's own.
 
     Attributes:
-        problem: the first thing that could not be written, or None.
+        problem: what could not be written and is still missing, or None.
     """
 
     def __init__(self, run: Run, study: optuna.Study) -> None:
         self.run = run
         self.study = study
         self.problem: str | None = None
-        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(MOST_WAITING)
         self._store: Store | None = None
+        self._behind = True  # until the first filling in
+        self._ours = True
+        self._rest = _REST_S
         self._rests_until = 0.0
-        self._missed: list[Callable[[], None]] = []
+        self._members: dict[int, dict[str, float]] = {}
+        self._reported: Callable[[Store], None] | None = None
         import_mlflow()  # in the thread, others would meet a half-imported pandas
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
-        self._queue.put(self._sync)
-        self._queue.put(self._describe)
+        self._put(_nothing)
 
     # ---- called by the driver; returns at once
 
@@ -69,71 +77,108 @@ class Tracker:
         self, frozen: optuna.trial.FrozenTrial, front: Sequence[int], volume: float, finished: int
     ) -> None:
         """A trial was told; front, hypervolume and finished trials are as of now."""
-        self._queue.put(lambda: self._new_trial(frozen))
-        self._queue.put(lambda: self._progress(list(front), volume, finished))
+        members = list(front)
+
+        def write() -> None:
+            if frozen.number not in self._opened().written:
+                self._opened().child(of_trial(self.run, frozen))
+            self._progress(members, volume, finished)
+
+        self._put(write)
 
     def baseline(self, label: str, result: Result) -> None:
-        """A baseline was scored on the dev items."""
-        self._queue.put(lambda: self._new_baseline(label, result))
+        """A baseline was scored on the dev items; its result is in the run folder."""
+        path = self.run.baseline(label)
+
+        def write() -> None:
+            if path.stem not in self._opened().baselines:
+                self._opened().child(of_baseline(self.run, path))
+
+        self._put(write)
 
     def report(
         self, files: Iterable[Path], metrics: dict[str, float], tags: dict[str, str]
     ) -> None:
         """Attach files, metrics and tags to the search's own run."""
         paths = list(files)
-        self._queue.put(lambda: self._report(paths, metrics, tags))
+        self._reported = lambda store: store.report(paths, metrics, tags)
+        self._put(self._tell_of_search)
 
     def confirmed(self, trials: dict[int, dict[str, float]]) -> None:
         """Confirmed scores by trial number."""
-        self._queue.put(lambda: self._confirmed(trials))
+        self._members = trials
+        self._put(self._tell_confirmed)
 
     def close(self) -> None:
         """Fill in whatever is missing and wait until all is written; a second call does nothing."""
         if not self._thread.is_alive():
             return
-        self._queue.put(self._last)
         self._queue.put(None)
         self._thread.join()
+
+    def _put(self, action: Callable[[], None]) -> None:
+        try:
+            self._queue.put_nowait(action)
+        except queue.Full:
+            self._behind = True
 
     # ---- in the thread
 
     def _work(self) -> None:
-        while (action := self._queue.get()) is not None:
-            if action == self._last:
-                action()
-            elif time.monotonic() < self._rests_until or not self._try(action):
-                self._missed.append(action)
-            elif self._missed:
-                self._catch_up()
+        while True:
+            try:
+                action = self._queue.get(timeout=self._rest if self._behind else None)
+            except queue.Empty:
+                action = _nothing
+            if action is None:
+                break
+            if not self._ours:
+                continue
+            if time.monotonic() < self._rests_until:
+                self._behind = True
+            elif self._behind:
+                self._try(self._catch_up)  # which does what the action would
+            else:
+                self._try(action)
+        if self._ours:
+            self._behind = True  # look once more, whatever the rest
+            self._try(self._last)
 
-    def _try(self, action: Callable[[], None]) -> bool:
+    def _try(self, action: Callable[[], None]) -> None:
+        try:
+            studies.still_ours(self.study)
+        except SearchError as error:
+            self._ours = False  # another driver shows what it does
+            self.problem = one_line(error)
+            return
         try:
             action()
         except Exception as error:  # noqa: BLE001 (an outage must never stop the search)
-            self._rests_until = time.monotonic() + _REST_S
+            self._behind = True
+            self._store = None  # what it held may have changed when MLflow is back
+            self._rests_until = time.monotonic() + self._rest
+            self._rest = min(2 * self._rest, _LONGEST_REST_S)
             if self.problem is None:
-                self.problem = one_line(error)[:200]
-                log.warning("MLflow: %s; the study has everything", self.problem)
-            return False
-        return True
+                self.problem = f"{said(error)[:200]}; `mergefront sync` fills it in"
+                self.run.incidents.record(
+                    Kind.TRACKER_LOST, redacted(self.run.tracking), said(error)
+                )
 
     def _catch_up(self) -> None:
-        """Write what was missed, each thing once; after a few failures in a row, later again."""
-        waiting, self._missed = self._missed, []
-        in_row = 0
-        for index, action in enumerate(waiting := [self._sync, *waiting]):
-            if self._try(action):
-                in_row = 0
-                continue
-            self._missed.append(action)
-            in_row += 1
-            if in_row == _FAILURES:
-                self._missed += waiting[index + 1 :]
-                return
+        """Fill in all that is missing."""
+        self._behind = False  # before: what is dropped meanwhile is missing again
+        self._sync()
+        self._describe()
+        self._tell_confirmed()
+        self._tell_of_search()
+        self._rest = _REST_S
+        if self.problem is not None:
+            log.warning("MLflow answers again: what it missed is filled in")
+            self.problem = None
 
     def _last(self) -> None:
         self._catch_up()
-        self._try(self._finish)
+        self._opened().client.set_terminated(self._opened().parent)
 
     def _opened(self) -> Store:
         if self._store is None:
@@ -141,24 +186,23 @@ class Tracker:
         return self._store
 
     def _sync(self) -> None:
-        """Write finished trials that have no finished run in MLflow."""
+        """Write finished trials and baselines that have no finished run in MLflow."""
         store = self._opened()
-        for frozen in self.study.get_trials(deepcopy=False):
-            if frozen.state.is_finished() and frozen.number not in store.written:
-                self._trial(frozen)
-        labels = {self.run.baseline(label).stem: label for label in self._labels()}
-        folder = self.run.folder / "baselines"
-        for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
-            if path.stem not in store.baselines:
-                self._baseline(labels.get(path.stem, path.stem), Result.load(path))
-        self._fill_progress()
+        children: list[Callable[[], None]] = [
+            lambda frozen=frozen: store.child(of_trial(self.run, frozen))  # type: ignore[misc]
+            for frozen in self.study.get_trials(deepcopy=False)
+            if frozen.state.is_finished() and frozen.number not in store.written
+        ]
+        children += [
+            lambda path=path: store.child(of_baseline(self.run, path))  # type: ignore[misc]
+            for path in baseline_files(self.run)
+            if path.stem not in store.baselines
+        ]
+        _all_but_a_few(children)
+        for step, metrics, at in steps(self.run, self.study, store.steps):
+            store.metrics(store.parent, metrics, step=step, at=at)
+            store.steps.add(step)
         self._tag_front(studies.current_front(self.study, self.run.search))
-
-    def _labels(self) -> list[str]:
-        """Every label that a baseline of the file may have."""
-        file = self.run.search.file
-        experts = [f"expert:{name}" for name in self.run.search.space.names]
-        return [*file.baselines, *experts]
 
     def _describe(self) -> None:
         """Saved views of the experiment and the search's own description, where there are none."""
@@ -183,92 +227,6 @@ class Tracker:
             note = _note(self.run, links, joint_known=joint_known)
             store.client.set_tag(store.parent, NOTE, note)
 
-    def _new_trial(self, frozen: optuna.trial.FrozenTrial) -> None:
-        if frozen.number not in self._opened().written:
-            self._trial(frozen)
-
-    def _trial(self, frozen: optuna.trial.FrozenTrial) -> None:
-        store = self._opened()
-        search = self.run.search
-        path = self.run.trial(frozen.number)
-        metrics: dict[str, float] = {"trial": float(frozen.number)}
-        tags = {
-            TRIAL: str(frozen.number),
-            "front": "false",
-            "state": frozen.state.name.lower(),
-            COLOR: TRIAL_COLOR,
-        }
-        if frozen.state == TrialState.COMPLETE:
-            metrics |= _scores(frozen, search)
-            metrics["tokens"] = float(frozen.user_attrs["tokens"])
-            for stage, spent in frozen.user_attrs["seconds"].items():
-                metrics[f"seconds_{stage}"] = float(spent)
-            for reason, share in frozen.user_attrs.get(studies.ENDED, {}).items():
-                metrics[f"ended_{reason}"] = float(share)
-            metrics |= _retained(frozen.user_attrs.get(studies.RETAINED, {}))
-            for key in ("fault", studies.DUPLICATE_OF, studies.FINGERPRINT):
-                if key in frozen.user_attrs:
-                    tags[key] = str(frozen.user_attrs[key])
-            if (stopped := frozen.user_attrs.get(studies.PARTIAL)) is not None:
-                tags[studies.PARTIAL] = stopped["reason"]
-                metrics["items"] = float(stopped["items"])
-        params = {to_mlflow(name): str(value) for name, value in frozen.params.items()}
-        if (
-            "merge_method" not in params
-            and (recipe := studies.recipe_of(frozen, search)) is not None
-        ):
-            params["merge_method"] = recipe.merge_method
-        store.child(
-            key=(TRIAL, str(frozen.number)),
-            name=f"trial {frozen.number}",
-            params=params,
-            metrics=metrics,
-            tags=tags,
-            result=Result.load(path) if path.is_file() else None,
-            failed=frozen.state == TrialState.FAIL,
-            times=(milliseconds(frozen.datetime_start), milliseconds(frozen.datetime_complete)),
-        )
-        store.written.add(frozen.number)
-        store.tagged.discard(frozen.number)
-
-    def _new_baseline(self, label: str, result: Result) -> None:
-        if self.run.baseline(label).stem not in self._opened().baselines:
-            self._baseline(label, result)
-
-    def _baseline(self, label: str, result: Result) -> None:
-        search = self.run.search
-        metrics = {}
-        for objective in search.objectives:
-            estimate = result.estimate(objective)
-            metrics[objective.name] = estimate.value
-            metrics[f"{objective.name}_low"] = estimate.low
-            metrics[f"{objective.name}_high"] = estimate.high
-            metrics[f"{objective.name}_n"] = estimate.n
-        metrics["tokens"] = float(result.tokens)
-        for stage, spent in result.seconds.items():
-            metrics[f"seconds_{stage}"] = float(spent)
-        if (both := joint(result)) is not None:
-            metrics["joint"] = both.value
-        for reason in studies.CUT_SHORT:
-            metrics[f"ended_{reason}"] = result.ended(reason)
-        metrics |= _retained(result.retained)
-        store = self._opened()
-        file = self.run.baseline(label)
-        place = file.stem
-        end = int((file.stat().st_mtime if file.is_file() else time.time()) * 1000)
-        start = end - int(sum(result.seconds.values()) * 1000)
-        store.child(
-            key=(BASELINE, place),
-            name=label,
-            params={"merge_method": "baseline"},
-            metrics=metrics,
-            tags={BASELINE: place, "front": "false", COLOR: BASELINE_COLOR},
-            result=result,
-            failed=False,
-            times=(start, end),
-        )
-        store.baselines.add(place)
-
     def _progress(self, front: list[int], volume: float, finished: int) -> None:
         store = self._opened()
         if finished not in store.steps:
@@ -281,75 +239,40 @@ class Tracker:
             store.steps.add(finished)
         self._tag_front(front)
 
-    def _fill_progress(self) -> None:
-        """The steps of the search's own curves that an outage left out."""
-        store, search = self._opened(), self.run.search
-        trials = studies.scored(self.study)
-        paid = studies.paid(trials)
-        taken = {n: trial for n, trial in trials.items() if n not in paid}  # not paid for here
-        order = sorted(paid, key=lambda number: milliseconds(trials[number].datetime_complete))
-        for finished in sorted(set(range(1, len(order) + 1)) - store.steps):
-            points = studies.points(taken | {n: trials[n] for n in order[:finished]}, search)
-            members = front_of(points)
-            metrics = {
-                "hypervolume": hypervolume([points[number] for number in members]),
-                "front_size": float(len(members)),
-                "trials": float(finished),
-            }
-            at = milliseconds(trials[order[finished - 1]].datetime_complete)
-            store.metrics(store.parent, metrics, step=finished, at=at)
-            store.steps.add(finished)
-
     def _tag_front(self, front: list[int]) -> None:
         store = self._opened()
         for number in store.tagged.symmetric_difference(front):
-            run_id = store.find((TRIAL, str(number)))
-            if run_id is None:
-                continue
-            on = number in front
-            store.client.set_tag(run_id, "front", "true" if on else "false")
-            store.client.set_tag(run_id, COLOR, FRONT_COLOR if on else TRIAL_COLOR)
-            (store.tagged.add if on else store.tagged.discard)(number)
+            store.tag_front(number, front_tags(on_front=number in front))
 
-    def _confirmed(self, trials: dict[int, dict[str, float]]) -> None:
-        store = self._opened()
-        for number, metrics in trials.items():
-            run_id = store.find((TRIAL, str(number)))
-            if run_id is not None:
-                store.client.set_tag(run_id, "confirmed", "true")
-                store.latest(run_id, metrics)
+    def _tell_confirmed(self) -> None:
+        for number, metrics in self._members.items():
+            self._opened().confirm(number, metrics)
 
-    def _report(self, files: list[Path], metrics: dict[str, float], tags: dict[str, str]) -> None:
-        store = self._opened()
-        for file in files:
-            store.client.log_artifact(store.parent, str(file))
-        store.latest(store.parent, metrics)
-        for key, value in tags.items():
-            store.client.set_tag(store.parent, key, value)
-
-    def _finish(self) -> None:
-        store = self._opened()
-        store.client.set_terminated(store.parent)
+    def _tell_of_search(self) -> None:
+        if self._reported is not None:
+            self._reported(self._opened())
 
 
-def _scores(frozen: optuna.trial.FrozenTrial, search: Search) -> dict[str, float]:
-    """What a finished trial was told, with its intervals and the items that they are of."""
-    # The values of a stopped trial are estimates of all items, not means of those it answered: the
-    # interval and `joint` of the answered ones are none of theirs.
-    partial = studies.PARTIAL in frozen.user_attrs
-    metrics: dict[str, float] = {}
-    for objective, value in zip(search.objectives, frozen.values, strict=True):
-        low, high, n = frozen.user_attrs["intervals"][objective.name]
-        metrics |= {objective.name: value, f"{objective.name}_n": float(n)}
-        if not partial:
-            metrics |= {f"{objective.name}_low": low, f"{objective.name}_high": high}
-    if "joint" in frozen.user_attrs and not partial:
-        metrics["joint"] = float(frozen.user_attrs["joint"])
-    return metrics
+def _all_but_a_few(actions: Iterable[Callable[[], None]]) -> None:
+    """Do each; one that fails is skipped, and raised at the end; after two in a row it is MLflow
+    that fails, not they.
+    """
+    failed: Exception | None = None
+    row = 0
+    for action in actions:
+        try:
+            action()
+            row = 0
+        except Exception as error:  # noqa: BLE001 (raised below)
+            failed, row = error, row + 1
+            if row > 1:
+                break
+    if failed is not None:
+        raise failed
 
 
-def _retained(shares: Mapping[str, float]) -> dict[str, float]:
-    return {f"retained/{to_mlflow(name)}": float(share) for name, share in shares.items()}
+def _nothing() -> None:
+    """What is done when nothing is asked for."""
 
 
 def _note(run: Run, links: dict[str, str], *, joint_known: bool) -> str:

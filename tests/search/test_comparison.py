@@ -19,10 +19,10 @@ from search.confirm import Member, load, members_of, save
 from search.confirmed import findings, standing
 from search.errors import ConfigError
 from search.plots import FrontPlot
+from search.projection import _scores
 from search.results import Result, Stopped
 from search.run import Run
 from search.study import PARTIAL, attributes_of, open_study
-from search.tracking import _scores
 from tests.search.kit import finish, start
 from tests.search.small import GOOD, CommandLine, make_workplace
 
