@@ -287,7 +287,10 @@ def test_an_item_that_always_kills_stops_the_search_by_name(tmp_path: Path) -> N
     (line,) = said.splitlines()
     assert line.startswith("mergefront: 3 trials in a row failed at the same place")
     assert f"item {poisoned!r} of task u" in line
-    assert counts_of(file) == {"engine_died": 9, "poisoned_item": 3}
+    counts = counts_of(file)
+    assert counts.pop("poisoned_item") == 3
+    assert set(counts) == {"engine_died"}
+    assert 9 <= counts["engine_died"] <= 11  # three tries each; a fourth trial was on its way
 
 
 def dies_at(item: str, file: Path) -> int:
@@ -365,12 +368,9 @@ def local_ray() -> Iterator[None]:
 def test_a_hung_and_a_dead_worker_cost_no_more_than_their_block(
     local_ray: None, tmp_path: Path
 ) -> None:
-    file = life_file(tmp_path)
     (tmp_path / "trap.py").write_text(TRAP)
-    text = file.read_text()
-    text = text.replace("- math\n", "- math\n    - python: {function: 'trap:score', name: trap}\n")
-    text = text.replace("count: 2", "count: 2\n  block_timeout: 6s")
-    file.write_text(text)
+    workers = {"count": 2, "block_timeout": "6s"}
+    file = life_file(tmp_path, scorers=["python:trap:score"], workers=workers)
     found, study, _ = search(file)
     assert found.finished == TRIALS
     assert all(trial.state == optuna.trial.TrialState.COMPLETE for trial in study.trials)

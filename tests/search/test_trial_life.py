@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 import mlflow
@@ -28,17 +29,18 @@ pytestmark = pytest.mark.slow
 TRIALS = 5
 
 
-def life_file(folder: Path) -> Path:
+def life_file(folder: Path, scorers: Sequence[str] = (), **changes: object) -> Path:
     """Two tasks, so that a trial has two blocks; a baseline; no delay."""
-    scorers = ["math", {"language": {"expect": "th"}}]
+    scored = ["math", {"language": {"expect": "th"}}, *scorers]
     file = write(
         folder,
-        tasks={name: {"items": f"{name}.jsonl", "scorers": scorers} for name in ("t", "u")},
+        tasks={name: {"items": f"{name}.jsonl", "scorers": scored} for name in ("t", "u")},
         objectives={"reasoning": ["t/math", "u/math"], "language": "t/language"},
         baselines=["uniform"],
         budget={"trials": TRIALS},
         racing=False,
         confirm={"max": 2},
+        **changes,
     )
     for name in ("t", "u"):
         rows = [
