@@ -19,6 +19,7 @@ from pathlib import Path
 import ray
 from filelock import FileLock
 
+from merge_core.errors import CheckpointError
 from merge_core.references import locate, split_reference
 from search.results import Result
 from search.worker import Evaluator, Job, Setup, Step
@@ -69,8 +70,12 @@ class Worker:
         """
         context = ray.get_runtime_context()
         gpus = tuple(int(gpu) for gpu in ray.get_gpu_ids())
-        yield Begun(context.get_node_id(), socket.gethostname(), gpus, os.getpid())
-        yield from fetched(self._setup)
+        host = socket.gethostname()
+        yield Begun(context.get_node_id(), host, gpus, os.getpid())
+        try:
+            yield from fetched(self._setup)
+        except CheckpointError as error:
+            raise CheckpointError(f"on {host}: {error}") from None
 
     @ray.method(num_returns="streaming")  # type: ignore[untyped-decorator]
     def evaluate(self, job: Job) -> Iterator[Step | Result]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnschedulableError, RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import (
     NodeAffinitySchedulingStrategy,
@@ -23,6 +23,7 @@ from ray.util.scheduling_strategies import (
 
 from search.actor import Begun, Worker
 from search.errors import USER_ERRORS, WorkerError
+from search.incidents import Kind
 from search.placement import Bundle, Node, Place, Resources, nodes
 from search.worker import Job, Setup
 
@@ -33,7 +34,7 @@ PENDING_S = 120.0
 """A worker that others' claims keep from starting for so long is tried on another node."""
 
 MOST_FAILED = 5
-"""Starts in a row that fail before it is called the set-up's fault."""
+"""Starts in a row that fail, with no worker alive, before it is called the set-up's fault."""
 
 _NODE_ID = "ray.io/node-id"  # the label that Ray gives every node
 log = logging.getLogger("mergefront")
@@ -81,6 +82,7 @@ class Crew:
         setup: sent to each.
         resources: which workers are wanted.
         wait: how many seconds no worker may be alive before the search ends.
+        record: told of faults that no job has met: kind, where, what was said.
 
     Attributes:
         members: by name, those that are starting included.
@@ -88,7 +90,13 @@ class Crew:
         used: seconds that they had one.
     """
 
-    def __init__(self, setup: Setup, resources: Resources, wait: float) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        resources: Resources,
+        wait: float,
+        record: Callable[[Kind, str, object], None],
+    ) -> None:
         self.resources = resources
         self.members: dict[str, Member] = {}
         self.idle = 0.0
@@ -96,6 +104,7 @@ class Crew:
         self._setup = ray.put(setup)
         self._starting: dict[Any, str] = {}
         self._wait = wait
+        self._record = record
         self._number = 0
         self._failed = 0
         self._held = (0.0, 0.0)
@@ -157,7 +166,7 @@ class Crew:
             if all(self.alive(bundle.node) for bundle in member.place.bundles):
                 continue
             if member.job is None:
-                log.warning("worker %s left with its node", member.name)
+                self._record(Kind.NODE_LOST, f"worker {member.name}", "left with its node")
                 self.drop(member)
             else:  # what it was at ends with its error; a part of it elsewhere ends, too
                 ray.kill(member.actor)
@@ -181,13 +190,11 @@ class Crew:
             del self._starting[told]
             member.ready, member.free_since = True, time.monotonic()
             return
-        except RayTaskError as error:
-            if isinstance(error.cause, USER_ERRORS):
-                raise error.cause from None
-            self._failed_start(member, error)
-            return
-        except (ActorUnschedulableError, RayActorError, ray.exceptions.RayError) as error:
-            self._failed_start(member, error)
+        except RayError as error:
+            cause = error.cause if isinstance(error, RayTaskError) else error
+            if isinstance(cause, USER_ERRORS) and not self.ready:
+                raise cause from None
+            self._failed_start(member, cause)
             return
         self._alive = time.monotonic()
         if isinstance(said, Begun):
@@ -296,8 +303,11 @@ class Crew:
         gpus = f" with GPUs {', '.join(map(str, said.gpus))}" if said.gpus else ""
         log.info("worker %s is on %s (node %s)%s", member.name, said.host, said.node[:8], gpus)
 
-    def _failed_start(self, member: Member, error: Exception) -> None:
-        """A start came to nothing: on a node that has left that says nothing, else it counts."""
+    def _failed_start(self, member: Member, error: BaseException) -> None:
+        """A start came to nothing: on a node that has left that says nothing, else it counts.
+
+        The node gets no worker for a while, longer each time.
+        """
         self.drop(member)
         self._looked = -math.inf
         gone = {node.id for node in nodes()}.isdisjoint({member.node})
@@ -305,12 +315,13 @@ class Crew:
             return
         log.warning("worker %s did not start: %s", member.name, error)
         self._failed += 1
-        if self._failed >= MOST_FAILED:
+        begun = any(other.begun for other in self.members.values())
+        if self._failed >= MOST_FAILED and not begun:
             raise WorkerError(
                 f"{MOST_FAILED} workers in a row died while they started, the last with: "
                 f"{str(error).splitlines()[0]}"
             )
-        self._not_before[member.node] = time.monotonic() + 2.0**self._failed
+        self._not_before[member.node] = time.monotonic() + 2.0 ** min(8, self._failed)
 
     def _move(self, on: Sequence[Node], clock: float) -> None:
         """Start a worker elsewhere if others' claims keep it from its place, and there is room."""

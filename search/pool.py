@@ -104,7 +104,7 @@ class Pool:
     def __init__(
         self, setup: Setup, resources: Resources, care: Care, wait: float = math.inf
     ) -> None:
-        self.crew = Crew(setup, resources, wait)
+        self.crew = Crew(setup, resources, wait, care.incidents.record)
         self._futures: dict[Any, str] = {}
         self._care = care
         self._queue: deque[Job] = deque()

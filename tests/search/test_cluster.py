@@ -373,7 +373,7 @@ def test_several_kinds_one_across_nodes(cluster: Cluster, tmp_path: Path) -> Non
     kinds = ({"gpus": 6, "across_nodes": True, "count": 1}, {"gpus": 1, "resources": {"odd": 1}})
     entry = WorkersEntry(kinds=kinds)
     total = before * GPUS + 1
-    crew = Crew(setup, Resources.of(entry, setup.engine, []), wait=60.0)
+    crew = Crew(setup, Resources.of(entry, setup.engine, []), 60.0, print)
     try:
         until(lambda: hear(crew) == 2)
         wide, small = crew.ready
@@ -411,7 +411,7 @@ def test_without_any_worker_it_waits_as_long_as_it_was_told(
 ) -> None:
     setup = prepare(load(write(tmp_path))).setup()
     entry = WorkersEntry(count=1, gpus=9)
-    crew = Crew(setup, Resources.of(entry, setup.engine, []), wait=1.0)
+    crew = Crew(setup, Resources.of(entry, setup.engine, []), 1.0, print)
     try:
         with pytest.raises(WorkerError, match=r"no worker has been alive.*workers\.wait"):
             until(lambda: hear(crew) > 0, 10.0)
