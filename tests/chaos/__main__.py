@@ -16,7 +16,7 @@ from tests.chaos import checks, processes
 from tests.chaos.schedule import KINDS, schedule
 from tests.chaos.soak import ChaosError, Soak
 
-_CHECKS_S = 600  # beside the search itself
+_REST_S = 900  # for the rest of the search and the checks
 
 
 def _end(signum: int, _: object) -> NoReturn:
@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--heads", type=int, default=0, help="kills of the cluster's head")
     parser.add_argument("--seed", type=int, default=0, help="of the schedule and of the sampler")
     parser.add_argument("--delay", type=float, default=1.0, help="seconds of an answer")
-    parser.add_argument("--limit", type=float, default=3600, help="seconds for the search")
+    parser.add_argument("--limit", type=float, default=3600, help="seconds for the kills")
     parser.add_argument("--stall", type=float, default=180, help="seconds without any new result")
     parser.add_argument("--sqlite", action="store_true", help="no PostgreSQL")
     parser.add_argument("--keep", action="store_true", help="keep the folder of a good run, too")
@@ -46,7 +46,7 @@ def main() -> int:
     # Ray's sockets lie in it, and their paths may have 107 characters.
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGALRM, _end)
-    signal.alarm(int(given.limit) + _CHECKS_S)
+    signal.alarm(int(given.limit) + _REST_S)
     folder = Path(tempfile.mkdtemp(prefix="mfc-", dir="/tmp"))
     began = time.monotonic()
     soak = None

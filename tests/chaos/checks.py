@@ -50,7 +50,9 @@ class Trial:
 def all_of(soak: Soak) -> list[str]:
     """Every check of a search that has ended, with all its services up."""
     trials = read_study(soak)
+    left_out = soak.told.left_out
     problems = [
+        *([f"{left_out} kills were left out: time was up"] if left_out else []),
         *(f"the driver ended by itself: {said}" for said in soak.told.gave_up),
         *study(trials, soak.trials),
         *results(trials, soak.run),
