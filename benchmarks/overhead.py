@@ -6,8 +6,8 @@ of load and generate are timed from outside, by a hook that needs nothing of the
 that `--tree` can measure another checkout. After each load the same process copies as many bytes
 as a merge moves: the floor of the swap, in pairs with it.
 
-All that is not generating is overhead: the swap of weights; and the turnaround, from the last
-answer of a trial to the swap of the next: scoring, sending, saving, telling, proposing, planning.
+All that is not generating is overhead: the swap of weights; scoring; the turnaround, from the last
+answer of a trial to the swap of the next: sending, saving, telling, proposing, planning.
 
     python -m benchmarks.overhead [--tree CHECKOUT] [--trials 12] [--folder FOLDER]
 """
@@ -39,18 +39,33 @@ HOOK = """
 import importlib.abc, importlib.machinery, json, os, sys, time
 
 
-def _patch(module):
+def note(what, began):
+    with open(os.environ["OVERHEAD_LOG"], "a") as file:
+        spent = time.process_time() - began[1]
+        file.write(json.dumps([what, began[0], time.time(), spent]) + "\\n")
+
+
+def _task(module):
+    score = module.score_task
+
+    def score_task(*given, **named):
+        began = time.time(), time.process_time()
+        try:
+            return score(*given, **named)
+        finally:
+            note("task", began)
+
+    module.score_task = score_task
+
+
+def _engine(module):
     import torch
 
-    engine, log, moved = module.TransformersEngine, os.environ["OVERHEAD_LOG"], {}
-
-    def note(what, began):
-        with open(log, "a") as file:
-            file.write(json.dumps([what, began, time.time()]) + "\\n")
+    engine, moved = module.TransformersEngine, {}
 
     def timed(what, method):
         def run(self, *given):
-            began = time.time()
+            began = time.time(), time.process_time()
             found = method(self, *given)
             note(what, began)
             if what == "load":
@@ -58,7 +73,7 @@ def _patch(module):
                 if not moved:
                     moved["from"] = torch.ones(size, dtype=torch.uint8)
                     moved["to"] = torch.zeros(size, dtype=torch.uint8)
-                began = time.time()
+                began = time.time(), time.process_time()
                 moved["to"].copy_(moved["from"])
                 note("copy", began)
             return found
@@ -67,16 +82,19 @@ def _patch(module):
     engine.load, engine.generate = timed("load", engine.load), timed("generate", engine.generate)
 
 
+PATCHES = {"objectives.engines.transformers": _engine, "objectives.score": _task}
+
+
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "objectives.engines.transformers":
+        if name not in PATCHES:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         execute = spec.loader.exec_module
 
         def then(module):
             execute(module)
-            _patch(module)
+            PATCHES[name](module)
 
         spec.loader.exec_module = then
         return spec
@@ -88,18 +106,28 @@ sys.meta_path.insert(0, Finder())
 
 @dataclass(frozen=True)
 class Trial:
-    """Seconds of one trial; `copy` is not part of the others."""
+    """Seconds of one trial; `copy` is not part of the others.
+
+    Attributes:
+        swap, copy: wall time.
+        swap_cpu, copy_cpu: the process' own, which a busy machine changes less.
+        generate: answering.
+        scoring: the rest of the task: prompts, scorers.
+        turnaround: from there to the next swap.
+    """
 
     swap: float
-    generate: float
-    between: float
-    turnaround: float
     copy: float
+    swap_cpu: float
+    copy_cpu: float
+    generate: float
+    scoring: float
+    turnaround: float
 
     @property
     def overhead(self) -> float:
         """All but generating."""
-        return self.swap + self.between + self.turnaround
+        return self.swap + self.scoring + self.turnaround
 
     @property
     def share(self) -> float:
@@ -189,17 +217,29 @@ def measure(tree: Path, models: Path, moved: int, trials: int) -> tuple[list[Tri
 
 
 def told(calls: Sequence[Sequence[Any]], trials: int) -> list[Trial]:
-    """Trials from (what, began, ended) of a worker's calls, but for those with no swap after."""
-    starts = [i for i, (what, _, _) in enumerate(calls) if what == "load"][: trials + 1]
+    """Trials from (what, began, ended, processor's) of a worker's calls, but for the last, which
+    no swap follows.
+    """
+    starts = [i for i, call in enumerate(calls) if call[0] == "load"][: trials + 1]
     found = []
     for start, stop in pairwise(starts):
-        mine = calls[start:stop]
-        seconds = {what: sum(b - a for w, a, b in mine if w == what) for what in ("load", "copy")}
-        answers = [(a, b) for w, a, b in mine if w == "generate"]
-        generate = sum(b - a for a, b in answers)
-        inside = answers[-1][1] - mine[0][1] - seconds["load"] - seconds["copy"] - generate
-        turn = calls[stop][1] - answers[-1][1]
-        found.append(Trial(seconds["load"], generate, inside, turn, seconds["copy"]))
+        wall = dict.fromkeys(("load", "copy", "generate", "task"), 0.0)
+        own = dict(wall)
+        for what, began, ended, spent in calls[start:stop]:
+            wall[what] += ended - began
+            own[what] += spent
+        whole = calls[stop][1] - calls[start][1]
+        found.append(
+            Trial(
+                swap=wall["load"],
+                copy=wall["copy"],
+                swap_cpu=own["load"],
+                copy_cpu=own["copy"],
+                generate=wall["generate"],
+                scoring=wall["task"] - wall["generate"],
+                turnaround=whole - wall["load"] - wall["copy"] - wall["task"],
+            )
+        )
     return found
 
 
@@ -247,19 +287,15 @@ def report(label: str, trials: Sequence[Trial], whole: float, spent: str) -> Non
     def middle(name: str) -> float:
         return float(statistics.median(getattr(trial, name) for trial in trials))
 
-    ratio = statistics.median(trial.swap / trial.copy for trial in trials)
-    say(f"{label}: {len(trials)} trials, medians; the whole command {whole:.1f} s")
-    table = Table(
-        ("", 12), ("swap", 8), ("copy", 8), ("ratio", 6), ("between", 8), ("turn", 8), ("all", 8),
-        ("generate", 9), ("share", 7),
-    )  # fmt: skip
-    table.row(
-        "seconds",
-        *(f"{middle(name):.3f}" for name in ("swap", "copy")),
-        f"{ratio:.2f}",
-        *(f"{middle(name):.3f}" for name in ("between", "turnaround", "overhead")),
-        f"{middle('generate'):.2f}",
-        f"{middle('share'):.1%}",
+    wall = statistics.median(trial.swap / trial.copy for trial in trials)
+    own = statistics.median(trial.swap_cpu / trial.copy_cpu for trial in trials)
+    say(f"{label}: {len(trials)} trials, medians of seconds; the whole command {whole:.1f} s")
+    names = ("swap", "scoring", "turnaround", "overhead", "generate")
+    table = Table(*((name, 11) for name in (*names, "share")))
+    table.row(*(f"{middle(name):.3f}" for name in names), f"{middle('share'):.1%}")
+    say(
+        f"  swap against the copy, in pairs: {wall:.1f} by the clock ({middle('copy'):.3f} s),"
+        f" {own:.1f} by the processor ({middle('swap_cpu'):.3f} and {middle('copy_cpu'):.3f} s)"
     )
     say(f"  the driver: {spent}")
     say(f"  load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
