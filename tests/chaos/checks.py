@@ -226,10 +226,10 @@ def score_alone(
 
 
 def sync(soak: Soak) -> list[str]:
-    """`mergefront sync` fills in what MLflow missed."""
-    for _ in range(2):  # the second time there is nothing left to do
+    """`mergefront sync` makes MLflow equal to the study, by its own measure too."""
+    for option in ([], ["--dry-run"]):
         done = subprocess.run(
-            [BIN / "mergefront", "sync", str(soak.run)],
+            [BIN / "mergefront", "sync", str(soak.run), *option],
             cwd=soak.work,
             capture_output=True,
             text=True,
@@ -237,7 +237,8 @@ def sync(soak: Soak) -> list[str]:
             check=False,
         )
         if done.returncode:
-            return [f"sync ended with {done.returncode}: {(done.stderr or done.stdout)[-300:]}"]
+            said = (done.stdout + done.stderr)[-500:]
+            return [f"sync {' '.join(option)} ended with {done.returncode}: {said}"]
     return []
 
 
