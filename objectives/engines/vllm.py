@@ -72,20 +72,21 @@ class VllmEngine(Engine):
         self._number = 0
         self._closed = False
         self._engine: Any = None
+        self._children: list[Any] = []
+        self.last_load: list[dict[str, Any]] = []
         before = children()
         try:
             self._engine = _start(config, path, self._complete)
-            self._children = [child for child in children() if child not in before]
-            self.last_load: list[dict[str, Any]] = []
-            opened = self._call("mergefront_open", config.swap)
+            opened = self._call("mergefront_open", config.swap, self._owner())
+            self._raise_fault(opened)
+            # One rank that cannot be written in place makes all reload.
+            if len({answer["way"] for answer in opened}) > 1:
+                opened = self._call("mergefront_open", "reload", None)
         except BaseException:
             self._children = [child for child in children() if child not in before]
             self.close()
             raise
-        self._raise_fault(opened)
-        # One rank that cannot be written in place makes all reload.
-        if len({answer["way"] for answer in opened}) > 1:
-            opened = self._call("mergefront_open", "reload")
+        self._children = [child for child in children() if child not in before]
         self.way: str = opened[0]["way"]
         length = int(self._engine.model_config.max_model_len)
         self._encoder = Encoder(tokenizer, length)
@@ -252,6 +253,11 @@ class VllmEngine(Engine):
         return _short(self._engine.model_config.dtype)
 
     # ---- vLLM's processes
+
+    def _owner(self) -> int | None:
+        """This process, for workers to end with it; None where they may be on other machines."""
+        backend = self._engine.vllm_config.parallel_config.distributed_executor_backend
+        return os.getpid() if backend in ("mp", "uni") else None
 
     def _call(self, method: str, *arguments: Any) -> list[dict[str, Any]]:
         """What every worker answers to a call of `MergeExtension`."""

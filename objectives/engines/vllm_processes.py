@@ -1,5 +1,7 @@
 """The child processes of this one: which there are, and how they end."""
 
+import contextlib
+from multiprocessing import resource_tracker
 from typing import Any
 
 _PATIENCE = 10.0
@@ -7,10 +9,14 @@ _PATIENCE = 10.0
 
 
 def children() -> list[Any]:
-    """All descendants that are alive, as `psutil.Process`; vLLM brings psutil."""
+    """All descendants that are alive, as `psutil.Process`; vLLM brings psutil.
+
+    Python's own, which keeps account of shared memory until this process ends, is not listed.
+    """
     import psutil
 
-    return list(psutil.Process().children(recursive=True))
+    own = getattr(resource_tracker._resource_tracker, "_pid", None)
+    return [child for child in psutil.Process().children(recursive=True) if child.pid != own]
 
 
 def end(processes: list[Any]) -> None:
@@ -20,18 +26,8 @@ def end(processes: list[Any]) -> None:
     import psutil
 
     _, alive = psutil.wait_procs(processes, timeout=_PATIENCE)
-    for process in alive:
-        _tell(process.terminate)
-    _, alive = psutil.wait_procs(alive, timeout=_PATIENCE)
-    for process in alive:
-        _tell(process.kill)
-    psutil.wait_procs(alive, timeout=_PATIENCE)
-
-
-def _tell(message: Any) -> None:
-    import contextlib
-
-    import psutil
-
-    with contextlib.suppress(psutil.NoSuchProcess):
-        message()
+    for tell in ("terminate", "kill"):
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                getattr(process, tell)()
+        _, alive = psutil.wait_procs(alive, timeout=_PATIENCE)

@@ -11,9 +11,14 @@ import torch
 from vllm.model_executor.layers import utils
 from vllm.v1.worker.cpu_worker import CPUWorker
 
+from objectives.engines.vllm_worker import MergeExtension
 
-class UnpackedWorker(CPUWorker):  # type: ignore[misc]
-    """`CPUWorker`, but for the packing."""
+
+class UnpackedWorker(CPUWorker, MergeExtension):  # type: ignore[misc]
+    """`CPUWorker`, but for the packing.
+
+    vLLM would mix the extension in as well, and refuse where `CPUWorker` has it already.
+    """
 
     def load_model(self, *arguments: Any, **named: Any) -> Any:
         """Load with linear layers that compute with the weight they hold."""

@@ -12,6 +12,8 @@ form layer by layer, lets the loader fill it, and packs or quantises it again.
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -25,6 +27,9 @@ from objectives.weights import PartSource
 _PLAIN = ("UnquantizedLinearMethod", "UnquantizedEmbeddingMethod")
 """vLLM's methods that leave parameters as the loader fills them (but on a CPU: see `_packed`)."""
 
+_WATCH_EVERY = 2.0
+"""Seconds between two looks at the process that the workers belong to."""
+
 _PLAIN_MODULES = ("Attention",)
 """Modules that process weights after loading, but only scales of the cache."""
 
@@ -36,8 +41,15 @@ class MergeExtension:
     vllm_config: Any
     device: torch.device
 
-    def mergefront_open(self, swap: str) -> dict[str, Any]:
-        """Settle how merges come into the model; `swap` is the configuration's."""
+    def mergefront_open(self, swap: str, owner: int | None) -> dict[str, Any]:
+        """Settle how merges come into the model, and end with the engine's process.
+
+        Args:
+            swap: the configuration's.
+            owner: the engine's process, if it is on this machine.
+        """
+        if owner not in (None, os.getpid()):
+            threading.Thread(target=_end_with, args=(owner,), daemon=True).start()
         try:
             self._mergefront = LiveModel(self.model_runner.get_model(), self.vllm_config, swap)
         except Exception as error:  # noqa: BLE001 - see the module
@@ -51,6 +63,17 @@ class MergeExtension:
     def mergefront_load(self, maker: str, data: dict[str, Any]) -> dict[str, Any]:
         """Make a source's weights in the live model."""
         return self._mergefront.load(maker, data)
+
+
+def _end_with(owner: int) -> None:
+    """End this process once `owner` has ended; vLLM's would wait for ever for a killed one."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(owner)
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(_WATCH_EVERY)
+    os._exit(1)
 
 
 class LiveModel:

@@ -134,7 +134,10 @@ class FreshAnswers:
         self._known: dict[str, list[Generation]] = {}
 
     def of(self, merge: Recipe, **changes: Any) -> list[Generation]:
-        """The answers to `prompts()` of an engine that has loaded nothing but its own folder."""
+        """The answers to `prompts()` of an engine that has loaded nothing but its own folder.
+
+        To be asked while no other engine is live: those in one process share vLLM's groups.
+        """
         key = json.dumps([merge.plain(), changes], sort_keys=True)
         if key not in self._known:
             saved = self._folder / "merge"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import psutil
 import pytest
 
@@ -123,6 +128,41 @@ def test_processes_end_with_the_engine_and_their_death_is_told(trio):
         with pytest.raises(EngineDiedError, match="died"):
             engine.generate(prompts(), SETTINGS)
     assert [p for p in workers() if "resource_tracker" not in " ".join(p.cmdline())] == []
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from objectives.engines import VllmConfig, make_engine
+from tests.vllm.kit import SMALL
+if __name__ == "__main__":
+    engine = make_engine(VllmConfig(**SMALL), Path(sys.argv[1]))
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.timeout(600)
+def test_no_process_outlives_a_killed_owner(tiny, tmp_path):
+    (tmp_path / "killed.py").write_text(KILLED)
+    quiet = {k: v for k, v in os.environ.items() if k != "VLLM_ENABLE_V1_MULTIPROCESSING"}
+    owner = subprocess.Popen(
+        [sys.executable, tmp_path / "killed.py", tiny],
+        env=quiet | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while owner.stdout.readline().strip() != "ready":
+            assert owner.poll() is None
+        workers = psutil.Process(owner.pid).children(recursive=True)
+        assert len(workers) >= 2
+    finally:
+        owner.kill()
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    for process in alive:
+        process.kill()
+    assert alive == []
 
 
 def test_says_what_vllm_says_in_one_line(tiny, tmp_path):
