@@ -32,8 +32,10 @@ def print_json(data: Any) -> None:
 
 
 def say(line: str) -> None:
-    """One line as it is: never wrapped, and brackets in a path are no markup."""
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    """One line as it is, but for passwords: never wrapped, and brackets are no markup."""
+    from search.secrets import redacted
+
+    console.print(redacted(line), highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
-from merge_core.yaml_io import one_line, write_atomic
+from merge_core.yaml_io import write_atomic
+from search.secrets import said
 
 log = logging.getLogger("mergefront")
 
@@ -173,12 +174,12 @@ class Incidents:
         Args:
             kind: one of `Kind`.
             where: what met it: "trial 7 on w3", "study.db".
-            message: what was said of it; one line is kept.
+            message: what was said of it; one line is kept, without passwords.
         """
-        kind, said = Kind(kind), one_line(message)[:MOST_CHARACTERS]
-        log.warning("%s: %s: %s", kind, where, said)
+        kind, told = Kind(kind), said(message)[:MOST_CHARACTERS]
+        log.warning("%s: %s: %s", kind, where, told)
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        row = {"at": at, "kind": str(kind), "where": where, "message": said}
+        row = {"at": at, "kind": str(kind), "where": where, "message": told}
         with _LOCK:
             try:
                 self._append(json.dumps(row, ensure_ascii=False) + "\n")

@@ -22,6 +22,7 @@ from typing import Any
 from merge_core.references import split_reference
 from search.config import Search
 from search.errors import ConfigError, WorkerError
+from search.secrets import without_password
 
 PASSED = ("HF_ENDPOINT", "HF_HUB_OFFLINE", "MLFLOW_TRACKING_URI")
 """Variables that go with a job by themselves: no secrets, and no paths of this machine."""
@@ -82,7 +83,8 @@ def submission(
     Raises:
         ConfigError: a model would not be found there, a variable is not set, or too much is sent.
     """
-    env = {name: os.environ[name] for name in PASSED if name in os.environ}
+    # Ray shows a job's variables in its logs and on its dashboard.
+    env = {name: without_password(os.environ[name]) for name in PASSED if name in os.environ}
     for name in names:
         if name not in os.environ:
             raise ConfigError(f"--env {name}: is not set here")

@@ -23,6 +23,7 @@ from search.export import spelled
 from search.narrow import at_ends
 from search.results import Result, reported, values_of
 from search.run import Run
+from search.secrets import redacted
 from search.session import Found
 from search.study import CUT_SHORT
 
@@ -122,8 +123,8 @@ class Progress:
 
 
 def say(console: Console, text: str) -> None:
-    """Print a line as it is: no markup, no colours, no line breaks of our own."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    """Print a line as it is, but for passwords: no markup, colours, line breaks of our own."""
+    console.print(redacted(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def front_table(run: Run, members: list[Member], chosen: Member | None) -> Table:

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import optuna
 
-from merge_core.yaml_io import one_line
 from search import study as studies
 from search.config import measures_of
 from search.errors import SearchError
@@ -149,7 +148,7 @@ class Tracker:
             studies.still_ours(self.study)
         except SearchError as error:
             self._ours = False  # another driver shows what it does
-            self.problem = one_line(error)
+            self.problem = said(error)
             return
         try:
             action()
