@@ -140,7 +140,7 @@ class _State:
     def mend_children(self, done: Synced) -> None:
         for key, found in self.there.items():
             row = self.rows.get(key)
-            right = [child for child in found if row is not None and not self._wrong(row, child)]
+            right = [c for c in found if row is not None and not [*self._wrong(row, c)]]
             kept = right[:1]
             for child in found:
                 if child not in kept:
@@ -153,7 +153,7 @@ class _State:
                 done.removed.append(f"{row.name} ({len(found) - 1} more)")
             if row is not None and kept:
                 self.store.keep(key, kept[0].info.run_id)
-                if any(True for _ in self._amiss(row, kept[0])):
+                if [*self._amiss(row, kept[0])]:
                     self._write(row)
                     done.mended.append(row.name)
         for key, row in self.rows.items():
@@ -210,7 +210,7 @@ class _State:
 
     def is_beyond(self) -> bool:
         """Whether the search's own run says what cannot be taken back."""
-        return bool(self.store.steps - self._steps()) or any(True for _ in self._wrong_search())
+        return bool(self.store.steps - self._steps()) or bool([*self._wrong_search()])
 
     def of_search(self) -> Iterator[str]:
         if not self.store.parent:

@@ -1,0 +1,313 @@
+"""MLflow after an outage, and made equal to the study: real stores, a real server."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import mlflow
+import psutil
+import pytest
+from optuna.trial import TrialState
+
+from search import study as studies
+from search import tracking
+from search.ledger import Ledger
+from search.mlflow_store import PARENT, RUN
+from search.progress import Progress
+from search.projection import BASELINE, TRIAL
+from search.results import Result
+from search.run import Run, lease, logging_to
+from search.sync import differences, sync
+from search.tracking import Tracker
+from tests.search.kit import environment, wait_for
+from tests.search.postgres import free_port
+from tests.search.small import CommandLine
+from tests.search.test_driver import write
+from tests.search.test_postgres import a_run
+
+
+@dataclass
+class Searched:
+    """A run whose trials are made here, without workers: all but the merging and answering."""
+
+    run: Run
+    tracker: Tracker
+    ledger: Ledger
+    progress: Progress
+
+    def trial(self, right: int) -> None:
+        """A trial with `right` of four items."""
+        study, search = self.tracker.study, self.run.search
+        trial = study.ask()
+        with studies.together(study):
+            recipe = search.space.sample(trial)
+            trial.set_user_attr(studies.RECIPE, json.dumps(recipe.plain()))
+        result = scored(recipe.plain(), f"{trial.number:064x}", right)
+        result.save(self.run.trial(trial.number))
+        told = studies.tell(study, search, trial, result)
+        self.progress.add(told)
+        front, volume = self.progress.front, self.progress.volume
+        self.tracker.trial(told, front, volume, self.progress.finished)
+
+    def baseline(self, label: str) -> None:
+        result = scored({"merge_method": "linear"}, "b" * 64, 2)
+        result.save(self.run.baseline(label))
+        self.tracker.baseline(label, result)
+
+    def end(self) -> None:
+        self.tracker.report([self.run.folder / "run.json"], {"busy": 0.5}, {})
+        self.tracker.close()
+
+
+def scored(recipe: Any, fingerprint: str, right: int) -> Result:
+    from objectives import ItemScore
+
+    rows = [
+        ItemScore(f"q{n}", {"math": float(n < right), "language": n / 4}, f"answer {n}", 5, "stop")
+        for n in range(4)
+    ]
+    return Result(recipe, fingerprint, "dev", {"t": rows}, {"load": 0.1, "generate": 0.2})
+
+
+@pytest.fixture
+def searched(tmp_path: Path) -> Iterator[Callable[..., Searched]]:
+    """Make a run; its tracker writes where `uri` says."""
+    held: list[Any] = []
+
+    def make(**changes: Any) -> Searched:
+        run = a_run(write(tmp_path, models=MODELS, **changes))
+        lock, log = lease(run.folder), logging_to(run)
+        ledger = Ledger(run, 1, 0.0)
+        for context in (lock, log, ledger):
+            context.__enter__()
+            held.append(context)
+        tracker = Tracker(run, studies.open_study(run))
+        return Searched(run, tracker, ledger, Progress(run.search))
+
+    yield make
+    for context in reversed(held):
+        context.__exit__(None, None, None)
+
+
+MODELS = [
+    {"model": n, "name": n, "parameters": {"weight": {"low": 0.0, "high": 1.0}}} for n in "lr"
+]
+
+
+class Server:
+    """A real MLflow server that is killed and started again on the same store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
+                *("--backend-store-uri", f"sqlite:///{self._folder / 'server.db'}"),
+                *("--artifacts-destination", str(self._folder / "artifacts")),
+                *("--host", "127.0.0.1", "--port", str(self.port)),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),
+            start_new_session=True,
+        )
+        wait_for(self._answers)
+
+    def kill(self) -> None:
+        if self._process is None:
+            return
+        with suppress(psutil.NoSuchProcess):
+            server = psutil.Process(self._process.pid)
+            for process in [server, *server.children(recursive=True)]:
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGKILL)
+        self._process.wait()
+        self._process = None
+
+    def _answers(self) -> bool:
+        with suppress(OSError):
+            return urlopen(f"{self.uri}/health", timeout=2).status == 200
+        return False
+
+
+@pytest.mark.slow
+def test_an_outage_of_the_server_is_one_line_and_is_filled_in(
+    searched: Callable[..., Searched], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(tracking, "_REST_S", 0.5)
+    server = Server(tmp_path)
+    server.start()
+    try:
+        search = searched(tracking={"uri": server.uri})
+        search.baseline("uniform")
+        search.trial(1)
+        wait_for(lambda: search.tracker._store is not None and 0 in search.tracker._store.written)
+        server.kill()
+        began = time.monotonic()
+        for right in (2, 3, 2):
+            search.trial(right)
+        assert time.monotonic() - began < 5  # nothing waits for MLflow
+        wait_for(lambda: search.tracker.problem is not None)
+        assert search.run.incidents.counts == {"tracker_lost": 1}
+        server.start()
+        wait_for(lambda: search.tracker.problem is None)  # without anything new to write
+        search.trial(4)
+        search.end()
+        assert search.tracker.problem is None
+        assert differences(search.run) == []
+        log = (search.run.folder / "run.log").read_text(encoding="utf-8")
+        assert log.count("tracker_lost") == log.count("MLflow answers again") == 1
+
+        # A server that is not there at the end is told, and a later sync fills it in elsewhere.
+        store = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+        assert "the search: has no run" in differences(search.run, store)
+        sync(search.run, store)
+        assert differences(search.run, store) == []
+    finally:
+        server.kill()
+
+
+def test_a_queue_that_is_full_is_filled_in_later(
+    searched: Callable[..., Searched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "MOST_WAITING", 2)
+    search = searched()
+    for right in (1, 2, 3, 4, 0, 1, 2, 3):
+        search.trial(right)
+        assert search.tracker._queue.qsize() <= 2
+    search.end()
+    assert search.tracker.problem is None
+    assert differences(search.run) == []
+
+
+def spoil(run: Run) -> list[str]:
+    """Do to a store what outages, kills and people do; what each is called in `differences`."""
+    client = mlflow.MlflowClient(tracking_uri=run.tracking)
+    experiment = client.get_experiment_by_name(run.name)
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id], max_results=100)
+    trials = {int(r.data.tags[TRIAL]): r for r in found if TRIAL in r.data.tags}
+    parent = next(r for r in found if r.data.tags.get("role") == "search").info.run_id
+
+    def another(number: int) -> str:
+        tags = {PARENT: parent, TRIAL: str(number), RUN: run.id}
+        return client.create_run(experiment.experiment_id, tags=tags).info.run_id
+
+    def of(number: int) -> str:
+        return trials[number].info.run_id
+
+    client.delete_run(of(0))
+    client.log_metric(of(1), "reasoning", 0.123)
+    another(2)
+    client.set_tag(of(3), "front", "maybe")
+    client.update_run(of(4), status="RUNNING")
+    another(99)
+    client.log_param(of(5), "unknown", "1")
+    client.log_metric(parent, "hypervolume", 7.0, step=6)
+    baseline = next(r for r in found if BASELINE in r.data.tags).info.run_id
+    client.delete_run(baseline)
+    return [
+        "trial 0: has no run",
+        "trial 1: metric reasoning is 0.123 in MLflow, not 0.25",
+        "trial 2: has 2 runs",
+        "trial 3: tag front is 'maybe' in MLflow",
+        "trial 4: is running, not finished",
+        "mergefront.trial 99: is in MLflow only",
+        "trial 5: unknown is in MLflow only",
+        "the search: metric hypervolume is 7.0 in MLflow",
+        "uniform: has no run",
+    ]
+
+
+def test_sync_mends_whatever_is_wrong(
+    searched: Callable[..., Searched],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    search = searched()
+    search.baseline("uniform")
+    for right in (4, 1, 2, 3, 2, 0):
+        search.trial(right)
+    study = search.tracker.study
+    study.tell(study.ask(), state=TrialState.FAIL)
+    search.end()
+    run = search.run
+    assert differences(run) == []
+    expected = spoil(run)
+    found = differences(run)
+    for words in expected:
+        assert any(line.startswith(words) for line in found), (words, found)
+    assert len(found) == len(expected)
+    done = sync(run)
+    assert done.added == ["trial 0", "uniform"]
+    assert sorted(done.replaced) == ["trial 1", "trial 5"]
+    assert sorted(done.mended) == ["trial 3", "trial 4"]
+    assert done.removed == ["trial 2 (1 more)", "mergefront.trial 99"]
+    assert differences(run) == []
+    assert sync(run).lines() == []  # and again nothing is to do
+    monkeypatch.chdir(tmp_path)
+    busy = CommandLine(monkeypatch, capsys)("sync", "runs/s")
+    assert busy.code == 2
+    assert "another mergefront is working on this run: process" in busy.err
+
+    # Steps of trials that the study does not have any more: put back from an older copy.
+    client = mlflow.MlflowClient(tracking_uri=run.tracking)
+    experiment = client.get_experiment_by_name(run.name)
+    assert experiment is not None
+    own = f"tags.role = 'search' and tags.`{RUN}` = '{run.id}'"
+    parent = client.search_runs([experiment.experiment_id], own)[0].info.run_id
+    client.log_metric(parent, "trials", 9.0, step=9)
+    assert differences(run)[0] == "the search: step 9 is in MLflow only"
+    sync(run)
+    assert differences(run) == []
+
+
+def test_the_command_tells_what_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    run = a_run(write(tmp_path, models=MODELS))
+    with lease(run.folder), Ledger(run, 1, 0.0) as ledger:
+        study = studies.open_study(run)
+        search = Searched(run, Untracked(study), ledger, Progress(run.search))  # type: ignore[arg-type]
+        for right in (1, 2):
+            search.trial(right)
+    monkeypatch.chdir(tmp_path)
+    mergefront = CommandLine(monkeypatch, capsys)
+    before = mergefront("sync", "runs/s", "--dry-run")
+    assert before.code == 1
+    assert "trial 1: has no run" in before.out
+    done = mergefront("sync", "runs/s")
+    assert done.code == 0, done
+    assert "added: trial 0, trial 1" in done.out
+    assert done.out.rstrip().endswith("equal to the study")
+    assert "nothing had to be done" in mergefront("sync", "runs/s").out
+    other = mergefront("sync", "runs/s", "--tracking-uri", f"http://127.0.0.1:{free_port()}")
+    assert other.code == 2
+    assert other.err.count("\n") == 1
+
+
+@dataclass
+class Untracked:
+    """In the place of a tracker that is killed before it writes anything."""
+
+    study: Any
+
+    def trial(self, *_: Any) -> None:
+        return
