@@ -162,6 +162,7 @@ class Driver:
                     break
                 with self.spent.on("wait"):
                     outcomes = self.pool.wait(timeout=1.0)
+                studies.still_ours(self.study)  # a result file is no transaction
                 for outcome in outcomes:
                     self._absorb(outcome)
                     self._dispatch(1)  # its worker shall not wait for the others' results

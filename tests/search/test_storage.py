@@ -121,7 +121,7 @@ def test_a_full_disk_is_one_line_and_the_study_stays_whole(tmp_path: Path) -> No
         event.listen(engine, "connect", began)
 
     limit(1)
-    with pytest.raises(StorageError, match=r"study\.db: .*full: no space is left; make room"):
+    with pytest.raises(StorageError, match=r"study\.db: .*full; make room"):
         trial.set_user_attr("text", "x" * 100_000)
     assert [kind for kind, _, _ in faults] == [Kind.DISK_FULL]
     assert "text" not in study.trials[1].user_attrs
