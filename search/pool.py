@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import ray
 from ray.exceptions import (
+    AuthenticationError,
     NodeDiedError,
     ObjectLostError,
     OutOfMemoryError,
@@ -265,11 +266,13 @@ def connected() -> Iterator[None]:
             logging_level=logging.ERROR,
             **({} if address else {"object_store_memory": 512 * 2**20}),
         )
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+    except (AuthenticationError, ConnectionError, OSError, RuntimeError, ValueError) as error:
         where = f"the cluster at RAY_ADDRESS={address}" if address else "a local Ray"
         hint = ""
         if address and "RAY_AUTH_MODE" not in os.environ:
-            hint = "; if the cluster asks for a token (Ray's default), set RAY_AUTH_MODE=token"
+            hint = (
+                "; if the cluster asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
+            )
         why = (str(error).splitlines() or [""])[0]
         raise WorkerError(f"{where} cannot be reached: {why}{hint}") from error
     try:
