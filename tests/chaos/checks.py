@@ -69,10 +69,14 @@ def all_of(soak: Soak) -> list[str]:
 
 
 def put_away(soak: Soak) -> list[str]:
-    """End all services; whoever is still there then is nobody's."""
+    """End all services; whoever is still there some moments later is nobody's."""
     soak.close()
-    processes.bury(set())
-    left = processes.descendants(lambda line: "resource_tracker" not in line)
+    end = time.monotonic() + 20.0  # until Ray's agents have seen that their raylets are gone
+    while left := processes.descendants(lambda line: "resource_tracker" not in line):
+        processes.bury(set())
+        if time.monotonic() > end:
+            break
+        time.sleep(0.5)
     told = [
         f"still there after everything was ended: {processes.line_of(one)[:120]}" for one in left
     ]

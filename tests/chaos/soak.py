@@ -110,7 +110,7 @@ class Soak:
         self.driver = Command(self.work, folder / "driver.log")
         self._due: list[tuple[float, Callable[[], None]]] = []
         self._headless = False
-        self._down = {"mlflow": False, "postgres": False}
+        self._down = {"mlflow": False, "postgres": False}  # the services, which know nothing of Ray
 
     @property
     def run(self) -> Path:
@@ -224,6 +224,8 @@ class Soak:
 
     def _strike(self, kill: Kill) -> bool:
         """Do it; False if there is nothing of the kind now."""
+        if self._headless and kill.kind not in self._down:
+            return False  # nothing of Ray is there, and the driver is to see that for itself
         struck = getattr(self, f"_kill_{kill.kind}")(kill)
         if struck is None:
             return False
