@@ -83,8 +83,14 @@ def submission(
     Raises:
         ConfigError: a model would not be found there, a variable is not set, or too much is sent.
     """
-    # Ray shows a job's variables in its logs and on its dashboard.
-    env = {name: without_password(os.environ[name]) for name in PASSED if name in os.environ}
+    env = {name: os.environ[name] for name in PASSED if name in os.environ}
+    for name, value in env.items():
+        # Ray keeps a job's variables with its description, for all who have the cluster's token.
+        if name not in names and without_password(value) != value:
+            raise ConfigError(
+                f"{name} holds a password, which whoever sees the cluster's jobs could read: give "
+                f"it to the cluster's own environment and unset it here, or send it by --env {name}"
+            )
     for name in names:
         if name not in os.environ:
             raise ConfigError(f"--env {name}: is not set here")

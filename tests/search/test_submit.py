@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import json
 import os
@@ -71,6 +72,7 @@ def test_what_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write(tmp_path / "p", tmp_path / "m")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     run = Path("/shared/runs/s")
     sent = submission(load(file), run, ["--set", "a=b c"])
     assert sent.entrypoint == "mergefront run s.yaml --set 'a=b c' --runs /shared/runs --name s"
@@ -81,6 +83,12 @@ def test_what_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there = submission(load(file), run, [], in_place=True)
     assert there.folder is None
     assert there.entrypoint.startswith(f"cd {file.parent} && mergefront run {file} ")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:word@tracking")
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI holds a password") as told:
+        submission(load(file), run, [])
+    assert "word@" not in str(told.value)
+    assert "MLFLOW_TRACKING_URI" in submission(load(file), run, [], ["MLFLOW_TRACKING_URI"]).env
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with pytest.raises(ConfigError, match="--env NOT_THERE: is not set"):
         submission(load(file), run, [], ["NOT_THERE"])
 
@@ -184,6 +192,11 @@ def authorized(folder: Path) -> dict[str, str]:
     )
 
 
+def ends_with_its_parent() -> None:
+    """A killed test leaves no cluster: the head is sent SIGTERM, on which it ends its own."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """A head that wants a token: its dashboard's address, and the folder with the token."""
@@ -202,7 +215,12 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]
     ]
     log = (folder / "head.log").open("w")
     started = subprocess.Popen(
-        command, env=authorized(folder), stdout=log, stderr=log, start_new_session=True
+        command,
+        env=authorized(folder),
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+        preexec_fn=ends_with_its_parent,
     )
     address = f"http://127.0.0.1:{board}"
     try:
