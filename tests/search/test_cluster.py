@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import pytest
 import ray
+from filelock import Timeout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
@@ -30,6 +31,7 @@ from merge_core.yaml_io import dump_yaml
 from objectives.engines import TransformersConfig
 from objectives.engines.config import ScriptedConfig
 from search import study as studies
+from search.actor import start_lock
 from search.config import load
 from search.crew import Crew
 from search.driver import Driver
@@ -177,6 +179,15 @@ def test_what_workers_may_not_say(workers: Any, said: str, tmp_path: Path) -> No
     file = write(tmp_path, workers=workers)
     with pytest.raises(ConfigError, match=said):
         load(file)
+
+
+def test_engines_of_a_node_start_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with start_lock(), pytest.raises(Timeout):
+        start_lock().acquire(timeout=0.0)
+    start_lock().acquire(timeout=0.0).lock.release()
 
 
 # ---- on a cluster
