@@ -113,8 +113,8 @@ def test_two_hundred_swaps_take_no_memory(trio, changes, record_property):
 
 def test_without_the_reset_old_weights_answer(trio, answers, monkeypatch):
     before, after = recipes(trio, 2)
-    fresh = answers.of(after)
     long = {"block_size": 32}  # of the cache: questions have more tokens than that
+    fresh = answers.of(after, **long)
     with started(MergePlan(before), **long) as engine:
         engine.load(MergePlan(before))
         engine.generate(prompts(), SETTINGS)
@@ -131,7 +131,7 @@ def test_without_the_reset_old_weights_answer(trio, answers, monkeypatch):
         with pytest.raises(EngineError, match="no complete weights"):
             engine.generate(prompts(), SETTINGS)
     assert right == fresh
-    assert stale != right
+    assert sum(a == b for a, b in zip(stale, fresh, strict=True)) < len(fresh) / 2
 
 
 @pytest.mark.parametrize("way", WAYS)
