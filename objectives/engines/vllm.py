@@ -34,8 +34,7 @@ from objectives.weights import Portable, PortableSource, TensorSpec, WeightSourc
 
 _QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
-    "VLLM_CONFIGURE_LOGGING": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",  # a reload warns of every layer without weights, every time
 }
 """Of the environment, unless it says otherwise: a search has a log of its own."""
 

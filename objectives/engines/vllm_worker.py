@@ -121,7 +121,9 @@ class LiveModel:
                 if count < live[name].numel() and plain and name not in self._shared:
                     lacking.append(name)
         types = {name: str(dtype).removeprefix("torch.") for name, dtype in making.types.items()}
-        return {"fault": fault, "taken": making.taken, "types": types, "lacking": lacking}
+        # In the loader's form shared weights lie apart: what fills them there is lost afterwards.
+        taken = {name: n for name, n in making.taken.items() if name not in self._shared}
+        return {"fault": fault, "taken": taken, "types": types, "lacking": lacking}
 
     def load(self, maker: str, data: dict[str, Any]) -> dict[str, Any]:
         """Make and write every part that this worker holds.

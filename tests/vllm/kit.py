@@ -9,7 +9,7 @@ import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,11 @@ SMALL: dict[str, Any] = {
 SETTINGS = GenerationSettings(max_tokens=40)
 
 
-def prompts(count: int = 48) -> list[Prompt]:
-    """Questions of the demo's world; every second one in English."""
+def prompts(count: int = 48, times: int = 1) -> list[Prompt]:
+    """Questions of the demo's world, each so many times over; every second one in English."""
     problems = draw_problems(count, seed=5)
     texts = [problem.question("en" if n % 2 else "th") for n, problem in enumerate(problems)]
+    texts = [" . ".join([text] * times) for text in texts]
     return [Prompt(str(n), ({"role": "user", "content": text},)) for n, text in enumerate(texts)]
 
 
@@ -133,17 +134,20 @@ class FreshAnswers:
         self._folder = folder
         self._known: dict[str, list[Generation]] = {}
 
-    def of(self, merge: Recipe, **changes: Any) -> list[Generation]:
-        """The answers to `prompts()` of an engine that has loaded nothing but its own folder.
+    def of(
+        self, merge: Recipe, asked: Sequence[Prompt] | None = None, **changes: Any
+    ) -> list[Generation]:
+        """The answers to `asked`, or `prompts()`, of an engine that has loaded its own folder only.
 
         To be asked while no other engine is live: those in one process share vLLM's groups.
         """
-        key = json.dumps([merge.plain(), changes], sort_keys=True)
+        asked = prompts() if asked is None else asked
+        key = json.dumps([merge.plain(), changes, len(asked)], sort_keys=True)
         if key not in self._known:
             saved = self._folder / "merge"
             write_merge(MergePlan(merge), saved)
             with vllm(saved, **changes) as engine:
-                self._known[key] = engine.generate(prompts(), SETTINGS)
+                self._known[key] = engine.generate(asked, SETTINGS)
             shutil.rmtree(saved)
         return self._known[key]
 

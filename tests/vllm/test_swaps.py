@@ -113,23 +113,24 @@ def test_two_hundred_swaps_take_no_memory(trio, changes, record_property):
 
 def test_without_the_reset_old_weights_answer(trio, answers, monkeypatch):
     before, after = recipes(trio, 2)
-    long = {"block_size": 32}  # of the cache: questions have more tokens than that
-    fresh = answers.of(after, **long)
+    asked = prompts(12, times=3)  # over 60 tokens
+    long = {"block_size": 32}  # of the cache
+    fresh = answers.of(after, asked, **long)
     with started(MergePlan(before), **long) as engine:
         engine.load(MergePlan(before))
-        engine.generate(prompts(), SETTINGS)
+        engine.generate(asked, SETTINGS)
         with monkeypatch.context() as patch:
             patch.setattr(engine._engine, "reset_prefix_cache", lambda: True)
             engine.load(MergePlan(after))
-            stale = engine.generate(prompts(), SETTINGS)
+            stale = engine.generate(asked, SETTINGS)
         engine.load(MergePlan(after))
-        right = engine.generate(prompts(), SETTINGS)
+        right = engine.generate(asked, SETTINGS)
         with monkeypatch.context() as patch:
             patch.setattr(engine._engine, "reset_prefix_cache", lambda: False)
             with pytest.raises(EngineError, match="did not reset its prefix cache"):
                 engine.load(MergePlan(after))
         with pytest.raises(EngineError, match="no complete weights"):
-            engine.generate(prompts(), SETTINGS)
+            engine.generate(asked, SETTINGS)
     assert right == fresh
     assert sum(a == b for a, b in zip(stale, fresh, strict=True)) < len(fresh) / 2
 
@@ -138,7 +139,8 @@ def test_without_the_reset_old_weights_answer(trio, answers, monkeypatch):
 def test_after_a_load_that_failed_a_good_one_answers(trio, answers, way):
     good = recipes(trio, 3)[2]
     expected = answers.of(good)
-    huge = recipe(trio, "task_arithmetic", {"weight": 1e38}, {"weight": 1e38}, **{"seed": 3})
+    heavy = {"weight": 1e38}
+    huge = recipe(trio, "task_arithmetic", heavy, heavy, parameters={"lambda": 1000.0})
     with started(MergePlan(good), swap=way) as engine:
         with pytest.raises(EngineError, match="no complete weights loaded; load before"):
             engine.generate(prompts(), SETTINGS)
