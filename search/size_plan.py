@@ -86,6 +86,8 @@ class Model:
         layers, kv_heads, head: of its attention; head in elements.
         answers: (how many, max_tokens) of each searched task on its dev items.
         longest: tokens of prompt and answer that an engine must have room for.
+        passes: how often a merge reads its sources: once more to find where to trim for densities
+            that are new, and once more for slack.
     """
 
     live: Mapping[str, TensorSpec]
@@ -96,6 +98,7 @@ class Model:
     head: int
     answers: tuple[tuple[int, int], ...]
     longest: int
+    passes: int = 1
 
     @property
     def parameters(self) -> int:
@@ -172,8 +175,8 @@ def planned(
     resident = sources if where == "device" else 0
     room = rates.usable * memory - rates.kept - live - resident
     per_token = model.kv / min(parallel, model.kv_heads)
-    streamed = sources - resident
-    merge = (sources + live) / rates.copy
+    streamed = model.passes * (sources - resident)
+    merge = (model.passes * sources + live) / rates.copy
     if where == "pinned":
         merge = max(merge, streamed / rates.pinned)
     elif where == "mapped":
@@ -250,6 +253,9 @@ def model_of(search: Search, reader: HeaderReader) -> tuple[Model, list[Headers]
         head=config.get("head_dim") or _whole(config, "hidden_size", template) // heads,
         answers=answers,
         longest=longest,
+        passes=1
+        + any(method.sparsify in ("trim", "band") for method in methods)
+        + any(name.endswith("slack") for name in search.space.distributions()),
     )
     return model, [found[reference] for reference in references]
 
@@ -303,8 +309,8 @@ def report(
     lines = [
         f"size plan of {search.path}: computed from headers, not measured",
         f"  live model {model.parameters / 1e9:,.1f}B parameters, {live:,.1f} GB; a merge reads"
-        f" {read / GB:,.1f} GB of {len(model.read)} models and writes {live:,.1f} GB; keys and"
-        f" values {model.kv:,} bytes a token",
+        f" {read / GB:,.1f} GB of {len(model.read)} models{_times(model.passes)} and writes"
+        f" {live:,.1f} GB; keys and values {model.kv:,} bytes a token",
         f"  headers: {_origins(headers)}",
     ]
     columns = (
@@ -359,6 +365,10 @@ def numbers(option: str, text: str | None) -> list[float] | None:
     if not found or not whole or not all(0 < number < 1e5 for number in found):
         raise ConfigError(f"{option} {text}: write numbers with commas between, such as 4,8")
     return found
+
+
+def _times(passes: int) -> str:
+    return "" if passes == 1 else f" up to {passes} times"
 
 
 def _cells(plan: Plan, model: Model) -> list[str]:

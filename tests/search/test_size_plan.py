@@ -109,6 +109,17 @@ def test_what_fits_where() -> None:
     assert not one.fits
 
 
+def test_trimming_and_slack_read_the_sources_again() -> None:
+    once, _ = model_of(load(FILE), HeaderReader())
+    settings = ["merge_method=ties_sv", "models.1.parameters.slack={low: 0.0, high: 1.0}"]
+    settings.append("baselines=[base]")
+    model, _ = model_of(load(FILE, settings), HeaderReader())
+    assert (once.passes, model.passes) == (1, 3)
+    plan = planned(model, 4, 141 * GB, 4, "pinned", Rates.of(141 * GB))
+    assert plan.streamed == 3 * 3 * model.on(4)
+    assert plan.merge == pytest.approx(9 * model.on(4) / 50e9)
+
+
 def test_keys_are_on_no_more_gpus_than_they_have_heads() -> None:
     model, _ = model_of(load(FILE), HeaderReader())
     keys = 2 * LAYERS * KEYS * HIDDEN * 2  # bytes of k_proj and v_proj
