@@ -322,6 +322,7 @@ class Watch:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # on a machine with much else to do
 def test_a_node_leaves_and_another_joins_in_mid_search(cluster: Cluster, tmp_path: Path) -> None:
     search = load(write(tmp_path, workers={"gpus": EACH}, budget={"trials": 400}))
 
@@ -377,6 +378,7 @@ def log_of(folder: Path) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # on a machine with much else to do
 def test_several_kinds_one_across_nodes(cluster: Cluster, tmp_path: Path) -> None:
     before = len(cluster.worker_nodes)
     odd = join(cluster, num_gpus=1, resources={"odd": 1})
@@ -417,6 +419,7 @@ def hear(crew: Crew) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # on a machine with much else to do
 def test_without_any_worker_it_waits_as_long_as_it_was_told(
     cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -432,6 +435,7 @@ def test_without_any_worker_it_waits_as_long_as_it_was_told(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # on a machine with much else to do
 def test_what_an_engine_has_started_dies_with_its_worker(cluster: Cluster) -> None:
     # A node that was just removed may still be taken for alive, and be chosen.
     node = next(iter(cluster.worker_nodes)).node_id

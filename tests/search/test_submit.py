@@ -251,6 +251,7 @@ def mergefront(folder: Path, *words: str, **env: str) -> subprocess.CompletedPro
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # on a machine with much else to do
 def test_a_search_is_sent_followed_stopped_and_goes_on(
     head: tuple[str, Path], tmp_path: Path
 ) -> None:
