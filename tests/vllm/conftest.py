@@ -12,16 +12,16 @@ import pytest
 
 if importlib.util.find_spec("vllm") is None:
     collect_ignore_glob = ["test_*.py"]
-
-# Before vLLM is imported. In one process where that can be: an engine then starts in 3 seconds of
-# a core instead of 30. Two ranks, and workers of a search, are processes of their own as always.
-os.environ |= {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "HF_HUB_OFFLINE": "1",
-    "OMP_NUM_THREADS": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # two ranks on one node
-    "TORCH_COMPILE_DISABLE": "1",  # two ranks would compile one file at once
-}
+else:
+    # Before vLLM is imported. In one process where that can be: an engine then starts in 3 seconds
+    # of a core instead of 30. Two ranks, and workers of a search, are processes of their own.
+    os.environ |= {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # two ranks on one node
+        "TORCH_COMPILE_DISABLE": "1",  # two ranks would compile one file at once
+    }
 
 
 @pytest.fixture(scope="session")
