@@ -40,7 +40,10 @@ _KEY = (
     r"(?:password|passwd|passphrase|pwd|secret|api_?key|access_?key(?:_?id)?|secret_?key"
     r"|private_?key|authorization|credentials?)"
 )
-_VALUE = r"((?!\$\{|\*\*\*|(?:null|none|true|false)\b|(?:bearer|basic)\s)(?:\"[^\"\n]*\"|'[^'\n]*'|[^\s&;,'\"{}\[\]()]+))"
+_VALUE = (
+    r"((?!\$\{|\*\*\*|(?:null|none|true|false)\b|(?:bearer|basic)\s)"
+    r"(?:\"[^\"\n]*\"|'[^'\n]*'|[^\s&;,'\"{}\[\]()]+))"
+)
 _QUERY = re.compile(
     r"(?i)([?&;](?:[\w-]*[-_])?(?:token|sig|signature|auth|key|" + _KEY + r")=)" + r"[^\s&;#'\"]+"
 )
