@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 import optuna
-import torch
 from optuna.trial import TrialState
 
 from merge_core import Recipe
@@ -27,6 +23,7 @@ from search.care import Item
 from search.errors import WorkerError
 from search.front import representatives
 from search.incidents import Kind
+from search.interrupts import interrupts, one_thread
 from search.pace import Pace
 from search.pool import Outcome, Workers
 from search.progress import Progress
@@ -146,7 +143,7 @@ class Driver:
 
     def search_all(self) -> None:
         """Run until the budget is spent, the space is exhausted, or the user stops it."""
-        with _interrupts(self._stop), _one_thread():
+        with interrupts(self._stop), one_thread():
             self._recover()
             self.budget.resume(self.run, self.study)
             self.listener.started(self)
@@ -416,30 +413,3 @@ class Driver:
 
     def _stop(self) -> None:
         self.stopping = True
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """The Gaussian process asks for little at a time: several threads wait more than they do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _interrupts(stop: Callable[[], None]) -> Iterator[None]:
-    """First Ctrl-C (or SIGTERM): `stop`. Second: KeyboardInterrupt."""
-
-    def first(signum: int, _: object) -> None:
-        stop()
-        signal.signal(signum, signal.default_int_handler)
-
-    before = {number: signal.signal(number, first) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
