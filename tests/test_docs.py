@@ -38,6 +38,15 @@ def blocks(text, kind):
     return re.findall(rf"^```{kind}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
+def alternatives(text):
+    """The examples of a block: several, where it gives its first key again and again."""
+    key = re.match(r"(?:#.*\n|\s*\n)*([\w.]+):", text)
+    if key is None:
+        return [text]
+    parts = re.split(rf"^(?={re.escape(key[1])}:)", text, flags=re.MULTILINE)
+    return [part for part in parts if part.strip()]
+
+
 def read(path):
     return path.read_text(encoding="utf-8")
 
@@ -49,7 +58,9 @@ def data_of(text):
 EXAMPLES = [
     pytest.param(text, id=f"{page.name}-{number}")
     for page in PAGES
-    for number, text in enumerate(blocks(read(page), "yaml"), 1)
+    for number, text in enumerate(
+        (part for block in blocks(read(page), "yaml") for part in alternatives(block)), 1
+    )
 ]
 COMMANDS = [
     pytest.param(line.partition("#")[0].split(), id=line.strip()[:50])
