@@ -138,12 +138,11 @@ def test_processes_end_with_the_engine_and_their_death_is_told(trio):
 
 
 KILLED = """
-import sys, time
-from pathlib import Path
-from objectives.engines import VllmConfig, make_engine
-from tests.vllm.kit import SMALL
-if __name__ == "__main__":
-    engine = make_engine(VllmConfig(**SMALL), Path(sys.argv[1]))
+if __name__ == "__main__":  # children import the rest again, and must not import llvmlite so early
+    import sys, time
+    from objectives.engines import VllmConfig, make_engine
+    from tests.vllm.kit import SMALL
+    engine = make_engine(VllmConfig(**SMALL), sys.argv[1])
     print("ready", flush=True)
     time.sleep(600)
 """
