@@ -49,6 +49,7 @@ class _Case:
     faults: Counter[Kind] = field(default_factory=Counter)
     step: Step | None = None  # what its worker does now
     since: float = 0.0  # monotonic
+    suspect: Item | None = None  # at work when a try that asks item by item met a fault
     worker: str = ""
 
 
@@ -119,12 +120,15 @@ class Care:
         apart = kind == Kind.NODE_LOST
         count = case.faults[kind] if apart else case.faults.total() - case.faults[Kind.NODE_LOST]
         if step is not None and asking and job.by_item and policy.by_item:
-            self._give_up(job)
-            error = f"{step} is at fault: {POLICIES[kind].what} there ({said})"
-            self.incidents.record(Kind.POISONED_ITEM, where, error)
-            return Verdict(
-                None, here=kind in _LIVES, error=error, poison=(step.task, step.items[0])
-            )
+            item = (step.task, step.items[0])
+            if case.suspect is None:  # it may be chance, a kill from outside: once more
+                case.suspect = item
+                return Verdict(job, here=kind in _LIVES)
+            if case.suspect == item:
+                self._give_up(job)
+                error = f"{step} is at fault: {POLICIES[kind].what} there ({said})"
+                self.incidents.record(Kind.POISONED_ITEM, where, error)
+                return Verdict(None, here=kind in _LIVES, error=error, poison=item)
         if count > policy.retries or (kind == Kind.JOB_ERROR and not asking):
             self._give_up(job)
             error = policy.message.format(tries=count, said=full)

@@ -23,6 +23,7 @@ from ray.util.scheduling_strategies import (
 
 from search.actor import Begun, Worker
 from search.errors import USER_ERRORS, WorkerError
+from search.head import answers
 from search.incidents import Kind
 from search.placement import Bundle, Node, Place, Resources, nodes
 from search.worker import Job, Setup
@@ -32,6 +33,9 @@ LOOK_S = 2.0
 
 PENDING_S = 120.0
 """A worker that others' claims keep from starting for so long is tried on another node."""
+
+NOTICED_S = 20.0
+"""Ray's health checks have seen by then that a node is dead."""
 
 MOST_FAILED = 5
 """Starts in a row that fail, with no worker alive, before it is called the set-up's fault."""
@@ -147,6 +151,19 @@ class Crew:
     def alive(self, node: str) -> bool:
         """Whether a node was there at the last look; one that is not known yet is taken to be."""
         return not node or node in self._known
+
+    def stands(self, node: str) -> bool:
+        """Whether a node is there now; Ray itself notices a dead one some seconds late.
+
+        Until it has, no worker is started there.
+        """
+        if not node:
+            return True
+        found = next((held for held in nodes() if held.id == node), None)
+        if found is not None and answers(found.address):
+            return True
+        self._not_before[node] = time.monotonic() + NOTICED_S
+        return False
 
     # ---- life
 
@@ -310,8 +327,7 @@ class Crew:
         """
         self.drop(member)
         self._looked = -math.inf
-        gone = {node.id for node in nodes()}.isdisjoint({member.node})
-        if member.node and gone:
+        if not self.stands(member.node):
             return
         log.warning("worker %s did not start: %s", member.name, error)
         self._failed += 1

@@ -397,9 +397,11 @@ class Driver:
             recipe = studies.recipe_of(frozen, self.search)
             trial = optuna.Trial(self.study, frozen._trial_id)
             if recipe is None:
-                studies.fail(self.study, trial)  # killed while it was being asked for
+                # Killed while it was being asked for. In this order another kill here asks for a
+                # warm start twice, and the second is a duplicate, rather than never.
                 if "fixed_params" in frozen.system_attrs:
                     self.study.enqueue_trial(frozen.system_attrs["fixed_params"])
+                studies.fail(self.study, trial)
                 continue
             fingerprint = self.run.fingerprint(recipe)
             if is_result_of(self.run.trial(frozen.number), fingerprint):

@@ -30,11 +30,13 @@ class Node:
         id: Ray's.
         host: its name, for people.
         has: amounts of CPU, GPU and the cluster's own resources.
+        address: `host:port` of its raylet.
     """
 
     id: str
     host: str
     has: Mapping[str, float]
+    address: str = ""
 
     @property
     def cpus(self) -> float:
@@ -50,7 +52,12 @@ class Node:
 def nodes() -> list[Node]:
     """The nodes that are alive. Ray has to be connected."""
     return [
-        Node(node["NodeID"], node["NodeManagerHostname"], dict(node["Resources"]))
+        Node(
+            node["NodeID"],
+            node["NodeManagerHostname"],
+            dict(node["Resources"]),
+            f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}",
+        )
         for node in ray.nodes()
         if node["Alive"]
     ]

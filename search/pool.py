@@ -27,8 +27,9 @@ from merge_core.yaml_io import one_line
 from search.care import Care, Item, kind_of_death, kind_of_error
 from search.crew import Crew, Member
 from search.errors import USER_ERRORS, WorkerError
+from search.head import watched
 from search.incidents import Kind
-from search.placement import Resources, nodes
+from search.placement import Resources
 from search.results import Result
 from search.worker import Job, Setup, Step
 
@@ -39,6 +40,9 @@ _LOST = (
     OutOfMemoryError,
     WorkerCrashedError,
 )
+_MOST_DUMPED = 2_000
+"""Characters of what Ray says of a death; the state of all its parts is in Ray's own logs."""
+
 log = logging.getLogger("mergefront")
 
 
@@ -191,7 +195,7 @@ class Pool:
             told = ray.get(next(future))
         except _LOST as error:
             log.warning("worker %s died with %s: %s", member.name, job.key, error)
-            kind = kind_of_death(error, _alive(member.node))
+            kind = kind_of_death(error, self.crew.stands(member.node))
             return self._met(member, kind, str(error), lives=False)
         except RayTaskError as error:
             cause = error.cause
@@ -236,11 +240,6 @@ class Pool:
         return None
 
 
-def _alive(node: str) -> bool:
-    """Whether a node is one of the cluster's; one that is not known yet is taken to be."""
-    return not node or any(held.id == node for held in nodes())
-
-
 @contextmanager
 def connected() -> Iterator[None]:
     """Ray at RAY_ADDRESS, or a local one; a connection that was there before is left alone.
@@ -276,6 +275,24 @@ def connected() -> Iterator[None]:
         why = (str(error).splitlines() or [""])[0]
         raise WorkerError(f"{where} cannot be reached: {why}{hint}") from error
     try:
-        yield
+        with watched(ray.get_runtime_context().gcs_address), _dumps_in_log():
+            yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _dumps_in_log() -> Iterator[None]:
+    """Ray's dumps about the dead go to the run's log: no setting keeps them off the terminal."""
+    from ray._private import worker as inside
+
+    def to_log(data: dict[str, Any], ignore_prefix: bool) -> None:
+        del ignore_prefix
+        log.info("ray: %s", "\n".join(data["lines"])[:_MOST_DUMPED])
+
+    before = inside.print_to_stdstream
+    inside.print_to_stdstream = to_log
+    try:
+        yield
+    finally:
+        inside.print_to_stdstream = before

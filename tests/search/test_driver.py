@@ -387,3 +387,17 @@ def test_a_stop_withdraws_what_no_worker_has_yet(tmp_path: Path) -> None:
     _, study, second = search(file)
     assert len(studies.scored(study)) == 6
     assert len(listener.heard + second.heard) == 10  # 4 baselines and 6 trials, each once
+
+
+def test_what_ray_says_of_the_dead_is_kept_off_the_terminal(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    from ray._private import worker
+
+    with caplog.at_level("INFO", logger="mergefront"):
+        dump = {"lines": ["(raylet) died\n" * 500], "pid": "raylet", "is_err": False}
+        worker.print_to_stdstream(dump, ignore_prefix=False)
+    assert capfd.readouterr() == ("", "")
+    (said,) = (record.getMessage() for record in caplog.records if "ray: " in record.getMessage())
+    assert "(raylet) died" in said
+    assert len(said) < 2_100
