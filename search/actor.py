@@ -13,16 +13,20 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from merge_core.errors import CheckpointError
 from merge_core.references import locate, split_reference
 from search.results import Result
 from search.worker import Evaluator, Job, Setup, Step
+
+TURN_S = 2 * 3600.0
+"""How long a worker waits for its turn to start its engine: whoever has it may hang."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class Worker:
             self._setup = replace(self._setup, engine=engine)
         self._name = name
         self._evaluator: Evaluator | None = None
+        self._notes: tuple[str, ...] = ()  # for the next result
 
     @ray.method(num_returns="streaming")  # type: ignore[untyped-decorator]
     def begin(self) -> Iterator[Begun | str]:
@@ -81,10 +86,15 @@ class Worker:
     def evaluate(self, job: Job) -> Iterator[Step | Result]:
         """Score one job, telling each step as it begins; the result comes last."""
         if self._evaluator is None:
-            with start_lock():
+            with turn() as came:
+                if not came:
+                    self._notes = (f"its engine's turn to start did not come in {TURN_S:.0f} s",)
                 yield Step("start")  # its time runs from its turn on
                 self._evaluator = Evaluator(self._setup, self._name)
-        yield from self._evaluator.steps(job)
+        for told in self._evaluator.steps(job):
+            if isinstance(told, Result):
+                told, self._notes = replace(told, notes=(*told.notes, *self._notes)), ()
+            yield told
 
     def close(self) -> None:
         """Free the engine and what it started."""
@@ -102,6 +112,25 @@ def start_lock() -> FileLock:
     folder = Path(tempfile.gettempdir()) / f"mergefront-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     return FileLock(folder / "engine-start.lock")
+
+
+@contextmanager
+def turn(patience: float = TURN_S) -> Iterator[bool]:
+    """Hold that lock while the block runs.
+
+    Args:
+        patience: seconds after which it goes on without: False.
+
+    Raises:
+        OSError: the folder for temporary files cannot be written.
+    """
+    lock = start_lock()
+    with suppress(Timeout):
+        lock.acquire(timeout=patience)
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
 
 
 def fetched(setup: Setup) -> Iterator[str]:

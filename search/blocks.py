@@ -35,8 +35,9 @@ class Blocks:
         path = self._path(job)
         items: dict[str, dict[int, ItemScore]] = {}
         seconds = 0.0
-        lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
-        for line in lines:
+        # A tear may go through the middle of a character.
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        for line in text.split("\n"):
             try:
                 row = json.loads(line)
                 read = {

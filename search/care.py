@@ -47,6 +47,7 @@ class _Case:
     """What is known of a job on its way."""
 
     faults: Counter[Kind] = field(default_factory=Counter)
+    apart: int = 0  # losses that say nothing of the job
     step: Step | None = None  # what its worker does now
     since: float = 0.0  # monotonic
     suspect: Item | None = None  # at work when a try that asks item by item met a fault
@@ -93,6 +94,12 @@ class Care:
         self._took(job)
         del self._cases[job.key]
 
+    def away(self, seconds: float) -> None:
+        """The driver itself was away for so long: no step is to blame for that."""
+        now = time.monotonic()
+        for case in self._cases.values():
+            case.since = min(now, case.since + seconds)
+
     def overdue(self, job: Job) -> str | None:
         """What the job's worker has been at for too long, or None.
 
@@ -115,10 +122,15 @@ class Care:
         where = f"{job.key} on {worker}"
         full = said if step is None else f"{step}: {said}"
         self.incidents.record(kind, where, full)
-        case.faults[kind] += 1
-        # A lost machine says nothing of the job: it has tries of its own.
-        apart = kind == Kind.NODE_LOST
-        count = case.faults[kind] if apart else case.faults.total() - case.faults[Kind.NODE_LOST]
+        if step is not None and step.at == "start":
+            self._running.discard(worker)  # it will wait for its turn again
+        # A lost machine says nothing of the job, nor does a worker that died before it began.
+        if kind == Kind.NODE_LOST or (kind == Kind.WORKER_LOST and step is None):
+            case.apart += 1
+            count, most = case.apart, POLICIES[Kind.NODE_LOST].retries
+        else:
+            case.faults[kind] += 1
+            count, most = case.faults.total(), policy.retries
         if step is not None and asking and job.by_item and policy.by_item:
             item = (step.task, step.items[0])
             if case.suspect is None:  # it may be chance, a kill from outside: once more
@@ -129,11 +141,11 @@ class Care:
                 error = f"{step} is at fault: {POLICIES[kind].what} there ({said})"
                 self.incidents.record(Kind.POISONED_ITEM, where, error)
                 return Verdict(None, here=kind in _LIVES, error=error, poison=item)
-        if count > policy.retries or (kind == Kind.JOB_ERROR and not asking):
+        if count > most or (kind == Kind.JOB_ERROR and not asking):
             self._give_up(job)
             error = policy.message.format(tries=count, said=full)
             return Verdict(None, here=kind in _LIVES, error=error)
-        by_item = job.by_item or (policy.by_item and asking and count == policy.retries)
+        by_item = job.by_item or (policy.by_item and asking and count == most)
         return Verdict(replace(job, by_item=by_item), here=count <= policy.here)
 
     def _took(self, job: Job) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -40,6 +41,9 @@ NOTICED_S = 20.0
 MOST_FAILED = 5
 """Starts in a row that fail, with no worker alive, before it is called the set-up's fault."""
 
+SILENT_S = 30 * 60.0
+"""A worker that fetches, with no line from any that does, is taken to hang."""
+
 _NODE_ID = "ray.io/node-id"  # the label that Ray gives every node
 log = logging.getLogger("mergefront")
 
@@ -59,6 +63,7 @@ class Member:
         group: Ray's placement group, where it claims several bundles.
         born: since when it has its place, by the monotonic clock; until it has begun, when it was
             asked for.
+        heard: when it last told something while it started.
         free_since: since when it has been ready without a job.
     """
 
@@ -71,6 +76,7 @@ class Member:
     gpus: tuple[int, ...] = ()
     group: Any = None
     born: float = field(default_factory=time.monotonic)
+    heard: float = 0.0
     free_since: float = 0.0
 
     @property
@@ -110,11 +116,13 @@ class Crew:
         self._wait = wait
         self._record = record
         self._number = 0
-        self._failed = 0
+        self._failed = 0  # starts in a row
+        self._failures: Counter[str] = Counter()  # the same by node
+        self._proven = False  # a worker has been ready: the set-up is right
         self._held = (0.0, 0.0)
         self._not_before: dict[str, float] = {}
         self._looked = -math.inf
-        self._alive = self._told = time.monotonic()
+        self._alive = self._told = self._fetched = time.monotonic()
         self._known: dict[str, Node] = {}
         self.tend()
 
@@ -148,22 +156,24 @@ class Crew:
             self._held[1] + sum((now - member.born) * member.place.gpus for member in begun),
         )
 
-    def alive(self, node: str) -> bool:
-        """Whether a node was there at the last look; one that is not known yet is taken to be."""
-        return not node or node in self._known
+    def stands(self, place: Place) -> bool:
+        """Whether all nodes of a place are there now; Ray itself notices a dead one late.
 
-    def stands(self, node: str) -> bool:
-        """Whether a node is there now; Ray itself notices a dead one some seconds late.
-
-        Until it has, no worker is started there.
+        Until it has, no worker is started on that one.
         """
-        if not node:
-            return True
-        found = next((held for held in nodes() if held.id == node), None)
-        if found is not None and answers(found.address):
-            return True
-        self._not_before[node] = time.monotonic() + NOTICED_S
-        return False
+        there = {node.id: node.address for node in nodes()}
+        gone = [node for node in place.nodes if node not in there or not answers(there[node])]
+        for node in gone:
+            self._not_before[node] = time.monotonic() + NOTICED_S
+        return not gone
+
+    def away(self, seconds: float) -> None:
+        """The driver itself was away for so long: nobody's silence counts that time."""
+        now = time.monotonic()
+        self._alive = min(now, self._alive + seconds)
+        self._fetched = min(now, self._fetched + seconds)
+        for member in self.members.values():
+            member.heard = min(now, member.heard + seconds)
 
     # ---- life
 
@@ -180,16 +190,16 @@ class Crew:
         on = nodes()
         self._see(on)
         for member in list(self.members.values()):
-            if all(self.alive(bundle.node) for bundle in member.place.bundles):
+            if member.place.nodes <= self._known.keys():
                 continue
             if member.job is None:
                 self._record(Kind.NODE_LOST, f"worker {member.name}", "left with its node")
                 self.drop(member)
             else:  # what it was at ends with its error; a part of it elsewhere ends, too
                 ray.kill(member.actor)
+        self._end_silent(clock)
         self._move(on, clock)
-        usable = [node for node in on if self._not_before.get(node.id, 0.0) <= clock]
-        for place in self.resources.places(usable, [m.place for m in self.members.values()]):
+        for place in self._places(on, clock):
             self._start(place)
         self._check_alive(on, clock)
 
@@ -206,17 +216,20 @@ class Crew:
         except StopIteration:
             del self._starting[told]
             member.ready, member.free_since = True, time.monotonic()
+            self._proven, self._failed = True, 0
+            self._failures.pop(member.node, None)
             return
         except RayError as error:
             cause = error.cause if isinstance(error, RayTaskError) else error
-            if isinstance(cause, USER_ERRORS) and not self.ready:
+            if isinstance(cause, USER_ERRORS) and not self._proven:
                 raise cause from None
             self._failed_start(member, cause)
             return
-        self._alive = time.monotonic()
+        self._alive = member.heard = time.monotonic()
         if isinstance(said, Begun):
             self._begun(member, said)
         else:
+            self._fetched = member.heard
             log.info("worker %s: %s", member.name, said)
 
     def give(self, member: Member, job: Job) -> None:
@@ -272,6 +285,7 @@ class Crew:
         seen = {node.id: node for node in on}
         for node in seen.keys() - self._known.keys():
             self._not_before.pop(node, None)
+            self._failures.pop(node, None)
             if self._known:
                 log.info("node %s joined: %s", node[:8], _described(seen[node]))
         for node in self._known.keys() - seen.keys():
@@ -316,28 +330,64 @@ class Crew:
             bundles = [Bundle(placed[i], bundle.claim) for i, bundle in enumerate(bundles)]
         member.place = replace(member.place, bundles=tuple(bundles))
         member.begun, member.gpus = True, said.gpus
-        self._failed = 0
         gpus = f" with GPUs {', '.join(map(str, said.gpus))}" if said.gpus else ""
         log.info("worker %s is on %s (node %s)%s", member.name, said.host, said.node[:8], gpus)
 
     def _failed_start(self, member: Member, error: BaseException) -> None:
-        """A start came to nothing: on a node that has left that says nothing, else it counts.
-
-        The node gets no worker for a while, longer each time.
-        """
+        """A start came to nothing: on a node that has left that says nothing, else it counts."""
         self.drop(member)
         self._looked = -math.inf
-        if not self.stands(member.node):
-            return
-        log.warning("worker %s did not start: %s", member.name, error)
+        if self.stands(member.place):
+            log.warning("worker %s did not start: %s", member.name, error)
+            self._hold_back({member.node}, (str(error).splitlines() or [repr(error)])[0])
+
+    def _end_silent(self, clock: float) -> None:
+        """End workers that fetch and say nothing; one fetches and others wait: any line will do."""
+        silent = [
+            member
+            for member in self.members.values()
+            if member.begun
+            and not member.ready
+            and clock - max(member.heard, self._fetched) > SILENT_S
+        ]
+        said = f"{SILENT_S:,.0f} s without a sign while it fetched checkpoints"
+        for member in silent:
+            self._record(Kind.HUNG, f"worker {member.name}", said)
+            self.drop(member)
+        if silent:
+            self._hold_back({member.node for member in silent}, said)
+
+    def _hold_back(self, failed: set[str], said: str) -> None:
+        """Start no worker on some nodes for a while, longer each time."""
         self._failed += 1
         begun = any(other.begun for other in self.members.values())
         if self._failed >= MOST_FAILED and not begun:
             raise WorkerError(
-                f"{MOST_FAILED} workers in a row died while they started, the last with: "
-                f"{str(error).splitlines()[0]}"
+                f"{MOST_FAILED} workers in a row died while they started, the last with: {said}"
             )
-        self._not_before[member.node] = time.monotonic() + 2.0 ** min(8, self._failed)
+        for node in failed:
+            self._failures[node] += 1
+            self._not_before[node] = time.monotonic() + 2.0 ** min(8, self._failures[node])
+
+    def _places(self, on: Sequence[Node], clock: float) -> list[Place]:
+        """The places that are to be filled now: none on a node that is held back.
+
+        What such a node has room for waits for it, rather than for any node.
+        """
+        held = [member.place for member in self.members.values()]
+        usable = [node for node in on if self._not_before.get(node.id, 0.0) <= clock]
+        found = self.resources.places(usable, held)
+        nowhere = Counter(place.kind for place in self.resources.places(on, held) if not place.node)
+        if self._not_before.get("", 0.0) > clock:
+            nowhere.clear()
+        chosen = []
+        for place in found:
+            if not place.node:
+                if not nowhere[place.kind]:
+                    continue
+                nowhere[place.kind] -= 1
+            chosen.append(place)
+        return chosen
 
     def _move(self, on: Sequence[Node], clock: float) -> None:
         """Start a worker elsewhere if others' claims keep it from its place, and there is room."""

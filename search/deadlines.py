@@ -6,6 +6,8 @@ default a deadline is several times what the same took before, and each try has 
 
 from __future__ import annotations
 
+import time
+
 from search.worker import Step
 
 FACTOR = 5.0
@@ -16,6 +18,9 @@ FLOOR_S = 15 * 60.0
 
 FIRST_S = 4 * 3600.0
 """For what nothing is known of yet: the first block of a task, the first merge."""
+
+AWAY_S = 30.0
+"""A driver that does not look at its workers for longer was away itself."""
 
 
 class Deadlines:
@@ -44,6 +49,8 @@ class Deadlines:
         """
         if step.at == "start":
             limit = self._start
+        elif step.at == "end":  # no work of the job's
+            limit = FLOOR_S
         elif self._block is not None:
             limit = self._block
         else:
@@ -52,3 +59,19 @@ class Deadlines:
             most = [seconds * max(1.0, count / had) for had, seconds in known.items()]
             limit = max(FLOOR_S, FACTOR * min(most)) if most else FIRST_S
         return float(limit * 2**tries)
+
+
+class Presence:
+    """Notices that the driver's own process stood still: stopped, suspended, or without a database.
+
+    What its workers told meanwhile is heard late, so that time counts for no deadline.
+    """
+
+    def __init__(self) -> None:
+        self._seen = time.monotonic()
+
+    def missed(self, planned: float = 0.0) -> float:
+        """Seconds since the last call beyond those that were `planned`; 0 if there are few."""
+        now = time.monotonic()
+        gap, self._seen = now - self._seen - planned, now
+        return gap if gap > AWAY_S else 0.0

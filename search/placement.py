@@ -96,6 +96,11 @@ class Place:
         return self.bundles[0].node
 
     @property
+    def nodes(self) -> frozenset[str]:
+        """Where any part of it is; none as long as it has no node."""
+        return frozenset(bundle.node for bundle in self.bundles if bundle.node)
+
+    @property
     def gpus(self) -> float:
         """GPUs that it claims in all."""
         return sum(bundle.claim.get("GPU", 0.0) for bundle in self.bundles)
@@ -109,10 +114,6 @@ class Place:
     def threads(self) -> int:
         """Threads that it may use for merging."""
         return max(1, int(self.cpus))
-
-    def on(self, node: str) -> bool:
-        """Whether any part of it is there."""
-        return any(bundle.node == node for bundle in self.bundles)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from ray.exceptions import (
 from merge_core.yaml_io import one_line
 from search.care import Care, Item, kind_of_death, kind_of_error
 from search.crew import Crew, Member
+from search.deadlines import Presence
 from search.errors import USER_ERRORS, WorkerError
 from search.head import watched
 from search.incidents import Kind
@@ -113,6 +114,8 @@ class Pool:
         self._futures: dict[Any, str] = {}
         self._care = care
         self._queue: deque[Job] = deque()
+        self._presence = Presence()
+        self._proven = False  # a job came to its end: the set-up is right
 
     @property
     def size(self) -> int:
@@ -146,14 +149,17 @@ class Pool:
         """Outcomes that arrive within `timeout` seconds; jobs that met a fault are tried again.
 
         Raises:
-            ObjectiveError, MergeError: the set-up is wrong: no job would ever do better.
+            ObjectiveError, MergeError: the set-up is wrong: no job would ever do better. Never
+                after a job has come to its end: then it is one node's fault, or one job's.
             WorkerError: no worker starts, or none has been alive for too long.
         """
+        self._away()
         self.crew.tend()
         if not self._told:
             time.sleep(min(timeout, 0.5) if self.busy else 0.0)  # nodes may come
             return []
         ready, _ = ray.wait(self._told, num_returns=1, timeout=timeout)
+        away = self._away(planned=timeout)
         outcomes: list[Outcome | None] = []
         while ready:
             for told in ready:
@@ -163,7 +169,8 @@ class Pool:
                     self.crew.hear(told)
             told = self._told
             ready = ray.wait(told, num_returns=len(told), timeout=0)[0] if told else []
-        outcomes += [self._hung(member) for member in list(self.crew.members.values())]
+        if not (self._away() or away):
+            outcomes += [self._hung(member) for member in list(self.crew.members.values())]
         self._assign()
         return [outcome for outcome in outcomes if outcome is not None]
 
@@ -176,6 +183,15 @@ class Pool:
     def _told(self) -> list[Any]:
         """What may tell something new: jobs that run, and workers that start."""
         return [*self._futures, *self.crew.starting]
+
+    def _away(self, planned: float = 0.0) -> bool:
+        """Whether the driver itself stood still since the last call: no deadline counts that."""
+        missed = self._presence.missed(planned)
+        if missed:
+            log.warning("this process stood still for %.0f s", missed)
+            self._care.away(missed)
+            self.crew.away(missed)
+        return missed > 0.0
 
     def _assign(self) -> None:
         for member in self.crew.free:
@@ -195,18 +211,21 @@ class Pool:
             told = ray.get(next(future))
         except _LOST as error:
             log.warning("worker %s died with %s: %s", member.name, job.key, error)
-            kind = kind_of_death(error, self.crew.stands(member.node))
+            kind = kind_of_death(error, self.crew.stands(member.place))
             return self._met(member, kind, str(error), lives=False)
         except RayTaskError as error:
             cause = error.cause
-            kind = kind_of_error(cause)
+            kind, lives = kind_of_error(cause), True
             if kind == Kind.JOB_ERROR and isinstance(cause, USER_ERRORS):
-                raise cause from None
+                if not self._proven:
+                    raise cause from None
+                kind, lives = Kind.ENGINE_DIED, False  # another node may do better
             log.error("%s failed on %s:\n%s", job.key, member.name, error)
-            return self._met(member, kind, f"{type(cause).__name__}: {cause}")
+            return self._met(member, kind, f"{type(cause).__name__}: {cause}", lives=lives)
         if isinstance(told, Step):
             self._care.stepped(job, told)
             return None
+        self._proven = True
         del self._futures[future]
         self.crew.take(member)
         self._care.ended(job)

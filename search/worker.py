@@ -68,20 +68,26 @@ class Step:
     """What a worker tells while it is at a job: what it begins now, and what it has just done.
 
     Attributes:
-        at: it starts its engine, loads the merge, or asks a block of items.
+        at: it starts its engine, loads the merge, asks a block of items, or has asked all: its
+            result comes next.
         task: of the block.
         items: ids of the block's items.
         done: the block before, which a later try need not ask again.
     """
 
-    at: Literal["start", "load", "block"]
+    at: Literal["start", "load", "block", "end"]
     task: str = ""
     items: tuple[str, ...] = ()
     done: Scored = field(default_factory=Scored)
 
     def __str__(self) -> str:
         if self.at != "block":
-            return "starting the engine" if self.at == "start" else "merging"
+            names = {
+                "start": "starting the engine",
+                "load": "merging",
+                "end": "after the last item",
+            }
+            return names[self.at]
         if len(self.items) == 1:
             return f"item {self.items[0]!r} of task {self.task}"
         first, last = self.items[0], self.items[-1]
@@ -209,6 +215,8 @@ class Evaluator:
                 stopped = replace(verdict, asked=asked, of=total, audited=audited)
                 if not audited:
                     break
+        if done.items:
+            yield Step("end", done=done)  # now nothing that was asked is with the worker alone
         return {name: [had[i] for i in sorted(had)] for name, had in found.items()}, stopped
 
     def _free(self) -> None:

@@ -31,7 +31,7 @@ from merge_core.yaml_io import dump_yaml
 from objectives.engines import TransformersConfig
 from objectives.engines.config import ScriptedConfig
 from search import study as studies
-from search.actor import start_lock
+from search.actor import start_lock, turn
 from search.config import load
 from search.crew import Crew
 from search.driver import Driver
@@ -137,7 +137,7 @@ def test_nothing_is_claimed_twice_and_no_place_stays_free(
     gone = lost.draw(st.sets(st.sampled_from([node.id for node in on]))) if on else set()
     on = [node for node in on if node.id not in gone]
     on += [machine(f"m{i}", float(cpus), float(gpus)) for i, (cpus, gpus) in enumerate(then)]
-    held = [p for p in held if not any(p.on(node) for node in gone) and p.node]
+    held = [p for p in held if p.node and not p.nodes & gone]
     held += resources.places(on, held)
     assert within(on, held)
     for index, kind in enumerate(kinds):
@@ -187,6 +187,9 @@ def test_engines_of_a_node_start_one_by_one(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with start_lock(), pytest.raises(Timeout):
         start_lock().acquire(timeout=0.0)
+    start_lock().acquire(timeout=0.0).lock.release()
+    with turn() as first, turn(patience=0.05) as second:  # whoever has it may hang
+        assert (first, second) == (True, False)
     start_lock().acquire(timeout=0.0).lock.release()
 
 

@@ -27,7 +27,7 @@ from search import study as studies
 from search.blocks import Blocks
 from search.care import Care, kind_of_death, kind_of_error
 from search.config import load
-from search.deadlines import FACTOR, FIRST_S, FLOOR_S, Deadlines
+from search.deadlines import AWAY_S, FACTOR, FIRST_S, FLOOR_S, Deadlines, Presence
 from search.describe import status_lines, status_of
 from search.incidents import POLICIES, Incidents, Kind
 from search.pool import connected
@@ -122,6 +122,7 @@ def test_a_deadline_follows_what_was_seen_and_doubles() -> None:
     assert own.of(block, tries=1) == 2 * FACTOR * 1000.0
     assert own.of(Step("block", "t", tuple("abcdefghijklmnop"))) == FACTOR * 2400.0
     assert own.of(Step("block", "other", ("a",))) == own.of(Step("load")) == FIRST_S
+    assert own.of(Step("end")) == FLOOR_S
     assert own.of(Step("start")) == 60.0
     told = Deadlines(30.0, 60.0)
     told.took(block, 1000.0)
@@ -143,6 +144,11 @@ def test_blocks_are_kept_until_they_are_not_needed(tmp_path: Path) -> None:
         file.write('\n{"items": {"t": {"5"')  # killed while it wrote
     kept.add(job(), Scored({"t": {3: score}}, 0.25))
     assert kept.of(job()) == Scored({"t": {2: score, 3: score}, "u": {0: score}}, 2.25)
+    whole = path.read_bytes()
+    torn = json.dumps({"items": {"u": {"1": {"response": "สาม"}}}}, ensure_ascii=False).encode()
+    for end in range(len(torn)):  # in the middle of a character, too
+        path.write_bytes(torn[:end] + whole)
+        assert kept.of(job()).items == {"t": {2: score, 3: score}, "u": {0: score}}
     kept.forget(job())
     kept.forget(job())
     assert kept.of(job()) == Scored()
@@ -207,12 +213,37 @@ def test_lost_machines_are_never_the_jobs_fault(care: Care) -> None:
         for kind in (Kind.NODE_LOST, Kind.NODE_LOST, Kind.WORKER_LOST):
             assert now is not None
             care.sent(now, "w1")
+            if kind == Kind.WORKER_LOST:
+                care.stepped(now, Step("load"))
             now = care.met(now, kind, "said", "w1").again
     assert now is not None
     care.sent(now, "w1")
+    care.stepped(now, Step("load"))
     verdict = care.met(now, Kind.WORKER_LOST, "said", "w1")
     assert verdict.again is None
-    assert verdict.error == "its worker died in each of 3 tries: said"
+    assert verdict.error == "its worker died in each of 3 tries: merging: said"
+
+
+def test_workers_that_die_before_they_begin_cost_no_try(care: Care) -> None:
+    """Killed while they were idle: the next job meets it."""
+    now: Job | None = job()
+    for count in range(10):
+        assert now is not None, count
+        care.sent(now, "w1")
+        verdict = care.met(now, Kind.WORKER_LOST, "said", "w1")
+        now = verdict.again
+        assert not verdict.here
+    assert verdict.error == "its worker died in each of 10 tries: said"
+
+
+def test_a_job_that_is_done_but_for_its_result_keeps_its_blocks(care: Care) -> None:
+    score = ItemScore("a", {"math": 1.0}, "สาม", 3, "stop")
+    care.sent(job(), "w1")
+    care.stepped(job(), Step("block", "t", ("a",)))
+    care.stepped(job(), Step("end", done=Scored({"t": {0: score}}, 2.0)))
+    verdict = care.met(job(), Kind.WORKER_LOST, "said", "w1")
+    assert verdict.again is not None
+    assert care.sent(verdict.again, "w2").had == Scored({"t": {0: score}}, 2.0)
 
 
 def test_a_fault_before_any_item_blames_none(care: Care) -> None:
@@ -239,6 +270,47 @@ def test_a_worker_that_falls_silent_is_taken_to_hang(
     assert care.overdue(job(8)) is None
     now[0] += FIRST_S + 1
     assert care.overdue(job(8)) == "14,401 s without a sign"
+
+
+def test_waiting_for_a_turn_to_start_again_is_no_hang(
+    care: Care, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    care.sent(job(), "w1")
+    care.stepped(job(), Step("start"))
+    verdict = care.met(job(), Kind.OUT_OF_MEMORY, "said", "w1")
+    assert verdict.here
+    assert verdict.again is not None
+    care.sent(verdict.again, "w1")
+    now[0] += 10 * FLOOR_S
+    assert care.overdue(job()) is None
+
+
+def test_no_deadline_counts_the_drivers_own_absence(
+    care: Care, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    presence = Presence()
+    care.sent(job(), "w1")
+    care.stepped(job(), Step("block", "t", ("a",)))
+    now[0] += FIRST_S - 1.0
+    assert presence.missed(planned=FIRST_S - 1.0 - AWAY_S) == 0.0
+    now[0] += 8 * 3600.0  # stopped for a night
+    missed = presence.missed(planned=1.0)
+    assert missed == 8 * 3600.0 - 1.0
+    assert care.overdue(job()) is not None
+    care.away(missed)
+    assert care.overdue(job()) is None
+    now[0] += 1.0
+    assert presence.missed() == 0.0
+    assert care.overdue(job()) is not None
+    care.sent(job(8), "w2")
+    care.stepped(job(8), Step("load"))
+    care.away(AWAY_S + 1.0)  # it began in the meantime
+    now[0] += FIRST_S + 1.0
+    assert care.overdue(job(8)) is not None
 
 
 def test_errors_are_known_by_what_they_are() -> None:
@@ -440,6 +512,8 @@ def test_a_job_goes_on_from_what_it_had(tmp_path: Path) -> None:
     assert [len(step.items) for step in blocks] == [1] * 8
     assert isinstance(steps[-1], Result)
     assert steps[-1].items == whole.items
+    told = [step.done.items for step in steps if isinstance(step, Step)]
+    assert sum(len(found) for items in told for found in items.values()) == 8  # the last one, too
     done: dict[str, Any] = {}
     for step in blocks[:6]:
         for task, items in step.done.items.items():
