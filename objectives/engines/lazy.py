@@ -162,6 +162,8 @@ class LazyTensor(Tensor):
         views = [result] if isinstance(result, Tensor) else list(result)
         if any(_storage(view) != _storage(self._view) for view in views):
             return None
+        if any(view.dtype != self._view.dtype for view in views):
+            return None  # other numbers of the same memory: strides count other elements
         made = [LazyTensor(self._making, self._name, view) for view in views]
         return made[0] if isinstance(result, Tensor) else tuple(made)
 
@@ -184,12 +186,14 @@ class Rehearsal(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in ("copy_", "fill_", "zero_", "__setitem__") and type(args[0]) is not LazyTensor:
             with torch._C.DisableTorchFunctionSubclass():
-                target = args[0][args[1]] if name == "__setitem__" else args[0]
-                at = self._names.get(_storage(target))
+                at = self._names.get(_storage(args[0]))
                 if at is not None:
-                    given = args[1] if name == "copy_" else None
-                    if given is not None:  # the shapes fit, or this raises
-                        torch.broadcast_to(torch.empty(given.shape, device="meta"), target.shape)
+                    target, given = args[0], args[1] if name == "copy_" else None
+                    if name == "__setitem__":
+                        target, given = args[0][args[1]], args[2]
+                    if isinstance(given, Tensor):  # the shapes fit, or this raises
+                        room = torch.empty(target.shape, device="meta")
+                        room[...] = torch.empty(given.shape, device="meta")
                     if isinstance(given, LazyTensor):
                         given._making.take(given._name, given._view, target.dtype)
                     self.written[at] += target.numel()

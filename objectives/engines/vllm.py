@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,8 +29,9 @@ from objectives.engines.decoding import stream_seed
 from objectives.engines.encoding import Encoder
 from objectives.engines.model_folder import end_ids, has_weights, opening, read_folder
 from objectives.engines.spool import spooled
-from objectives.engines.vllm_processes import children, end
-from objectives.errors import EngineDiedError, EngineError, EngineMemoryError
+from objectives.engines.vllm_errors import at_start, lacks_memory, line, revived, tells_of_death
+from objectives.engines.vllm_processes import alive, children, end
+from objectives.errors import EngineDiedError, EngineError, EngineMemoryError, ObjectiveError
 from objectives.weights import Portable, PortableSource, TensorSpec, WeightSource
 
 _QUIET = {
@@ -44,6 +46,9 @@ _CACHES = ("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cache
 """Ends of the names of what old checkpoints carry and models compute themselves."""
 
 _HEAD = "lm_head.weight"
+
+_RESET_PAUSE = 0.2
+"""Seconds for vLLM to let go of the blocks of answers that were ended."""
 
 
 class VllmEngine(Engine):
@@ -212,9 +217,12 @@ class VllmEngine(Engine):
         # Blocks of the old model's cache would answer for the new one, even after a fault.
         with self._talking():
             reset = self._engine.reset_prefix_cache()
+            if not reset:
+                time.sleep(_RESET_PAUSE)
+                reset = self._engine.reset_prefix_cache()
         self._raise_fault(self.last_load)
         if not reset:
-            raise EngineError("vLLM did not reset its prefix cache: old weights would answer")
+            raise EngineDiedError("vLLM did not reset its prefix cache: old weights would answer")
         self._complete = True
 
     def _rehearse(self, portable: Portable, specs: Mapping[str, TensorSpec]) -> None:
@@ -298,22 +306,28 @@ class VllmEngine(Engine):
 
         try:
             yield
-        except (EngineDeadError, ConnectionError, EOFError) as error:
-            self._complete = False
-            raise EngineDiedError(
-                f"vLLM's processes have died: {_line(error)}; its own log says why"
-            ) from error
-        except (EngineGenerateError, RuntimeError, ValueError, AssertionError) as error:
-            if any(not child.is_running() for child in self._children):
+        except ObjectiveError:
+            raise
+        except Exception as error:
+            if lacks_memory(error):
                 self._complete = False
-                raise EngineDiedError(f"a process of vLLM has died: {_line(error)}") from error
-            raise EngineError(f"vLLM refuses: {_line(error)}") from error
+                raise EngineMemoryError(f"vLLM ran out of memory: {line(error)}") from error
+            dead = isinstance(error, EngineDeadError | ConnectionError | EOFError)
+            if dead or tells_of_death(error) or not all(map(alive, self._children)):
+                self._complete = False
+                raise EngineDiedError(
+                    f"a process of vLLM has died: {line(error)}; its own log says why"
+                ) from error
+            refusals = (EngineGenerateError, RuntimeError, ValueError, AssertionError)
+            if isinstance(error, refusals):
+                raise EngineError(f"vLLM refuses: {line(error)}") from error
+            raise  # a fault of ours
 
     def _raise_fault(self, answers: Sequence[Mapping[str, Any]]) -> None:
         """The first fault that a worker tells of, as the exception that it was."""
         fault = next((answer["fault"] for answer in answers if answer["fault"]), None)
         if fault is not None:
-            raise _revived(fault["kind"], fault["message"])
+            raise revived(fault["kind"], fault["message"])
 
     def _check_open(self) -> None:
         if self._closed:
@@ -344,7 +358,9 @@ def _start(config: VllmConfig, path: Path, whole: bool) -> Any:
     """A live `LLMEngine`.
 
     Raises:
-        EngineError: vLLM cannot serve this model here; one line says why.
+        EngineMemoryError: too little memory is free here and now.
+        EngineDiedError: a process of vLLM ended while it started.
+        EngineError: vLLM cannot serve this model; one line says why.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -370,8 +386,8 @@ def _start(config: VllmConfig, path: Path, whole: bool) -> Any:
                 **given,
             )
         )
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, AssertionError) as error:
-        raise EngineError(f"{path}: vLLM does not start: {_line(error)}") from error
+    except Exception as error:  # vLLM raises plain ones for its processes, too
+        raise at_start(path, error) from error
 
 
 def _generation_config(path: Path) -> Any:
@@ -399,22 +415,6 @@ def _misfit(name: str, given: str, live: str) -> EngineError:
     )
 
 
-def _revived(kind: str, message: str) -> Exception:
-    """An error of another process, as what it was there: a trial's fault stays a trial's fault."""
-    module, _, name = kind.partition(":")
-    found: Any = None
-    with contextlib.suppress(ImportError, AttributeError):
-        found = getattr(importlib.import_module(module), name) if module else None
-    if not (isinstance(found, type) and issubclass(found, Exception)):
-        return EngineError(message if not kind else f"{name}: {message}")
-    if issubclass(found, MemoryError) or name == "OutOfMemoryError":
-        return EngineMemoryError(f"merging inside vLLM ran out of memory: {message}")
-    try:
-        return found(message)
-    except TypeError:  # it takes other arguments than a message
-        return EngineError(f"{name}: {message}")
-
-
 def _free() -> None:
     """What an engine in this process leaves behind; one in processes of its own leaves nothing."""
     from vllm.distributed.parallel_state import (
@@ -428,8 +428,3 @@ def _free() -> None:
 
 def _short(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _line(error: BaseException) -> str:
-    said = " ".join(str(error).split())[:300]
-    return said or type(error).__name__

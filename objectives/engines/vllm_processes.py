@@ -19,15 +19,25 @@ def children() -> list[Any]:
     return [child for child in psutil.Process().children(recursive=True) if child.pid != own]
 
 
+def alive(process: Any) -> bool:
+    """Whether a process still runs; one that nobody has waited for yet (a zombie) does not."""
+    import psutil
+
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def end(processes: list[Any]) -> None:
     """Wait until all have ended; those that do not are asked, then killed."""
     if not processes:
         return
     import psutil
 
-    _, alive = psutil.wait_procs(processes, timeout=_PATIENCE)
+    _, left = psutil.wait_procs(processes, timeout=_PATIENCE)
     for tell in ("terminate", "kill"):
-        for process in alive:
+        for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 getattr(process, tell)()
-        _, alive = psutil.wait_procs(alive, timeout=_PATIENCE)
+        _, left = psutil.wait_procs(left, timeout=_PATIENCE)

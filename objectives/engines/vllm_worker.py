@@ -21,6 +21,8 @@ from typing import Any
 import torch
 
 from objectives.engines.lazy import Making, Rehearsal
+from objectives.engines.vllm_errors import lacks_memory, plain
+from objectives.engines.vllm_processes import alive
 from objectives.tables import resolve
 from objectives.weights import PartSource
 
@@ -53,7 +55,7 @@ class MergeExtension:
         try:
             self._mergefront = LiveModel(self.model_runner.get_model(), self.vllm_config, swap)
         except Exception as error:  # noqa: BLE001 - see the module
-            return {"fault": _plain(error)}
+            return {"fault": plain(error)}
         return {"fault": None, "way": self._mergefront.way, "why": self._mergefront.why}
 
     def mergefront_rehearse(self, maker: str, data: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +73,7 @@ def _end_with(owner: int) -> None:
 
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(owner)
-        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        while alive(process):
             time.sleep(_WATCH_EVERY)
     os._exit(1)
 
@@ -105,7 +107,7 @@ class LiveModel:
         try:
             making = Making(self._source(maker, data), write=False)
         except Exception as error:  # noqa: BLE001 - see the module
-            return {"fault": _plain(error)}
+            return {"fault": plain(error)}
         fault, lacking = None, []
         with _in_loader_form(self._model, self.way):
             live = dict(self._model.named_parameters())
@@ -113,12 +115,12 @@ class LiveModel:
                 try:
                     self._fill(making)
                 except Exception as error:  # noqa: BLE001 - see the module
-                    fault = {"kind": "", "message": _misfit(making, error)}
+                    fault = _told(making, error)
             owners = {name: self._model.get_submodule(name.rpartition(".")[0]) for name in live}
             for name, count in rehearsal.written.items():
                 # Quantised layers have scales and padding of their own, which no checkpoint holds.
-                plain = _is_plain(owners[name])
-                if count < live[name].numel() and plain and name not in self._shared:
+                loads = _is_plain(owners[name])
+                if count < live[name].numel() and loads and name not in self._shared:
                     lacking.append(name)
         types = {name: str(dtype).removeprefix("torch.") for name, dtype in making.types.items()}
         # In the loader's form shared weights lie apart: what fills them there is lost afterwards.
@@ -136,7 +138,7 @@ class LiveModel:
         try:
             making = Making(self._source(maker, data))
         except Exception as error:  # noqa: BLE001 - see the module
-            return {"fault": _plain(error)}
+            return {"fault": plain(error)}
         fault = None
         try:
             if self.way == "in_place":
@@ -144,9 +146,9 @@ class LiveModel:
             else:
                 self._reload(making)
         except Exception as error:  # noqa: BLE001 - see the module
-            fault = {"kind": "", "message": _misfit(making, error)}
+            fault = _told(making, error)
         if making.fault is not None:
-            fault = _plain(making.fault)
+            fault = plain(making.fault)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return {
@@ -259,6 +261,11 @@ def _shared(model: torch.nn.Module) -> set[str]:
     return found
 
 
+def _told(making: Making, error: Exception) -> dict[str, str]:
+    """What stopped the loader: want of memory as that, all else as a tensor that does not fit."""
+    return plain(error) if lacks_memory(error) else {"kind": "", "message": _misfit(making, error)}
+
+
 def _misfit(making: Making, error: Exception) -> str:
     """What the loader said to the tensor that it was given last, in one line."""
     said = " ".join(str(error).split())[:200]
@@ -271,9 +278,3 @@ def _misfit(making: Making, error: Exception) -> str:
         f" ({type(error).__name__}{': ' if said else ''}{said});"
         " start the engine from a model of the merge's shapes"
     )
-
-
-def _plain(error: Exception) -> dict[str, str]:
-    """An error as plain data: its class by module and name, and its message."""
-    kind = f"{type(error).__module__}:{type(error).__qualname__}"
-    return {"kind": kind, "message": " ".join(str(error).split())}

@@ -145,6 +145,31 @@ def test_what_is_no_view_is_made_and_gone_on_with():
     assert lazy.narrow(0, 0, 1).narrow(1, 0, 1).item() == 1.0
 
 
+def test_a_view_to_another_dtype_is_made_and_gone_on_with():
+    source = Parts()
+    lazy = dict(Making(source).tensors())["matrix"]
+    real = source.real["matrix"]
+    for dtype in (torch.int32, torch.int16, torch.uint8):  # as wide, and narrower
+        seen = lazy[1:3].view(dtype)
+        assert torch.equal(seen, real[1:3].view(dtype))
+        target = torch.zeros(seen.shape, dtype=dtype)
+        target.copy_(seen)
+        assert torch.equal(target, real[1:3].view(dtype))
+    assert source.asked == [("matrix", 16)] * 3
+
+
+def test_a_loader_may_write_by_indexing():
+    making = Making(Parts())
+    lazy = dict(making.tensors())
+    target = torch.zeros(6, 8)
+    target[...] = lazy["matrix"]
+    target[1:3, :4] = lazy["matrix"][:2, 4:]
+    expected = Parts().real["matrix"]
+    expected[1:3, :4] = Parts().real["matrix"][:2, 4:]
+    assert torch.equal(target, expected)
+    assert making.taken == {"matrix": 56}
+
+
 def test_after_a_fault_the_loader_comes_to_its_end():
     making = Making(Parts(fail="matrix"))
     target = torch.ones(6, 8)
@@ -166,9 +191,11 @@ def test_a_rehearsal_writes_nothing_and_sees_what_does_not_fit():
         live["a"].data.narrow(0, 0, 3).copy_(lazy["matrix"][:3])
         live["b"][1:].data.fill_(0)
         live["b"][0] = lazy["row"][:3]
-        with pytest.raises(RuntimeError, match="expand"):
-            live["a"].copy_(lazy["cube"])
-    assert rehearsal.written == {"a": 24, "b": 9}
+        live["b"][torch.tensor([2])] = lazy["row"][3:6]
+        for wrong in (live["a"].copy_, lambda given: live["a"].__setitem__(..., given)):
+            with pytest.raises(RuntimeError, match="expand"):
+                wrong(lazy["cube"])
+    assert rehearsal.written == {"a": 24, "b": 12}
     assert all(tensor.all() for tensor in live.values())
-    assert making.taken == {"matrix": 24}
-    assert making.types == {"matrix": torch.float32}
+    assert making.taken == {"matrix": 24, "row": 6}
+    assert making.types == dict.fromkeys(("matrix", "row"), torch.float32)

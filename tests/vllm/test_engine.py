@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -118,6 +119,32 @@ def test_sampling_is_seeded_by_prompt_and_sample(tiny):
         assert first != engine.generate(PROMPTS, SHORT)
         again = [Prompt(p.id, p.messages, sample=1) for p in PROMPTS]
         assert first != engine.generate(again, warm)
+
+
+def ranks() -> list[psutil.Process]:
+    """vLLM's worker processes below this one, in order of rank."""
+    found = psutil.Process().children(recursive=True)
+    return sorted(
+        (p for p in found if "Worker" in " ".join(p.cmdline())), key=lambda p: p.cmdline()
+    )
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "apart", [False, True]
+)  # vLLM's core in a process of its own, as for users
+def test_a_rank_that_dies_while_merging_is_told(trio, monkeypatch, apart):
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", str(int(apart)))
+    plan = MergePlan(recipes(trio, 1)[0])
+    with started(plan, tensor_parallel=2) as engine:
+        engine.load(plan)
+        last = ranks()[-1]
+        last.suspend()  # so that it is at work on the load when it dies
+        threading.Timer(2, last.kill).start()
+        with pytest.raises(EngineDiedError, match="died"):
+            engine.load(plan)
+        with pytest.raises(EngineError, match="no complete weights"):
+            engine.generate(prompts(), SETTINGS)
 
 
 @pytest.mark.timeout(600)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from merge_core import MergePlan, NonFiniteError
 from objectives.engines.base import GenerationSettings
-from objectives.errors import EngineError
+from objectives.errors import EngineDiedError, EngineError, EngineMemoryError
 from tests.objectives.engine_suite import DictSource
 from tests.vllm.kit import (
     FULL,
@@ -127,7 +128,7 @@ def test_without_the_reset_old_weights_answer(trio, answers, monkeypatch):
         right = engine.generate(asked, SETTINGS)
         with monkeypatch.context() as patch:
             patch.setattr(engine._engine, "reset_prefix_cache", lambda: False)
-            with pytest.raises(EngineError, match="did not reset its prefix cache"):
+            with pytest.raises(EngineDiedError, match="did not reset its prefix cache"):
                 engine.load(MergePlan(after))
         with pytest.raises(EngineError, match="no complete weights"):
             engine.generate(asked, SETTINGS)
@@ -135,8 +136,14 @@ def test_without_the_reset_old_weights_answer(trio, answers, monkeypatch):
     assert sum(a == b for a, b in zip(stale, fresh, strict=True)) < len(fresh) / 2
 
 
+def no_room(model, weights):
+    """A loader whose layer finds no room."""
+    next(weights)
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
 @pytest.mark.parametrize("way", WAYS)
-def test_after_a_load_that_failed_a_good_one_answers(trio, answers, way):
+def test_after_a_load_that_failed_a_good_one_answers(trio, answers, way, monkeypatch):
     good = recipes(trio, 3)[2]
     expected = answers.of(good)
     heavy = {"weight": 1e38}
@@ -151,14 +158,19 @@ def test_after_a_load_that_failed_a_good_one_answers(trio, answers, way):
                 engine.load(MergePlan(huge))
             with pytest.raises(EngineError, match="no complete weights loaded"):
                 engine.generate(prompts(), SETTINGS)
+        (kind,) = engine._engine.apply_model(type)
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, "load_weights", no_room)
+            with pytest.raises(EngineMemoryError, match="inside vLLM ran out of memory: CUDA"):
+                engine.load(MergePlan(good))
+        with pytest.raises(EngineError, match="no complete weights loaded"):
+            engine.generate(prompts(), SETTINGS)
         engine.load(MergePlan(good))
         assert engine.generate(prompts(), SETTINGS) == expected
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_names_every_misfit_before_the_first_write(trio, untied, answers, way):
-    import torch
-
     good = recipes(trio, 3)[2]
     expected = answers.of(good)
     plan = MergePlan(good)
