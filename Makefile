@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test test-vllm check format bench bench-dispatch bench-search record chaos clean
+.PHONY: setup demo test test-cluster test-vllm check format bench bench-dispatch bench-search record chaos clean
 
 setup: $(INSTALLED)
 
@@ -17,7 +17,11 @@ demo: $(INSTALLED)
 	$(BIN)/mergefront demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 -m 'not cluster'
+
+# Simulated nodes, PostgreSQL and MLflow servers, drivers and workers killed at every point.
+test-cluster: $(INSTALLED)
+	$(BIN)/python -m pytest --numprocesses 2 -m cluster
 
 # vLLM itself, in an environment of its own: its CPU build (x86) and the CPU build of torch. Where
 # pip finds no torch 2.13.0+cpu, set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.

@@ -16,6 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from objectives.splits import Split
 from tests.chaos import processes
@@ -211,13 +212,13 @@ def score_alone(
     from search.session import prepare
     from search.worker import Evaluator, Job
 
-    ENGINES["scripted"] = "tests.chaos.engine:AskingEngine"
     if file not in _SETUP:
         _SETUP[file] = prepare(load(file)).setup()
         object.__setattr__(
             _SETUP[file], "engine", _SETUP[file].engine.model_copy(update={"delay": 0.0})
         )
-    evaluator = Evaluator(_SETUP[file], "alone")
+    with patch.dict(ENGINES, scripted="tests.chaos.engine:AskingEngine"):
+        evaluator = Evaluator(_SETUP[file], "alone")
     try:
         resolved = Recipe.parse(recipe).resolved(file.parent)
         result = evaluator.evaluate(Job("alone", resolved, "", split))

@@ -442,6 +442,7 @@ def test_engine_configs_are_told_apart_by_kind():
     schema = adapter.json_schema()
     assert {ref["$ref"].rsplit("/")[-1] for ref in schema["oneOf"]} == {
         "TransformersConfig",
+        "VllmConfig",
         "ScriptedConfig",
     }
 

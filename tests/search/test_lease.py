@@ -27,6 +27,8 @@ from tests.search.test_postgres import a_run
 
 needs_server = pytest.mark.skipif(binaries() is None, reason=MISSING)
 
+pytestmark = pytest.mark.cluster
+
 HOLDER = """
 import sys, time
 from pathlib import Path

@@ -30,7 +30,7 @@ from tests.search.postgres import MISSING, PASSWORD, Postgres, binaries, free_po
 from tests.search.small import CommandLine
 from tests.search.test_driver import write
 
-pytestmark = pytest.mark.skipif(binaries() is None, reason=MISSING)
+pytestmark = [pytest.mark.cluster, pytest.mark.skipif(binaries() is None, reason=MISSING)]
 
 SPACE = {"x": FloatDistribution(0, 1), "m": CategoricalDistribution(["ties", None, 3])}
 

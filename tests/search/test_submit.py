@@ -27,6 +27,8 @@ from search.submit import submission
 from tests.merge_core.conftest import make_model, write_checkpoint
 from tests.search.kit import MERGEFRONT
 
+pytestmark = pytest.mark.cluster
+
 BIN = Path(sys.executable).parent
 CLUSTER = Path(__file__).parents[2] / "configs" / "cluster"
 TOKEN = "0123456789abcdef0123456789abcdef"
