@@ -199,7 +199,9 @@ class Crew:
                 ray.kill(member.actor)
         self._end_silent(clock)
         self._move(on, clock)
-        for place in self._places(on, clock):
+        back = {node for node, until in self._not_before.items() if until > clock}
+        held = [member.place for member in self.members.values()]
+        for place in self.resources.places(on, held, back=back):
             self._start(place)
         self._check_alive(on, clock)
 
@@ -368,26 +370,6 @@ class Crew:
         for node in failed:
             self._failures[node] += 1
             self._not_before[node] = time.monotonic() + 2.0 ** min(8, self._failures[node])
-
-    def _places(self, on: Sequence[Node], clock: float) -> list[Place]:
-        """The places that are to be filled now: none on a node that is held back.
-
-        What such a node has room for waits for it, rather than for any node.
-        """
-        held = [member.place for member in self.members.values()]
-        usable = [node for node in on if self._not_before.get(node.id, 0.0) <= clock]
-        found = self.resources.places(usable, held)
-        nowhere = Counter(place.kind for place in self.resources.places(on, held) if not place.node)
-        if self._not_before.get("", 0.0) > clock:
-            nowhere.clear()
-        chosen = []
-        for place in found:
-            if not place.node:
-                if not nowhere[place.kind]:
-                    continue
-                nowhere[place.kind] -= 1
-            chosen.append(place)
-        return chosen
 
     def _move(self, on: Sequence[Node], clock: float) -> None:
         """Start a worker elsewhere if others' claims keep it from its place, and there is room."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import ray
@@ -216,7 +217,11 @@ class Resources:
         return None
 
     def places(
-        self, on: Sequence[Node], held: Iterable[Place], avoid: Mapping[int, str] | None = None
+        self,
+        on: Sequence[Node],
+        held: Iterable[Place],
+        avoid: Mapping[int, str] | None = None,
+        back: Collection[str] = (),
     ) -> list[Place]:
         """The places that are to be filled now.
 
@@ -229,8 +234,19 @@ class Resources:
             on: the nodes as they are now.
             held: places that have a worker.
             avoid: by kind, a node that is tried last.
+            back: nodes that are held back: what they have room for waits for them. "": nobody gets
+                a place on no node.
         """
         held = list(held)
+        if back:
+            fit = [node for node in on if node.id not in back]
+            most = Counter(p.kind for p in self.places(on, held, avoid) if not p.node)
+            now = self.places(fit, held, avoid)
+            for waits in [p for p in now if not p.node]:
+                if "" in back or most[waits.kind] <= 0:
+                    now.remove(waits)
+                most[waits.kind] -= 1
+            return now
         book = _Book(on, held)
         found: list[Place] = []
         order = sorted(

@@ -63,6 +63,7 @@ class LocalPool:
         self.size = 2
         self._evaluators = deque(Evaluator(setup, f"w{n}") for n in range(self.size))
         self._care = care
+        self._proven = False
         self._queue: deque[Job] = deque()
         self._running: deque[tuple[Job, Evaluator, Iterator[Step | Result]]] = deque()
         self.crew = SimpleNamespace(wanted=(self.size, 0.0), held=lambda: (self.size, 0.0))
@@ -95,12 +96,15 @@ class LocalPool:
         except Exception as error:
             kind = kind_of_error(error)
             if kind == Kind.JOB_ERROR and isinstance(error, USER_ERRORS):
-                raise
+                if not self._proven:
+                    raise
+                kind = Kind.ENGINE_DIED
             return self._met(job, evaluator, kind, str(error))
         if isinstance(told, Step):
             self._care.stepped(job, told)
             self._running.append((job, evaluator, steps))
             return []
+        self._proven = True
         self._care.ended(job)
         self._evaluators.append(evaluator)
         self._assign()

@@ -33,17 +33,20 @@ from objectives.engines.config import ScriptedConfig
 from search import study as studies
 from search.actor import start_lock, turn
 from search.config import load
-from search.crew import Crew
+from search.crew import MOST_FAILED, SILENT_S, Crew, Member
 from search.driver import Driver
 from search.errors import ConfigError, WorkerError
 from search.file import WorkersEntry
+from search.incidents import Kind
 from search.ledger import sessions
-from search.placement import Node, Place, Resources
+from search.placement import Bundle, Node, Place, Resources
 from search.results import Result
 from search.session import prepare, run
 from tests.merge_core.conftest import make_model, write_checkpoint
 
 NODES, GPUS, EACH = 4, 4, 2  # nodes, GPUs of each, GPUs of a worker
+pytestmark = pytest.mark.cluster
+
 DELAY = 1.0  # seconds that an engine takes to answer
 
 # ---- where workers go, without a cluster
@@ -95,6 +98,16 @@ FOUR = [machine(f"n{i}", gpus=4.0) for i in range(4)]
 )
 def test_places(on: list[Node], entry: dict, expected: dict) -> None:
     assert where(placed(on, **entry)) == expected
+
+
+def test_what_a_held_back_node_has_room_for_waits_for_it() -> None:
+    nine = Resources.of(WorkersEntry(gpus=2, count=9), SCRIPTED, FOUR)
+    others = {"n1": 2, "n2": 2, "n3": 2}
+    assert where(nine.places(FOUR, (), back={"n0"})) == {**others, "": 1}
+    assert where(nine.places(FOUR, (), back={"n0", ""})) == others
+    assert where(nine.places(FOUR, (), back={"gone"})) == {**others, "n0": 2, "": 1}
+    eight = Resources.of(WorkersEntry(gpus=2, count=8), SCRIPTED, FOUR)
+    assert where(eight.places(FOUR, (), back={"n0"})) == others
 
 
 def test_a_worker_on_the_cpu_keeps_no_gpu() -> None:
@@ -191,6 +204,36 @@ def test_engines_of_a_node_start_one_by_one(
     with turn() as first, turn(patience=0.05) as second:  # whoever has it may hang
         assert (first, second) == (True, False)
     start_lock().acquire(timeout=0.0).lock.release()
+
+
+def test_fetches_that_fall_silent_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once, because one fetches and the others wait; and that counts as one failure."""
+    clock, recorded = [0.0], []
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    node = {"Alive": True, "NodeManagerHostname": "n", "Resources": {}}
+    node |= {"NodeManagerAddress": "n", "NodeManagerPort": 1}
+    there = [{**node, "NodeID": f"n{i}"} for i in range(MOST_FAILED + 1)]
+    fakes = {"put": id, "kill": id, "get": lambda said: said, "nodes": lambda: there}
+    for name, fake in fakes.items():
+        monkeypatch.setattr(ray, name, fake)
+    crew = Crew(None, Resources(()), 1e9, lambda *fault: recorded.append(fault))  # type: ignore
+    for i in range(MOST_FAILED + 1):
+        place = Place(0, (Bundle(f"n{i}", {}),))
+        crew.members[f"w{i}"] = Member(f"w{i}", None, place, begun=True)
+    clock[0] = SILENT_S
+    told = iter(["fetching a model: 1.0 of 2.0 GB"])
+    crew._starting[told] = "w0"
+    crew.hear(told)
+    for later in (0.9, 0.9):
+        clock[0] += later * SILENT_S
+        crew.tend(now=True)
+        assert len(crew.members) == MOST_FAILED + 1
+        crew.away(0.9 * SILENT_S)  # the driver was stopped
+    clock[0] += 1.1 * SILENT_S
+    crew.tend(now=True)
+    assert not crew.members
+    assert {kind for kind, _, _ in recorded} == {Kind.HUNG}
+    assert len(recorded) == MOST_FAILED + 1
 
 
 # ---- on a cluster
