@@ -118,7 +118,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Kind:
+class WorkerKind:
     """One kind of worker, with the GPUs that each claims decided."""
 
     entry: KindEntry
@@ -165,7 +165,7 @@ class Kind:
 class Resources:
     """The workers that a search wants, whatever the nodes are."""
 
-    kinds: tuple[Kind, ...]
+    kinds: tuple[WorkerKind, ...]
 
     @classmethod
     def of(cls, entry: WorkersEntry, engine: EngineConfig, on: Sequence[Node]) -> Resources:
@@ -195,7 +195,7 @@ class Resources:
                     f"workers.across_nodes: an engine of {gpus:g} GPUs needs no second node; leave "
                     "it out, or give gpus and a parallel engine (vllm: tensor_parallel, ...)"
                 )
-            kinds.append(Kind(kind, gpus))
+            kinds.append(WorkerKind(kind, gpus))
         return cls(tuple(kinds))
 
     def lack(self, on: Sequence[Node]) -> str | None:
