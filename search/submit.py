@@ -22,7 +22,7 @@ from typing import Any
 from merge_core.references import split_reference
 from search.config import Search
 from search.errors import ConfigError, WorkerError
-from search.secrets import without_password
+from search.secrets import held, redacted, without_password
 
 PASSED = ("HF_ENDPOINT", "HF_HUB_OFFLINE", "MLFLOW_TRACKING_URI")
 """Variables that go with a job by themselves: no secrets, and no paths of this machine."""
@@ -42,6 +42,10 @@ STOP_S = 600
 AGENT_S = 120.0
 """How long a head may take from its start until it can take jobs."""
 
+_INSTEAD = (
+    "write ${NAME} in its place, and give the variable NAME to the cluster's own environment, or "
+    "send it by --env NAME"
+)
 _RUN = "mergefront.run"  # the key of a job's metadata that names its run folder
 _ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
 
@@ -81,7 +85,8 @@ def submission(
         in_place: the cluster sees the file's folder under the same path: nothing is sent.
 
     Raises:
-        ConfigError: a model would not be found there, a variable is not set, or too much is sent.
+        ConfigError: a model would not be found there, a variable is not set, too much is sent, or a
+            password.
     """
     env = {name: os.environ[name] for name in PASSED if name in os.environ}
     for name, value in env.items():
@@ -90,6 +95,12 @@ def submission(
             raise ConfigError(
                 f"{name} holds a password, which whoever sees the cluster's jobs could read: give "
                 f"it to the cluster's own environment and unset it here, or send it by --env {name}"
+            )
+    for word in arguments:
+        if redacted(word) != word:
+            raise ConfigError(
+                f"--set {word.partition('=')[0]}: holds a password, which whoever sees the "
+                f"cluster's jobs could read: {_INSTEAD}"
             )
     for name in names:
         if name not in os.environ:
@@ -110,7 +121,14 @@ def submission(
 
 
 def _check_sent(search: Search, folder: Path) -> None:
-    """Raise ConfigError if what is sent is too much, or lacks a model that is named relatively."""
+    """Raise ConfigError if what is sent is too much, holds a password, or lacks a model that is
+    named relatively.
+    """
+    if held(search.source.document.data):
+        raise ConfigError(
+            f"{search.path}: a password stands in it (storage, tracking.uri), and the file is sent "
+            f"as it is: {_INSTEAD}"
+        )
     recipe = search.file
     models = [entry.model for entry in recipe.models]
     if recipe.base_model is not None:
@@ -191,14 +209,15 @@ class Jobs:
         end = time.monotonic() + AGENT_S
         while True:
             try:
-                return str(
-                    self._client.submit_job(
-                        entrypoint=sent.entrypoint,
-                        runtime_env=environment,
-                        metadata={_RUN: str(sent.run)},
-                        submission_id=f"mergefront-{sent.run.name}-{uuid.uuid4().hex[:6]}",
+                with _all_files():
+                    return str(
+                        self._client.submit_job(
+                            entrypoint=sent.entrypoint,
+                            runtime_env=environment,
+                            metadata={_RUN: str(sent.run)},
+                            submission_id=f"mergefront-{sent.run.name}-{uuid.uuid4().hex[:6]}",
+                        )
                     )
-                )
             except RuntimeError as error:
                 if "No available agent" not in str(error) or time.monotonic() > end:
                     raise
@@ -260,6 +279,24 @@ class Jobs:
         except (RuntimeError, OSError, aiohttp.ClientError):
             pass  # the connection was lost; the caller looks how the job is
         return max(shown, seen)
+
+
+@contextmanager
+def _all_files() -> Iterator[None]:
+    """Have Ray send what .gitignore names, too, as items often are: `LEFT_BEHIND` says what stays.
+
+    Its client reads that from this process's environment.
+    """
+    name = "RAY_RUNTIME_ENV_IGNORE_GITIGNORE"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 @contextmanager

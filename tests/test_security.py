@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import struct
 import sys
 import threading
@@ -38,6 +39,7 @@ from search.secrets import (
     MASK,
     Formatter,
     expanded,
+    held,
     hide_in_tracebacks,
     portable,
     redacted,
@@ -375,6 +377,8 @@ def test_a_file_too_large_for_yaml_is_refused(tmp_path: Path) -> None:
 
 LEAKS = [
     f"postgresql://bob:{SECRET}@db.host:5432/search",
+    f"postgresql://bob@host/db?sslmode=require&sslpassword={SECRET}",
+    f"host=db sslkey=/k sslpassword={SECRET}",
     f"postgresql+psycopg://bob:hu/nt:er@{SECRET}@host/db?sslmode=require",
     f"could not connect: (psycopg.OperationalError) 'postgresql://bob:{SECRET}@host/db' refused",
     f"mysql://:{SECRET}@host/db",
@@ -438,6 +442,49 @@ def test_no_password_of_a_storage_is_written(password: str) -> None:
     assert f":{password}@" not in redacted(f"x {url} y")
     assert f":{password}@" not in without_password(url)
     assert f":{password}@" not in portable({"storage": url})["storage"]
+
+
+VARIABLE = "${MERGEFRONT_STORAGE_PASSWORD}"
+
+
+@pytest.mark.parametrize(
+    ("url", "kept", "bare"),
+    [
+        (  # an @ behind the host
+            f"postgresql://bob:{SECRET}@host:5432/db?options=a@b",
+            f"postgresql://bob:{VARIABLE}@host:5432/db?options=a@b",
+            "postgresql://bob@host:5432/db?options=a@b",
+        ),
+        (
+            f"http://bob:{SECRET}@host/x?to=a@b",
+            f"http://bob:{VARIABLE}@host/x?to=a@b",
+            "http://host/x?to=a@b",
+        ),
+        (f"https://{SECRET}@host/x", f"https://{VARIABLE}@host/x", "https://host/x"),
+        (
+            f"postgresql://bob:{SECRET}@host/db?sslmode=require&sslpassword=other&x=1",
+            f"postgresql://bob:{VARIABLE}@host/db?sslmode=require"
+            "&sslpassword=${MERGEFRONT_STORAGE_SSLPASSWORD}&x=1",
+            "postgresql://bob@host/db?sslmode=require&x=1",
+        ),
+        (
+            f"postgresql:///db?host=/run&password={SECRET}",
+            f"postgresql:///db?host=/run&password={VARIABLE}",
+            "postgresql:///db?host=/run",
+        ),
+        (f"postgresql://bob:12/34{SECRET}@h/db", f"postgresql://bob:{VARIABLE}@h/db", None),
+        ("postgresql://bob@host:5432/db?options=a@b", None, None),
+        ("postgresql://bob:${OWN}@host/db", None, "postgresql://bob@host/db"),
+        ("https://host:5000/x@y", None, None),
+        ("sqlite:////data/a@b:c@d.db", None, None),
+    ],
+)
+def test_what_a_run_keeps_of_a_url(url: str, kept: str | None, bare: str | None) -> None:
+    assert portable({"storage": url})["storage"] == (url if kept is None else kept)
+    assert bare is None or without_password(url) == bare
+    assert SECRET not in without_password(url)
+    names = re.findall(r"\$\{(MERGEFRONT_\w+)\}", kept or "")
+    assert held({"storage": url}) == names
 
 
 def test_values_of_the_environment_are_not_written(monkeypatch: pytest.MonkeyPatch) -> None:

