@@ -105,7 +105,7 @@ def confirm(
         if is_result_of(run.baseline(label), run.fingerprint(recipe)):
             recipes[label] = recipe
             claimed[label] = Result.load(run.baseline(label))
-    results = score_all(run, pool, recipes, "confirm", progress)
+    results = score_all(run, study, pool, recipes, "confirm", progress)
     members = [
         replace(member, near=member.trial is not None and member.trial not in on_front)
         for member in members_of(search, recipes, claimed, results)
@@ -186,12 +186,18 @@ def _behind(mine: Point, candidates: dict[str, Point]) -> str | None:
 
 def score_all(
     run: Run,
+    study: optuna.Study,
     pool: Pool,
     recipes: dict[str, Recipe],
     split: Split,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Result]:
-    """Score recipes on a held-out split, each fingerprint once for ever; results by label."""
+    """Score recipes on a held-out split, each fingerprint once for ever; results by label.
+
+    Raises:
+        RunError: another driver has taken over the study.
+        WorkerError: a merge could not be scored.
+    """
     fingerprints = {label: run.fingerprint(recipe) for label, recipe in recipes.items()}
     places = {label: run.held_out(split, f) for label, f in fingerprints.items()}
     labels = {fingerprint: label for label, fingerprint in reversed(fingerprints.items())}
@@ -200,24 +206,32 @@ def score_all(
         for fingerprint, label in labels.items()
         if not places[label].is_file()
     }
-    _score(run, pool, jobs, progress)
+    _score(run, study, pool, jobs, progress)
     return {label: Result.load(place) for label, place in places.items()}
 
 
-def score_baselines(run: Run, pool: Pool, recipes: dict[str, Recipe]) -> dict[str, Result]:
-    """Score on the dev items those baselines that are not yet; their results by label."""
+def score_baselines(
+    run: Run, study: optuna.Study, pool: Pool, recipes: dict[str, Recipe]
+) -> dict[str, Result]:
+    """Score on the dev items those baselines that are not yet; their results by label.
+
+    Raises:
+        RunError: another driver has taken over the study.
+        WorkerError: a merge could not be scored.
+    """
     fingerprints = {label: run.fingerprint(recipe) for label, recipe in recipes.items()}
     jobs = {
         run.baseline(label): Job(label, recipe, fingerprints[label], "dev")
         for label, recipe in recipes.items()
         if not is_result_of(run.baseline(label), fingerprints[label])
     }
-    _score(run, pool, jobs)
+    _score(run, study, pool, jobs)
     return {job.key: Result.load(place) for place, job in jobs.items()}
 
 
 def _score(
     run: Run,
+    study: optuna.Study,
     pool: Pool,
     jobs: dict[Path, Job],
     progress: Callable[[str, int, int], None] | None = None,
@@ -228,7 +242,9 @@ def _score(
         pool.submit(job)
     done = 0
     while pool.busy:
-        for outcome in pool.wait(timeout=1.0):
+        outcomes = pool.wait(timeout=1.0)
+        studies.still_ours(study)  # a result file is no transaction
+        for outcome in outcomes:
             if outcome.result is None:
                 raise WorkerError(
                     f"{outcome.job.key} on {outcome.job.split} items: {outcome.error}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -51,7 +52,7 @@ class Database:
         url: as SQLAlchemy takes it.
         lease: what the transactions are fenced with; None: nobody else can write.
         patience: seconds that it may be away before StorageError is raised.
-        record: told of each outage, once; it goes to the log by default.
+        record: told of each outage, once for all who meet it; it goes to the log by default.
 
     Attributes:
         optuna: whose methods are the operations; to be called in `write` and `read` only.
@@ -72,6 +73,8 @@ class Database:
         self._lease = lease
         self._patience = patience
         self._record = record or _log
+        self._away = False  # an outage is on that was recorded
+        self._mark = threading.Lock()
 
     @property
     def session(self) -> Session:
@@ -86,6 +89,7 @@ class Database:
             RunError: another driver has taken the lease.
         """
         self._patiently(lambda: self._write_once(operations))
+        self._marked(away=False)
 
     def read(self, ask: Callable[[], Answer]) -> Answer:
         """What `ask` reads.
@@ -94,6 +98,17 @@ class Database:
             StorageError: it is away for too long.
         """
         return self._patiently(ask)
+
+    def read_now(self, ask: Callable[[], Answer]) -> Answer:
+        """What `ask` reads, for whom nobody shall wait; an outage is not recorded.
+
+        Raises:
+            StorageError: it is away, or refuses.
+        """
+        try:
+            return ask()
+        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            raise StorageError(f"{self.place}: does not answer: {spoken(error)}") from error
 
     def close(self) -> None:
         """Give up all connections."""
@@ -112,8 +127,9 @@ class Database:
                     raise self._refused(error, said) from error
                 if began is None:
                     began = time.monotonic()
-                    # Which logs it, too.
-                    self._record(Kind.STORAGE_LOST, self.place, f"the search waits: {said}")
+                    if self._marked(away=True):
+                        # Which logs it, too.
+                        self._record(Kind.STORAGE_LOST, self.place, f"the search waits: {said}")
                 left = self._patience - (time.monotonic() - began)
                 if left <= 0:
                     raise StorageError(
@@ -124,10 +140,16 @@ class Database:
                 time.sleep(min(pause, left))
                 pause = min(2 * pause, _LONGEST_S)
             else:
-                if began is not None:
+                if began is not None and self._marked(away=False):
                     away = time.monotonic() - began
                     log.warning("%s: answers again after %.1f s", self.place, away)
                 return answer
+
+    def _marked(self, *, away: bool) -> bool:
+        """Keep whether an outage is on; whether that is new: several callers may meet one."""
+        with self._mark:
+            new, self._away = self._away != away, away
+        return new
 
     def _write_once(self, operations: Sequence[Callable[[], object]]) -> None:
         session = self._sessions()

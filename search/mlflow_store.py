@@ -206,11 +206,23 @@ class Store:
         created = self.client.create_run(
             self.experiment, run_name=run.name, tags={RUN: run.id, "role": "search"}
         )
-        run_id = str(created.info.run_id)
-        for key, value in own_params(run).items():
-            self.client.log_param(run_id, key, value)
-        self.client.log_text(run_id, redacted(run.search.text), _SEARCH)
-        return run_id, []
+        return str(created.info.run_id), []
+
+    def lacks(self, run: Run) -> list[str]:
+        """What the search's own run does not say yet of what is searched."""
+        params = self.client.get_run(self.parent).data.params
+        missing = [f"parameter {name}" for name in sorted(own_params(run).keys() - params.keys())]
+        files = {file.path for file in self.client.list_artifacts(self.parent)}
+        return missing + [_SEARCH] * (_SEARCH not in files)
+
+    def complete(self, run: Run) -> None:
+        """Write what it lacks; a driver may be killed between any two of these."""
+        for name in self.lacks(run):
+            if name == _SEARCH:
+                self.client.log_text(self.parent, redacted(run.search.text), _SEARCH)
+            else:
+                key = name.removeprefix("parameter ")
+                self.client.log_param(self.parent, key, own_params(run)[key])
 
     def children(self) -> list[Any]:
         """MLflow's runs of this search's trials and baselines, oldest first."""

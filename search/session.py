@@ -101,7 +101,8 @@ class Prepared:
             start=self.plan.recipe,
             tasks=self.tasks,
             prepared=None if run is None else run.prepared,
-            digests={} if run is None else run.digests,
+            # Those of this session: a run that was moved knows old places, too.
+            digests={} if run is None else {name: run.digests[name] for name in self.references},
             tally=self.search.file.tracking.retained,
         )
 
@@ -245,12 +246,13 @@ def run(prepared: Prepared, folder: Path, listener: Listener) -> Found:
         budget = Budget(prepared.search, shares, ledger, began)
         driver = Driver(opened, pool, tracker, others, budget, listener, race)
         driver.search_all()
+        held = pool, tracker, ledger
         if driver.stopping:
-            return _end(opened, driver.study, tracker, ledger, [], None, None, None, stopped=True)
+            return _end(opened, driver.study, *held, [], None, None, None, stopped=True)
         try:
-            found = _confirm(opened, driver.study, pool, tracker, ledger, listener)
+            found = _confirm(opened, driver.study, *held, listener)
         except RunError as error:  # no front: the search is done all the same
-            found = _end(opened, driver.study, tracker, ledger, [], None, None, str(error))
+            found = _end(opened, driver.study, *held, [], None, None, str(error))
         return replace(found, exhausted=driver.exhausted, ended=budget.line())
 
 
@@ -267,7 +269,8 @@ def confirm(opened: Run, listener: Listener, more: Sequence[str] = ()) -> Found:
     confirming.candidates(opened, studies.open_study(opened, create=False))
     with _session(prepared, opened.folder, listener) as (opened, pool, tracker, ledger):
         study = studies.open_study(opened)
-        for label, result in confirming.score_baselines(opened, pool, prepared.baselines).items():
+        scored = confirming.score_baselines(opened, study, pool, prepared.baselines)
+        for label, result in scored.items():
             tracker.baseline(label, result)
         return _confirm(opened, study, pool, tracker, ledger, listener)
 
@@ -315,6 +318,9 @@ def _session(
         # The workers start while MLflow is imported.
         tracker = Tracker(opened, studies.open_study(opened))
         held.callback(tracker.close)
+        # Before it: nobody needs to wait for MLflow with a GPU in hand.
+        held.callback(ledger.close)
+        held.callback(pool.close)
         yield opened, pool, tracker, ledger
 
 
@@ -332,19 +338,18 @@ def _confirm(
     try:
         chosen = confirming.choose(search, members)
     except ExportError as error:
-        return _end(opened, study, tracker, ledger, members, None, None, str(error))
+        return _end(opened, study, pool, tracker, ledger, members, None, None, str(error))
     recipe = Recipe.parse(chosen.recipe)
-    tests = confirming.score_all(opened, pool, {chosen.label: recipe}, "test")
+    tests = confirming.score_all(opened, study, pool, {chosen.label: recipe}, "test")
     test = tests[chosen.label]
-    pool.close()  # nobody needs to wait for MLflow with a GPU in hand
-    ledger.close()
     save_recipe(opened, chosen, opened.folder / "recipe.yaml", test=test)
-    return _end(opened, study, tracker, ledger, members, chosen, test, None)
+    return _end(opened, study, pool, tracker, ledger, members, chosen, test, None)
 
 
 def _end(
     opened: Run,
     study: optuna.Study,
+    pool: Pool,
     tracker: Tracker,
     ledger: Ledger,
     members: list[Member],
@@ -354,7 +359,9 @@ def _end(
     *,
     stopped: bool = False,
 ) -> Found:
-    """Draw the plots, hand everything to MLflow, and say how it ended."""
+    """Give the workers back, draw the plots, hand everything to MLflow, and say how it ended."""
+    pool.close()  # nobody needs to wait for MLflow with a GPU in hand
+    ledger.close()
     search = opened.search
     trials = studies.scored(study)
     front = studies.current_front(study, search)

@@ -89,13 +89,17 @@ class OwnedStorage(BaseStorage):
         finally:
             self._block = None
 
-    def check(self) -> None:
+    def check(self, *, patient: bool = True) -> None:
         """Raise RunError if another driver may have taken over the study: nothing is to be written.
 
         A look at the clock, mostly.
+
+        Raises:
+            RunError: another one has.
+            StorageError: the database, which knows, is away for too long; if not `patient`, at all.
         """
         if self._lease is not None:
-            self._held.read(self._lease.check)
+            (self._held.read if patient else self._held.read_now)(self._lease.check)
 
     def close(self) -> None:
         """Give up all connections."""

@@ -121,10 +121,13 @@ def hold(run: Run) -> None:
         _hold(run)
 
 
-def still_ours(study: optuna.Study) -> None:
-    """Raise RunError if another driver has taken over: before what no transaction protects."""
+def still_ours(study: optuna.Study, *, patient: bool = True) -> None:
+    """Raise RunError if another driver has taken over: before what no transaction protects.
+
+    Where only the database can tell and it is away: wait for it, or raise StorageError at once.
+    """
     if isinstance(study._storage, OwnedStorage):
-        study._storage.check()
+        study._storage.check(patient=patient)
 
 
 def check_storage(run: Run) -> None:

@@ -235,8 +235,8 @@ class _State:
         missing = len(self._steps() - self.store.steps)
         if missing:
             yield f"{missing} steps of its curves are missing"
-        for name in sorted(own_params(self.run).keys() - own.data.params.keys()):
-            yield f"parameter {name} is missing"
+        for name in self.store.lacks(self.run):
+            yield f"{name} is missing"
         fixed = {name: self.report.metrics[name] for name in self.report.fixed}
         yield from _unequal("metric", fixed | self._end_of_curves(), own.data.metrics)
         yield from _unequal("tag", self.report.tags, own.data.tags)
@@ -254,10 +254,7 @@ class _State:
             for fault in self._amiss_search()
             if not fault.startswith("is running")  # which it is while it is mended
         )
-        params = store.client.get_run(store.parent).data.params
-        for name, value in own_params(self.run).items():
-            if name not in params:
-                store.client.log_param(store.parent, name, value)
+        store.complete(self.run)
         for step, metrics, at in projection.steps(self.run, self.study, store.steps):
             store.metrics(store.parent, metrics, step=step, at=at)
         last = max(self._steps(), default=0)

@@ -19,7 +19,7 @@ import optuna
 
 from search import study as studies
 from search.config import measures_of
-from search.errors import SearchError
+from search.errors import SearchError, StorageError
 from search.incidents import Kind
 from search.mlflow_store import Store, import_mlflow
 from search.mlflow_view import ALL, FRONT, view_key, view_link, view_tags
@@ -61,6 +61,7 @@ class Tracker:
         self._store: Store | None = None
         self._behind = True  # until the first filling in
         self._ours = True
+        self._lost = False  # MLflow is away, and that is recorded
         self._rest = _REST_S
         self._rests_until = 0.0
         self._members: dict[int, dict[str, float]] = {}
@@ -145,7 +146,11 @@ class Tracker:
 
     def _try(self, action: Callable[[], None]) -> None:
         try:
-            studies.still_ours(self.study)
+            # Whoever ends the search in an outage of the study's database waits for this thread.
+            studies.still_ours(self.study, patient=False)
+        except StorageError as error:
+            self._put_off(error)  # the driver, who waits for the database, records it
+            return
         except SearchError as error:
             self._ours = False  # another driver shows what it does
             self.problem = said(error)
@@ -153,15 +158,21 @@ class Tracker:
         try:
             action()
         except Exception as error:  # noqa: BLE001 (an outage must never stop the search)
-            self._behind = True
-            self._store = None  # what it held may have changed when MLflow is back
-            self._rests_until = time.monotonic() + self._rest
-            self._rest = min(2 * self._rest, _LONGEST_REST_S)
-            if self.problem is None:
-                self.problem = f"{said(error)[:200]}; `mergefront sync` fills it in"
+            if not self._lost:
+                self._lost = True
                 self.run.incidents.record(
                     Kind.TRACKER_LOST, redacted(self.run.tracking), said(error)
                 )
+            self._put_off(error)
+
+    def _put_off(self, error: Exception) -> None:
+        """What is asked for is filled in later."""
+        self._behind = True
+        self._store = None  # what it held may have changed until then
+        self._rests_until = time.monotonic() + self._rest
+        self._rest = min(2 * self._rest, _LONGEST_REST_S)
+        if self.problem is None:
+            self.problem = f"{said(error)[:200]}; `mergefront sync` fills it in"
 
     def _catch_up(self) -> None:
         """Fill in all that is missing."""
@@ -171,9 +182,10 @@ class Tracker:
         self._tell_confirmed()
         self._tell_of_search()
         self._rest = _REST_S
-        if self.problem is not None:
+        self.problem = None
+        if self._lost:
             log.warning("MLflow answers again: what it missed is filled in")
-            self.problem = None
+            self._lost = False
 
     def _last(self) -> None:
         self._catch_up()
@@ -206,6 +218,7 @@ class Tracker:
     def _describe(self) -> None:
         """Saved views of the experiment and the search's own description, where there are none."""
         store, search = self._opened(), self.run.search
+        store.complete(self.run)
         shared = self.run.id if search.file.tracking.experiment else None
         joint_known = any("joint" in measures_of(task) for task in search.file.tasks.values())
         views = view_tags(

@@ -14,6 +14,7 @@ import pytest
 
 from search import study as studies
 from search.backup import BACKUP, Backup
+from search.database import Database
 from search.errors import StorageError
 from search.incidents import Kind
 from search.storage import OwnedStorage
@@ -99,6 +100,36 @@ def test_a_locked_file_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [kind for kind, _, _ in faults] == [Kind.STORAGE_LOST]
     assert "locked" in faults[0][2]
     assert [t.values for t in read(tmp_path / "study.db")] == [[1.0]]
+
+
+def test_an_outage_is_recorded_once_for_all_who_meet_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.database._BUSY_S", 0.1)
+    faults: list[tuple[Kind, str, str]] = []
+    database = Database(
+        f"sqlite:///{tmp_path / 'study.db'}", record=lambda *fault: faults.append(fault)
+    )
+
+    def look() -> None:
+        with database.optuna.engine.connect() as connection:
+            connection.exec_driver_sql("SELECT * FROM studies").all()
+
+    for outages in (1, 2):
+        with closing(sqlite3.connect(tmp_path / "study.db")) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(StorageError, match=r"study\.db: does not answer: .*locked"):
+                database.read_now(look)
+            assert len(faults) == outages - 1
+            waiting = [threading.Thread(target=database.read, args=(look,)) for _ in range(3)]
+            for thread in waiting:
+                thread.start()
+            time.sleep(1.0)
+            other.rollback()
+            for thread in waiting:
+                thread.join()
+        assert [kind for kind, _, _ in faults] == [Kind.STORAGE_LOST] * outages
+    database.close()
 
 
 def test_a_full_disk_is_one_line_and_the_study_stays_whole(tmp_path: Path) -> None:

@@ -21,12 +21,14 @@ from optuna.trial import TrialState
 
 from search import study as studies
 from search import tracking
+from search.database import connect
 from search.ledger import Ledger
 from search.mlflow_store import PARENT, RUN
 from search.progress import Progress
 from search.projection import BASELINE, TRIAL
 from search.results import Result
 from search.run import Run, lease, logging_to
+from search.storage import OwnedStorage
 from search.sync import differences, sync
 from search.tracking import Tracker
 from tests.search.kit import environment, wait_for
@@ -34,6 +36,8 @@ from tests.search.postgres import free_port
 from tests.search.small import CommandLine
 from tests.search.test_driver import write
 from tests.search.test_postgres import a_run
+
+pytestmark = pytest.mark.cluster
 
 
 @dataclass
@@ -194,6 +198,49 @@ def test_a_queue_that_is_full_is_filled_in_later(
     search.end()
     assert search.tracker.problem is None
     assert differences(search.run) == []
+
+
+class Away:
+    """In the place of a lease, whose server is not there."""
+
+    def check(self) -> None:
+        connect(f"postgresql://me@127.0.0.1:{free_port()}/none").connect()
+
+
+def test_whoever_ends_in_an_outage_of_the_database_waits_for_nothing(
+    searched: Callable[..., Searched],
+) -> None:
+    search = searched()
+    search.trial(1)
+    storage = search.tracker.study._storage
+    assert isinstance(storage, OwnedStorage)
+    storage._lease = Away()  # type: ignore[assignment]
+    began = time.monotonic()
+    search.end()
+    assert time.monotonic() - began < 30  # not an hour
+    assert search.tracker.problem is not None
+    assert "does not answer" in search.tracker.problem
+    assert "`mergefront sync` fills it in" in search.tracker.problem
+    assert search.run.incidents.counts == {}  # the driver counts it
+    storage._lease = None
+    sync(search.run)
+    assert differences(search.run) == []
+
+
+def test_a_driver_killed_while_it_began_is_made_up_for(searched: Callable[..., Searched]) -> None:
+    search = searched()
+    search.trial(1)
+    search.end()
+    run = search.run
+    for mend in ("sync", "go on"):
+        (file,) = (run.folder / "mlartifacts").rglob("search.yaml")
+        file.unlink()
+        assert differences(run) == ["the search: search.yaml is missing"]
+        if mend == "sync":
+            assert sync(run).search == ["search.yaml is missing"]
+        else:
+            Tracker(run, search.tracker.study).close()
+        assert differences(run) == []
 
 
 def spoil(run: Run) -> list[str]:
