@@ -31,6 +31,7 @@ _FACTS = (
     *("num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings"),
 )
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_SHARD = re.compile(r"-\d+-of-\d+\.safetensors$")
 _LAYER = re.compile(r"\.(\d+)\.")
 
 
@@ -173,7 +174,21 @@ def _folder(reference: str) -> Path | None:
         cached = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
     except (OSError, ValueError, RuntimeError):  # not there, or no name that the hub could have
         return None
-    return cached if any(cached.glob("*.safetensors")) else None
+    return cached if _all_there(cached) else None
+
+
+def _all_there(folder: Path) -> bool:
+    """Whether a folder of the cache has all files of weights: a fetch may have ended half-way.
+
+    Raises:
+        CheckpointError: its index cannot be read.
+    """
+    names = {file.name for file in folder.glob("*.safetensors")}
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        placed = read_json(index, "a checkpoint is a model folder").get("weight_map")
+        return isinstance(placed, dict) and set(placed.values()) <= names
+    return bool(names) and not any(_SHARD.search(name) for name in names)
 
 
 def _packaged(reference: str) -> tuple[dict[str, TensorSpec], dict[str, Any]] | None:

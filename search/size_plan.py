@@ -50,6 +50,8 @@ class Rates:
         kept: bytes of a GPU for activations, CUDA graphs, and tiles of a merge on their way.
         decoding: share of `copy` that a decoding step reaches.
         flops: a second and GPU, as a decoding step reaches them.
+        prefill: the same of reading prompts: half of what H100 and H200 are said to reach at their
+            peak (989e12, bfloat16).
         step: seconds of a decoding step beside its reads: launches, sums over the GPUs.
         at_once: answers that an engine decodes at once, at most.
         answer: length of an answer as a share of max_tokens.
@@ -64,6 +66,7 @@ class Rates:
     kept: float = 4 * GB
     decoding: float = 0.6
     flops: float = 4e14
+    prefill: float = 4.95e14
     step: float = 0.005
     at_once: int = 256
     answer: float = 0.25
@@ -193,7 +196,8 @@ def planned(
         reads = (live + batch * context * per_token) / (rates.decoding * rates.copy)
         sums = 2 * model.parameters * batch / parallel / rates.flops
         rate = batch / (max(reads, sums) + rates.step)
-        trial = merge + tokens / rate
+        prompts = 2 * model.parameters * count * rates.prompt / parallel / rates.prefill
+        trial = merge + prompts + tokens / rate
     return Plan(
         workers=workers,
         parallel=parallel,
@@ -416,7 +420,8 @@ def _assumed(model: Model, rates: Rates, read: float, memories: Iterable[float])
         f" {rates.prompt}; none is stopped early, and no worker waits",
         f"  a decoding step reads the live model and all keys and values at {rates.decoding:.0%}"
         f" of the copy, or computes at {rates.flops / 1e12:g} TFLOP/s, whichever is longer, and"
-        f" {1000 * rates.step:g} ms; up to {rates.at_once} answers at once",
+        f" {1000 * rates.step:g} ms; up to {rates.at_once} answers at once; a prompt's token takes"
+        f" 2 operations a parameter, at {rates.prefill / 1e12:g} TFLOP/s a GPU",
         "  not in it: the engine's start, baselines, confirmation and test; what does not scale"
         " with size; trials that racing stops, which make it more",
     ]
