@@ -46,7 +46,11 @@ srun --overlap --nodes=1 --ntasks=1 -w "$HEAD" \
   ray start --head --block --node-ip-address="$ADDRESS" --port="$PORT" --include-dashboard=false \
   --temp-dir="/tmp/ray-$SLURM_JOB_ID" &
 RAY+=($!)
-sleep 15
+for _ in {1..150}; do   # a slow shared storage may take minutes to start Python
+  ray status --address="$ADDRESS:$PORT" > /dev/null 2>&1 && break
+  kill -0 "${RAY[0]}" 2> /dev/null || { echo "slurm.sh: Ray's head on $HEAD has ended" >&2; exit 1; }
+  sleep 2
+done
 for NODE in "${NODES[@]:1}"; do
   srun --overlap --nodes=1 --ntasks=1 -w "$NODE" ray start --block --address="$ADDRESS:$PORT" &
   RAY+=($!)
