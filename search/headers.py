@@ -1,9 +1,9 @@
 """Names, shapes and dtypes of a model's tensors, without its weights.
 
 From a folder or the hub's cache; else from the hub, a few hundred kilobytes by range requests;
-else, for the models that our own search files name, from facts in `configs/headers/`, which `facts`
-makes of the architecture's published numbers: no model's file was read for them, and whoever prints
-what follows from them says so.
+else, for the models that our own search files name, from facts in `configs/headers/`, which
+`benchmarks/headers.py` makes of the architecture's published numbers: no model's file was read for
+them, and whoever prints what follows from them says so.
 """
 
 from __future__ import annotations
@@ -19,20 +19,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from merge_core import Checkpoint
-from merge_core.checkpoint import DTYPES, HEAD, TensorSpec, read_json
+from merge_core.checkpoint import DTYPES, TensorSpec, read_json
 from merge_core.errors import CheckpointError, MergeError
 from merge_core.references import split_reference
-from merge_core.yaml_io import write_atomic
 from search.secrets import said
 
 Origin = Literal["folder", "hub", "packaged"]
-_FACTS = (
-    *("architectures", "model_type", "num_hidden_layers", "hidden_size", "num_attention_heads"),
-    *("num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings"),
-)
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _SHARD = re.compile(r"-\d+-of-\d+\.safetensors$")
-_LAYER = re.compile(r"\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -208,35 +201,3 @@ def spread(data: Mapping[str, Any]) -> dict[str, TensorSpec]:
         for layer in range(data["config"]["num_hidden_layers"]) if "*" in name else (0,):
             specs[name.replace("*", str(layer))] = TensorSpec(tuple(shape), DTYPES[dtype])
     return dict(sorted(specs.items()))
-
-
-def facts(config: Any, models: list[str], source: str) -> dict[str, Any]:
-    """Facts to package of a transformers configuration: its class on the meta device, no weights.
-
-    Args:
-        config: of transformers.
-        models: hub ids that have this architecture.
-        source: where its numbers are published.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    shared = {HEAD} if config.tie_word_embeddings else set()
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        if name not in shared:
-            stands = _LAYER.sub(".*.", name, count=1)
-            tensors[stands] = [_NAMES[tensor.dtype], list(tensor.shape)]
-    held = {key: value for key in _FACTS if (value := getattr(config, key, None)) is not None}
-    held["architectures"] = [type(model).__name__]
-    return {"source": source, "models": models, "config": held, "tensors": tensors}
-
-
-def write(path: Path, data: Mapping[str, Any]) -> None:
-    """Package `facts`, a tensor a line."""
-    text = json.dumps(data, indent=1)
-    flat = re.sub(r"\[\s+([^\[\]]*?)\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text)
-    flat = re.sub(r'\[\s+("[A-Z0-9]+"),\s+(\[[^\]]*\])\s+\]', r"[\1, \2]", flat)
-    write_atomic(path, flat + "\n")

@@ -14,12 +14,13 @@ import pytest
 from huggingface_hub import constants
 from transformers import LlamaConfig
 
+from benchmarks.headers import MODELS, SHARED, SOURCE, facts, write
 from merge_core import TensorSpec
 from merge_core.errors import CheckpointError
 from merge_core.writing import safetensors_header
 from search.config import load
 from search.errors import ConfigError
-from search.headers import HeaderReader, facts, spread, write
+from search.headers import HeaderReader, spread
 from search.size_plan import GB, PLACES, Rates, best, model_of, numbers, planned
 from tests.search.small import CommandLine
 
@@ -160,13 +161,11 @@ def test_packaged_facts_equal_the_headers_of_files(tmp_path: Path) -> None:
     assert sum(1 for name in packaged if ".q_proj." in name) == 3
 
 
-@pytest.mark.parametrize("name", ["llama-3.1-70b", "llama-3.1-8b"])
+@pytest.mark.parametrize("name", MODELS)
 def test_what_is_packaged_is_what_the_class_has(name: str) -> None:
     data = json.loads((ROOT / "configs" / "headers" / f"{name}.json").read_text())
-    held = {k: v for k, v in data["config"].items() if k not in ("architectures", "model_type")}
-    inner = data["tensors"]["model.layers.*.mlp.up_proj.weight"][1][0]
-    config = LlamaConfig(**held, intermediate_size=inner, tie_word_embeddings=False)
-    assert facts(config, data["models"], data["source"]) == data
+    numbers, models = MODELS[name]
+    assert facts(LlamaConfig(**numbers, **SHARED), models, SOURCE) == data
 
 
 class Hub(BaseHTTPRequestHandler):
