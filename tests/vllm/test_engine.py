@@ -121,47 +121,35 @@ def test_sampling_is_seeded_by_prompt_and_sample(tiny):
         assert first != engine.generate(again, warm)
 
 
-def ranks() -> list[psutil.Process]:
-    """vLLM's worker processes below this one, in order of rank."""
-    found = psutil.Process().children(recursive=True)
-    return sorted(
-        (p for p in found if "Worker" in " ".join(p.cmdline())), key=lambda p: p.cmdline()
-    )
-
-
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "apart", [False, True]
-)  # vLLM's core in a process of its own, as for users
-def test_a_rank_that_dies_while_merging_is_told(trio, monkeypatch, apart):
-    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", str(int(apart)))
-    plan = MergePlan(recipes(trio, 1)[0])
-    with started(plan, tensor_parallel=2) as engine:
-        engine.load(plan)
-        last = ranks()[-1]
-        last.suspend()  # so that it is at work on the load when it dies
-        threading.Timer(2, last.kill).start()
-        with pytest.raises(EngineDiedError, match="died"):
-            engine.load(plan)
-        with pytest.raises(EngineError, match="no complete weights"):
-            engine.generate(prompts(), SETTINGS)
-
-
-@pytest.mark.timeout(600)
-def test_processes_end_with_the_engine_and_their_death_is_told(trio):
+@pytest.mark.parametrize("merging", [False, True])
+def test_processes_end_with_the_engine_and_their_death_is_told(trio, monkeypatch, merging):
+    if merging:  # vLLM's core in a process of its own, as for users: failures arrive as text
+        monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     plan = MergePlan(recipes(trio, 1)[0])
     before = set(psutil.Process().children(recursive=True))
 
-    def workers():
-        return [p for p in psutil.Process().children(recursive=True) if p not in before]
+    def left():
+        """All processes started since, by their command lines."""
+        now = set(psutil.Process().children(recursive=True)) - before
+        lines = {process: " ".join(process.cmdline()) for process in now}
+        return {p: line for p, line in lines.items() if "resource_tracker" not in line}
 
     with started(plan, tensor_parallel=2) as engine:
         engine.load(plan)
-        assert len(workers()) >= 2
-        workers()[-1].kill()
-        with pytest.raises(EngineDiedError, match="died"):
+        rank = next(process for process, line in left().items() if "Worker_TP1" in line)
+        if merging:
+            rank.suspend()  # so that it is at work on the load when it dies
+            threading.Timer(2, rank.kill).start()
+            with pytest.raises(EngineDiedError, match="died"):
+                engine.load(plan)
+        else:
+            rank.kill()
+            with pytest.raises(EngineDiedError, match="died"):
+                engine.generate(prompts(), SETTINGS)
+        with pytest.raises(EngineError, match="no complete weights"):
             engine.generate(prompts(), SETTINGS)
-    assert [p for p in workers() if "resource_tracker" not in " ".join(p.cmdline())] == []
+    assert left() == {}
 
 
 KILLED = """
