@@ -26,4 +26,6 @@ class EngineDiedError(EngineError):
 
 
 class EngineMemoryError(EngineError):
-    """Not even one prompt fits into the memory that is free now: another try may do better."""
+    """The memory that is free now is too little for a start, a load or one prompt: another try may
+    do better.
+    """
