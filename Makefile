@@ -19,7 +19,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses 2 -m 'not cluster'
 
-# Simulated nodes, PostgreSQL and MLflow servers, drivers and workers killed at every point.
+# The driver on Ray workers, simulated nodes, PostgreSQL and MLflow servers, all of them killed.
 test-cluster: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses 2 -m cluster
 

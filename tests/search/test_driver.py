@@ -24,7 +24,7 @@ from search.session import Found, prepare, run
 from search.warm import enqueue_published
 from tests.merge_core.conftest import make_model, write_checkpoint
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module", autouse=True)

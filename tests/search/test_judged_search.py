@@ -12,7 +12,7 @@ from search.session import confirm
 from tests.objectives.local_server import LocalServer, Reply, local_server
 from tests.search.test_driver import Quiet, search, write
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
 def judged(folder: Path, server: LocalServer, **changes: Any) -> Path:
