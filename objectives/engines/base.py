@@ -1,5 +1,6 @@
 """What every engine takes and gives: prompts in, generations out, weights swapped in between."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,6 +110,15 @@ class Likelihood:
     logprob: float
     tokens: int
     greedy: bool
+
+    @classmethod
+    def of(cls, parts: Sequence["Likelihood"]) -> Self:
+        """That of a text whose parts, each after those before it, have these."""
+        return cls(
+            math.fsum(part.logprob for part in parts),
+            sum(part.tokens for part in parts),
+            all(part.greedy for part in parts),
+        )
 
 
 @dataclass(frozen=True)

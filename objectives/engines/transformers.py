@@ -1,7 +1,6 @@
 """The default engine: a live Hugging Face model on one device, weights swapped in place."""
 
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -121,14 +120,7 @@ class TransformersEngine(Engine):
             [requests[span.owner].id for span in spans],
             score,
         )
-        return [
-            Likelihood(
-                math.fsum(part.logprob for part in mine),
-                sum(part.tokens for part in mine),
-                all(part.greedy for part in mine),
-            )
-            for mine in parts
-        ]
+        return [Likelihood.of(mine) for mine in parts]
 
     def close(self) -> None:
         """Drop the model; on an accelerator its memory goes back to the device."""

@@ -180,14 +180,7 @@ class VllmEngine(Engine):
             return False
 
         self._run([([*span.context, *span.tokens], params) for span in spans], read)
-        return [
-            Likelihood(
-                math.fsum(part.logprob for part in mine),
-                sum(part.tokens for part in mine),
-                all(part.greedy for part in mine),
-            )
-            for mine in parts
-        ]
+        return [Likelihood.of(mine) for mine in parts]
 
     def close(self) -> None:
         """End vLLM and every child process it has started."""
