@@ -45,7 +45,7 @@ from search.pool import Outcome, connected
 from search.progress import Progress
 from search.racing import Race
 from search.results import Result, values_of, violations_of
-from search.run import Run, lease, logging_to
+from search.run import Run, locked, logging_to
 from search.samplers import make_sampler, random_sampler
 from search.tracking import Tracker
 from search.worker import Job
@@ -338,7 +338,7 @@ class Bench:
         folder = self.folder / "case" / "s"
         if case.before and not elsewhere:
             shutil.copytree(self._filled(case.before), folder)
-        with lease(folder):
+        with locked(folder):
             run = Run.start(search, folder, *self._models())
             if elsewhere:
                 fill(run, case.before)
@@ -368,7 +368,7 @@ class Bench:
         """A run that has `count` trials; made once."""
         folder = self.folder / "filled" / str(count) / "s"
         if not folder.exists():
-            with lease(folder):
+            with locked(folder):
                 fill(Run.start(load(self.file), folder, *self._models()), count)
         return folder
 

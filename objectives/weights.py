@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from objectives.errors import EngineError
+
 if TYPE_CHECKING:  # importing torch costs a second, and nothing here runs it
     import torch
 
@@ -93,3 +95,28 @@ class PortableSource(WeightSource, Protocol):
 
     def portable(self) -> Portable:
         """How."""
+
+
+def yielded(
+    source: WeightSource, specs: Mapping[str, TensorSpec]
+) -> Iterator[tuple[str, "torch.Tensor"]]:
+    """The tensors of `source`, each held to what its specs said.
+
+    Raises:
+        EngineError: one is not listed there, or is of another shape or dtype.
+    """
+    for name, tensor in source.tensors():
+        spec = specs.get(name)
+        if spec is None:
+            raise EngineError(f"the source yields {name}, which its specs do not list; mend it")
+        if tuple(tensor.shape) != tuple(spec.shape) or tensor.dtype != spec.dtype:
+            raise EngineError(
+                f"{name}: the source yields {short(tensor.dtype)} {tuple(tensor.shape)} but its"
+                f" specs say {short(spec.dtype)} {tuple(spec.shape)}; mend it"
+            )
+        yield name, tensor
+
+
+def short(dtype: "torch.dtype") -> str:
+    """A dtype as people write it: bfloat16."""
+    return str(dtype).removeprefix("torch.")

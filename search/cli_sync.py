@@ -25,14 +25,14 @@ def sync(
 
     Example: mergefront sync runs/thai --tracking-uri http://mlflow.example:5000
     """
-    from search.run import Run, lease
+    from search.run import Run, locked
     from search.secrets import redacted
     from search.sync import differences
     from search.sync import sync as sync_run
 
     opened = Run.open(run)
     place = redacted(tracking_uri or opened.tracking)
-    with lease(opened.folder):
+    with locked(opened.folder):
         if dry_run:
             found = differences(opened, tracking_uri)
             for line in found:

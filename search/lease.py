@@ -1,8 +1,8 @@
 """Who may write a study: one driver, and whoever takes over when it is dead.
 
-A run folder is held by a lock of its file system, which dies with its process (`search.run.lease`);
-so is a SQLite file that is elsewhere. A study on a server can be reached from other folders and
-machines, so it has a row in the table `mergefront_leases`:
+A run folder is held by a lock of its file system, which dies with its process
+(`search.run.locked`); so is a SQLite file that is elsewhere. A study on a server can be reached
+from other folders and machines, so it has a row in the table `mergefront_leases`:
 
 - its holder writes a new number into it every few seconds; who wants to take over watches the row
   for longer than that, by its own clock, and takes it only if nothing has changed: clocks of two

@@ -262,7 +262,7 @@ class Run:
 
 
 @contextmanager
-def lease(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Hold a run folder against a second driver; the lock dies with this process.
 
     A folder that has become no run by the end of the block vanishes again.

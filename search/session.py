@@ -42,7 +42,7 @@ from search.projection import of_members, of_test
 from search.prompts import check_prompts
 from search.racing import Race, unfit
 from search.results import Result
-from search.run import Run, check, lease, logging_to
+from search.run import Run, check, locked, logging_to
 from search.samplers import notes as sampling_notes
 from search.tracking import Tracker
 from search.warm import check as warm_starts
@@ -293,7 +293,7 @@ def _session(
     """Everything a session holds, taken in an order that fails before anything is written."""
     check_run(prepared.search, folder)
     with ExitStack() as held:
-        held.enter_context(lease(folder))
+        held.enter_context(locked(folder))
         held.enter_context(connected())
         workers, on = prepared.search.file.workers, nodes()
         resources = Resources.of(workers, prepared.search.engine, on)

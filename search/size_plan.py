@@ -24,9 +24,9 @@ from search.config import Search
 from search.errors import ConfigError
 from search.headers import HeaderReader, Headers
 
-Where = Literal["device", "pinned", "mapped"]
-PLACES: tuple[Where, ...] = ("device", "pinned", "mapped")
-TODAY: Where = "mapped"
+Residence = Literal["device", "pinned", "mapped"]
+PLACES: tuple[Residence, ...] = ("device", "pinned", "mapped")
+TODAY: Residence = "mapped"
 """Where the engines keep the sources; the other rows tell what keeping them nearer would give."""
 GB = 1e9
 GPUS, MEMORIES = (4, 8), (80.0, 141.0)
@@ -157,7 +157,7 @@ class Plan:
 
     workers: int
     parallel: int
-    where: Where
+    where: Residence
     live: int
     resident: int
     room: float
@@ -171,7 +171,7 @@ class Plan:
 
 
 def planned(
-    model: Model, gpus: int, memory: float, parallel: int, where: Where, rates: Rates
+    model: Model, gpus: int, memory: float, parallel: int, where: Residence, rates: Rates
 ) -> Plan:
     """The plan of `gpus` GPUs of `memory` bytes, `parallel` of them a worker."""
     live, sources = model.on(parallel), model.sources_on(parallel)
@@ -215,7 +215,7 @@ def planned(
     )
 
 
-def best(model: Model, gpus: int, memory: float, where: Where, rates: Rates) -> Plan:
+def best(model: Model, gpus: int, memory: float, where: Residence, rates: Rates) -> Plan:
     """The plan with most trials a night; if none fits, the one that lacks least."""
     widths = [k for k in range(1, gpus + 1) if gpus % k == 0 and k & (k - 1) == 0]
     plans = [planned(model, gpus, memory, k, where, rates) for k in widths]

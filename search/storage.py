@@ -2,7 +2,7 @@
 
 Optuna's own storage reads every unfinished trial again whenever a sampler looks at the study (with
 64 running trials 60 ms a proposal), and commits each parameter and attribute by itself. The driver
-alone owns its study (`search.run.lease`, `search.lease`), so what it wrote is what there is: it
+alone owns its study (`search.run.locked`, `search.lease`), so what it wrote is what there is: it
 reads from memory. What is in the tables is what Optuna's storage writes, no more and no less, and
 any reader of Optuna's (`optuna.load_study`, optuna-dashboard) can look at it meanwhile.
 """

@@ -22,6 +22,7 @@ from objectives import EngineConfig, ItemScore, Task, make_engine, score_task
 from objectives.engines.base import Engine
 from objectives.errors import EngineError
 from objectives.task import Split
+from objectives.weights import short
 from search.racing import Race, by_part, order, share
 from search.results import Result, Stopped
 
@@ -237,8 +238,7 @@ class Evaluator:
         config = self.setup.engine
         if getattr(config, "dtype", "") is None:
             largest = max(plan.specs().values(), key=lambda spec: spec.nbytes)
-            dtype = str(largest.dtype).removeprefix("torch.")
-            config = config.model_copy(update={"dtype": dtype})
+            config = config.model_copy(update={"dtype": short(largest.dtype)})
         with skeleton(plan) as folder:
             return make_engine(config, folder)
 

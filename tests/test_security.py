@@ -34,7 +34,7 @@ from search.config import load
 from search.describe import server
 from search.errors import ConfigError
 from search.plots import FrontPlot
-from search.run import Run, freeze, lease, logging_to
+from search.run import Run, freeze, locked, logging_to
 from search.secrets import (
     MASK,
     Formatter,
@@ -552,7 +552,7 @@ def test_a_run_keeps_no_password(
     assert SECRET not in opened.text
     folder = tmp_path / "runs" / "search"
     references = [str(tmp_path / "models" / name) for name in ("base", "thai", "r1")]
-    with lease(folder):
+    with locked(folder):
         run = Run.start(opened, folder, references, {"base": references[0]})
         with logging_to(run):
             logging.getLogger("mergefront").error("lost %s", run.storage)

@@ -8,7 +8,7 @@ import torch
 
 from objectives.errors import EngineError
 from objectives.tables import did_you_mean
-from objectives.weights import TensorSpec, WeightSource
+from objectives.weights import TensorSpec, WeightSource, short, yielded
 
 
 class LiveWeights:
@@ -53,8 +53,8 @@ class LiveWeights:
                 )
             if spec.dtype != live.dtype:
                 raise EngineError(
-                    f"{name}: the source has dtype {_short(spec.dtype)}, the live model"
-                    f" {_short(live.dtype)}; set the recipe's or the engine's dtype so they agree"
+                    f"{name}: the source has dtype {short(spec.dtype)}, the live model"
+                    f" {short(live.dtype)}; set the recipe's or the engine's dtype so they agree"
                 )
         missing = [name for name in self._tensors if name not in specs]
         if missing:
@@ -72,15 +72,7 @@ class LiveWeights:
             EngineError: the source yields what its specs did not say, or ends early.
         """
         missing = set(self._tensors)
-        for name, tensor in source.tensors():
-            spec = specs.get(name)
-            if spec is None:
-                raise EngineError(f"the source yields {name}, which its specs do not list; mend it")
-            if tuple(tensor.shape) != tuple(spec.shape) or tensor.dtype != spec.dtype:
-                raise EngineError(
-                    f"{name}: the source yields {_short(tensor.dtype)} {tuple(tensor.shape)} but"
-                    f" its specs say {_short(spec.dtype)} {tuple(spec.shape)}; mend it"
-                )
+        for name, tensor in yielded(source, specs):
             live = self._tensors.get(name)
             if live is not None:
                 live.copy_(tensor)
@@ -98,7 +90,3 @@ class LiveWeights:
             hint = did_you_mean(name, self._tensors)
             hint = hint if hint.startswith("did") else "check that both have one architecture"
             raise EngineError(f"the live model has no tensor {name}; {hint}")
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

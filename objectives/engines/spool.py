@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from objectives.errors import EngineError
-from objectives.weights import Portable, TensorSpec, WeightSource
+from objectives.weights import Portable, TensorSpec, WeightSource, yielded
 
 
 @contextlib.contextmanager
@@ -27,15 +27,7 @@ def spooled(source: WeightSource, specs: Mapping[str, TensorSpec]) -> Iterator[P
     from safetensors.torch import save_file
 
     tensors: dict[str, torch.Tensor] = {}
-    for name, tensor in source.tensors():
-        spec = specs.get(name)
-        if spec is None:
-            raise EngineError(f"the source yields {name}, which its specs do not list; mend it")
-        if tuple(tensor.shape) != tuple(spec.shape) or tensor.dtype != spec.dtype:
-            raise EngineError(
-                f"{name}: the source yields {tensor.dtype} {tuple(tensor.shape)} but its specs say"
-                f" {spec.dtype} {tuple(spec.shape)}; mend it"
-            )
+    for name, tensor in yielded(source, specs):
         tensors[name] = tensor.cpu().clone(memory_format=torch.contiguous_format)
     if missing := sorted(specs.keys() - tensors.keys()):
         raise EngineError(f"the source ended without {missing[0]}; mend it")

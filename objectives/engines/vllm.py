@@ -32,7 +32,7 @@ from objectives.engines.spool import spooled
 from objectives.engines.vllm_errors import at_start, lacks_memory, line, revived, tells_of_death
 from objectives.engines.vllm_processes import alive, children, end
 from objectives.errors import EngineDiedError, EngineError, EngineMemoryError, ObjectiveError
-from objectives.weights import Portable, PortableSource, TensorSpec, WeightSource
+from objectives.weights import Portable, PortableSource, TensorSpec, WeightSource, short
 
 _QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -239,8 +239,8 @@ class VllmEngine(Engine):
                     " shapes"
                 )
             live = next(answer["types"][name] for answer in answers if name in answer["types"])
-            if live != _short(spec.dtype):
-                raise _misfit(name, _short(spec.dtype), live)
+            if live != short(spec.dtype):
+                raise _misfit(name, short(spec.dtype), live)
         lacking = sorted({name for answer in answers for name in answer["lacking"]})
         if lacking:
             more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
@@ -250,7 +250,7 @@ class VllmEngine(Engine):
             )
 
     def _dtype(self) -> str:
-        return _short(self._engine.model_config.dtype)
+        return short(self._engine.model_config.dtype)
 
     # ---- vLLM's processes
 
@@ -397,8 +397,8 @@ def _check_dtypes(specs: Mapping[str, TensorSpec], live: str) -> None:
     """Hold the dtype of the largest tensor against the engine's: the others have reasons."""
     if specs:
         name = max(specs, key=lambda name: math.prod(specs[name].shape))
-        if _short(specs[name].dtype) != live:
-            raise _misfit(name, _short(specs[name].dtype), live)
+        if short(specs[name].dtype) != live:
+            raise _misfit(name, short(specs[name].dtype), live)
 
 
 def _misfit(name: str, given: str, live: str) -> EngineError:
@@ -417,7 +417,3 @@ def _free() -> None:
 
     if model_parallel_is_initialized():
         cleanup_dist_env_and_memory()
-
-
-def _short(dtype: Any) -> str:
-    return str(dtype).removeprefix("torch.")

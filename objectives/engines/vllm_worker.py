@@ -24,7 +24,7 @@ from objectives.engines.lazy import Making, Rehearsal
 from objectives.engines.vllm_errors import lacks_memory, plain
 from objectives.engines.vllm_processes import alive
 from objectives.tables import resolve
-from objectives.weights import PartSource
+from objectives.weights import PartSource, short
 
 _PLAIN = ("UnquantizedLinearMethod", "UnquantizedEmbeddingMethod")
 """vLLM's methods that leave parameters as the loader fills them (but on a CPU: see `_packed`)."""
@@ -122,7 +122,7 @@ class LiveModel:
                 loads = _is_plain(owners[name])
                 if count < live[name].numel() and loads and name not in self._shared:
                     lacking.append(name)
-        types = {name: str(dtype).removeprefix("torch.") for name, dtype in making.types.items()}
+        types = {name: short(dtype) for name, dtype in making.types.items()}
         # In the loader's form shared weights lie apart: what fills them there is lost afterwards.
         taken = {name: n for name, n in making.taken.items() if name not in self._shared}
         return {"fault": fault, "taken": taken, "types": types, "lacking": lacking}

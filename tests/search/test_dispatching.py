@@ -31,7 +31,7 @@ from search.pool import Outcome
 from search.progress import Progress
 from search.racing import Race
 from search.results import Result
-from search.run import Run, lease
+from search.run import Run, locked
 from search.sampler_classes import Auto
 from search.storage import OwnedStorage
 from search.worker import Job
@@ -110,7 +110,7 @@ def test_a_worker_that_ends_gets_the_next_recipe_before_any_other_ends(tmp_path:
     models = [str(tmp_path / name) for name in ("base", "expert0", "expert1")]
     folder = tmp_path / "runs" / "s"
     pool, watch = VirtualPool(4), Watch((40,))
-    with lease(folder):
+    with locked(folder):
         run = Run.start(search, folder, models, {})
         with Ledger(run, 4, 0.0) as ledger:
             budget = Asked(search, Shares(ITEMS, 0, 0, ITEMS, 1, 0), ledger, time.monotonic())
@@ -282,7 +282,7 @@ def test_a_filled_study_is_one_that_a_search_goes_on_with(tmp_path: Path) -> Non
     search = load(project(tmp_path))
     models = [str(tmp_path / name) for name in ("base", "expert0", "expert1")]
     folder = tmp_path / "runs" / "s"
-    with lease(folder):
+    with locked(folder):
         run = Run.start(search, folder, models, {})
         fill(run, 30)
     study = studies.open_study(run, create=False)

@@ -19,7 +19,7 @@ from search import study as studies
 from search.database import connect
 from search.errors import RunError
 from search.lease import Lease
-from search.run import LOCK, lease
+from search.run import LOCK, locked
 from tests.search.kit import environment
 from tests.search.postgres import MISSING, PASSWORD, Postgres, binaries
 from tests.search.test_driver import write
@@ -210,8 +210,8 @@ def test_two_folders_of_one_run_have_one_driver(server: Postgres, tmp_path: Path
 
 def test_who_works_on_a_folder_is_named(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from search.run import lease\n"
-        "with lease(Path(sys.argv[1])): print('holds', flush=True); input()"
+        "import sys; from pathlib import Path; from search.run import locked\n"
+        "with locked(Path(sys.argv[1])): print('holds', flush=True); input()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "r")],
@@ -223,11 +223,11 @@ def test_who_works_on_a_folder_is_named(tmp_path: Path) -> None:
     assert process.stdout is not None
     assert process.stdout.readline().strip() == "holds"
     line = rf"another mergefront is working on this run: process {process.pid} on .* since 20"
-    with pytest.raises(RunError, match=line), lease(tmp_path / "r"):
+    with pytest.raises(RunError, match=line), locked(tmp_path / "r"):
         pass
     process.kill()
     process.communicate()
-    with lease(tmp_path / "r"):
+    with locked(tmp_path / "r"):
         assert (tmp_path / "r" / LOCK).exists()
     assert list((tmp_path / "r").iterdir()) == []  # it has become no run
 

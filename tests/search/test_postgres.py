@@ -23,7 +23,7 @@ from search.describe import status_of
 from search.errors import StorageError
 from search.incidents import Kind
 from search.lease import Lease
-from search.run import Run, lease
+from search.run import Run, locked
 from search.storage import OwnedStorage
 from tests.search.kit import finish, start, trial_files, wait_for
 from tests.search.postgres import MISSING, PASSWORD, Postgres, binaries, free_port
@@ -282,7 +282,7 @@ def a_run(file: Path) -> Run:
     """A run of a search file that no driver works on."""
     folder = file.parent / "runs" / "s"
     names = [str(file.parent / name) for name in ("b", "l", "r")]
-    with lease(folder):
+    with locked(folder):
         return Run.start(load(file), folder, names, dict(zip("blr", names, strict=True)))
 
 

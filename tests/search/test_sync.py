@@ -27,7 +27,7 @@ from search.mlflow_store import PARENT, RUN
 from search.progress import Progress
 from search.projection import BASELINE, TRIAL
 from search.results import Result
-from search.run import Run, lease, logging_to
+from search.run import Run, locked, logging_to
 from search.storage import OwnedStorage
 from search.sync import differences, sync
 from search.tracking import Tracker
@@ -90,7 +90,7 @@ def searched(tmp_path: Path) -> Iterator[Callable[..., Searched]]:
 
     def make(**changes: Any) -> Searched:
         run = a_run(write(tmp_path, models=MODELS, **changes))
-        lock, log = lease(run.folder), logging_to(run)
+        lock, log = locked(run.folder), logging_to(run)
         ledger = Ledger(run, 1, 0.0)
         for context in (lock, log, ledger):
             context.__enter__()
@@ -330,7 +330,7 @@ def test_the_command_tells_what_it_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     run = a_run(write(tmp_path, models=MODELS))
-    with lease(run.folder), Ledger(run, 1, 0.0) as ledger:
+    with locked(run.folder), Ledger(run, 1, 0.0) as ledger:
         study = studies.open_study(run)
         search = Searched(run, Untracked(study), ledger, Progress(run.search))  # type: ignore[arg-type]
         for right in (1, 2):
