@@ -50,6 +50,7 @@ ORIGIN = "origin"
 FINGERPRINT = "fingerprint"
 RETAINED = "retained"
 ENDED = "ended"
+WORKER = "worker"
 CUT_SHORT: tuple[FinishReason, ...] = ("length", "loop")
 """Ends of answers that a user wants to know the shares of: at the limit of tokens, in a loop."""
 OWNER = "mergefront.run"
@@ -284,6 +285,7 @@ def tell(
     attributes = attributes_of(result, search)
     if duplicate_of is not None:
         attributes |= {DUPLICATE_OF: duplicate_of, "tokens": 0}
+        attributes.pop(WORKER, None)  # nobody worked for it
     with together(study):
         with warnings.catch_warnings():
             # A crash between constraints and telling leaves them set; the values are the same.
@@ -324,6 +326,8 @@ def attributes_of(result: Result, search: Search) -> dict[str, Any]:
         attributes["fault"] = result.fault
     if result.origin:
         attributes[ORIGIN] = result.origin
+    elif result.worker:
+        attributes[WORKER] = result.worker
     return attributes
 
 

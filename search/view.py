@@ -1,0 +1,353 @@
+"""All of a run that pages show, read once: figures, the report and MLflow draw from it.
+
+It is made from the study's attributes and the few results of baselines and held-out items, not from
+a thousand result files. It needs neither workers nor MLflow nor the driver's lock, and a search may
+go on meanwhile: it is then what stood when it was read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search import confirm as confirming
+from search import study as studies
+from search.account import Account
+from search.config import Search
+from search.confirm import Member
+from search.errors import ExportError
+from search.export import tested
+from search.ledger import Session, sessions
+from search.progress import Progress
+from search.results import Result, joint
+from search.run import Run
+
+State = Literal["full", "partial", "fault", "failed", "duplicate", "taken", "running"]
+"""Scored on all dev items; stopped by a race; its merge is broken; no worker could do it; a recipe
+that was there before; told with scores from elsewhere; not done yet."""
+
+Interval = tuple[float, float, int]
+"""Low, high, and the number of items."""
+
+_ASKED = 500  # newest incidents that are looked through
+
+
+@dataclass(frozen=True)
+class TrialView:
+    """One trial.
+
+    Attributes:
+        number: the study's.
+        state: what became of it.
+        values: of the objectives, in their order; () where it has none. Of a partial trial
+            estimates, of a fault the reference point.
+        intervals: 95% intervals of `values` by objective, each on its own; none for estimates.
+        params: the study's parameters.
+        recipe: its YAML data, with places as the file names them; None if none was dispatched.
+        fingerprint: of the recipe; "" if it is not known.
+        began: when its worker began, as far as its seconds tell; else when it was asked for.
+        ended: when it was told; None while it runs. Both in seconds since the epoch.
+        worker: who did it; "" if that is not known, or nobody had to.
+        tokens: generated.
+        seconds: of its worker, by stage: "load" (merging) and "generate".
+        retained: share of each expert's differences that is in the merge; {} if not counted.
+        joint: share of answers that are right and in the language; None if not told.
+        why: the fault, why it was stopped or failed, whose duplicate or scores it is; "" else.
+        items: dev items that were asked, of all; None where that is not told (all, or none).
+        violations: by constraint, at most 0 where it holds.
+        feasible: it holds all constraints by its point estimates, and is no fault.
+        on_front: of the search, by its claimed scores.
+    """
+
+    number: int
+    state: State
+    values: tuple[float, ...]
+    intervals: Mapping[str, Interval]
+    params: Mapping[str, Any]
+    recipe: Mapping[str, Any] | None
+    fingerprint: str
+    began: float
+    ended: float | None
+    worker: str
+    tokens: int
+    seconds: Mapping[str, float]
+    retained: Mapping[str, float]
+    joint: float | None
+    why: str
+    items: tuple[int, int] | None
+    violations: Mapping[str, float]
+    feasible: bool
+    on_front: bool
+
+    @property
+    def scored(self) -> bool:
+        """Whether it has scores of its own, be they estimates; neither faults nor duplicates do."""
+        return self.state in ("full", "partial", "taken")
+
+
+@dataclass(frozen=True)
+class BaselineView:
+    """One baseline on the dev items; its attributes are those of a trial."""
+
+    label: str
+    values: tuple[float, ...]
+    intervals: Mapping[str, Interval]
+    recipe: Mapping[str, Any]
+    fingerprint: str
+    began: float
+    ended: float
+    worker: str
+    tokens: int
+    seconds: Mapping[str, float]
+    retained: Mapping[str, float]
+    joint: float | None
+    why: str
+    feasible: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """The search after one more finished trial.
+
+    Attributes:
+        finished: trials that count against the budget.
+        at: when the last of them was told, in seconds since the epoch.
+        volume: hypervolume of the front, in gains over the objectives' references.
+        size: members of the front.
+    """
+
+    finished: int
+    at: float
+    volume: float
+    size: int
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run as it stood when it was read.
+
+    Attributes:
+        run: the folder.
+        search: its search.
+        trials: by number; those that were only queued are not among them.
+        baselines: on the dev items, by label, in the file's order.
+        front: trial numbers on the front by claimed scores, best first objective first.
+        members: confirmed trials and baselines; [] before the confirmation.
+        chosen: the member that is exported; None if nothing is.
+        problem: why nothing is exported though members are confirmed; "" else.
+        test: what the exported one scored on the test items.
+        account: what the run spent.
+        steps: how the search went, a step a finished trial.
+        sessions: when workers were held.
+        incidents: the newest faults, oldest first: at, kind, where, message.
+    """
+
+    run: Run
+    search: Search
+    trials: Mapping[int, TrialView]
+    baselines: Mapping[str, BaselineView]
+    front: list[int]
+    members: list[Member]
+    chosen: Member | None
+    problem: str
+    test: Result | None
+    account: Account
+    steps: list[Step]
+    sessions: list[Session]
+    incidents: list[dict[str, str]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, run: Run, study: optuna.Study) -> RunView:
+        """The run as its folder and study stand now.
+
+        Args:
+            run: the folder.
+            study: opened to look at (`open_study(run, create=False)`), or the driver's own.
+
+        Raises:
+            RunError: a result, the confirmed front or the sessions are damaged.
+            StorageError: the study cannot be read.
+        """
+        search = run.search
+        frozen = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
+        front, steps = _steps(frozen, search)
+        incidents = run.incidents.recent(_ASKED)
+        members = confirming.load(run)[0] if run.confirmed.is_file() else []
+        chosen, problem = None, ""
+        if members:
+            try:
+                chosen = confirming.choose(search, members)
+            except ExportError as error:
+                problem = str(error)
+        held = sessions(run)
+        return cls(
+            run=run,
+            search=search,
+            trials={t.number: _trial(t, search, front, incidents) for t in frozen},
+            baselines=dict(_baselines(run)),
+            front=front,
+            members=members,
+            chosen=chosen,
+            problem=problem,
+            test=None if chosen is None else tested(run, chosen),
+            account=Account.of(run, study, held),
+            steps=steps,
+            sessions=held,
+            incidents=incidents,
+        )
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.run.name
+
+    @property
+    def scored(self) -> dict[int, TrialView]:
+        """The trials with scores of their own, by number."""
+        return {number: trial for number, trial in self.trials.items() if trial.scored}
+
+    @property
+    def volumes(self) -> list[tuple[int, float]]:
+        """(finished trials, hypervolume), a pair a finished trial."""
+        return [(step.finished, step.volume) for step in self.steps]
+
+
+def baseline_labels(run: Run) -> dict[str, str]:
+    """Every label that a baseline of the file may have, by the stem of its result file."""
+    experts = [f"expert:{name}" for name in run.search.space.names]
+    labels = [*run.search.file.baselines, *experts]
+    return {run.baseline(label).stem: label for label in labels}
+
+
+def _steps(frozen: Sequence[FrozenTrial], search: Search) -> tuple[list[int], list[Step]]:
+    """The front now, and how it grew; what was taken over is there from the beginning."""
+    progress, steps = Progress(search), []
+    told = [t for t in frozen if t.state == TrialState.COMPLETE]
+    told.sort(key=lambda t: (studies.counts(t), _epoch(t.datetime_complete), t.number))
+    for trial in told:
+        before = progress.finished
+        progress.add(trial)
+        if progress.finished > before:
+            at = _epoch(trial.datetime_complete)
+            steps.append(Step(progress.finished, at, progress.volume, len(progress.front)))
+    return progress.front, steps
+
+
+def _trial(
+    frozen: FrozenTrial,
+    search: Search,
+    front: Sequence[int],
+    incidents: Sequence[Mapping[str, str]],
+) -> TrialView:
+    given = frozen.user_attrs
+    state = _state(frozen)
+    values = tuple(frozen.values or ()) if frozen.state == TrialState.COMPLETE else ()
+    partial = given.get(studies.PARTIAL)
+    idle = state in ("duplicate", "taken")  # nobody worked for it
+    seconds = {} if idle else {k: float(v) for k, v in given.get("seconds", {}).items()}
+    asked = _epoch(frozen.datetime_start)
+    ended = _epoch(frozen.datetime_complete) if frozen.datetime_complete else None
+    began = asked if ended is None or not seconds else max(asked, ended - sum(seconds.values()))
+    recipe = given.get(studies.RECIPE)
+    return TrialView(
+        number=frozen.number,
+        state=state,
+        values=values,
+        # Those of a stopped trial are of the items that it answered, its values of all items.
+        intervals={}
+        if partial
+        else {name: (row[0], row[1], row[2]) for name, row in given.get("intervals", {}).items()},
+        params=frozen.params,
+        recipe=None if recipe is None else json.loads(recipe),
+        fingerprint=str(given.get(studies.FINGERPRINT, "")),
+        began=began,
+        ended=ended,
+        worker="" if idle else str(given.get(studies.WORKER, "")),
+        tokens=int(given.get("tokens", 0)),
+        seconds=seconds,
+        retained=given.get(studies.RETAINED, {}),
+        joint=None if partial else given.get("joint"),
+        why=_why(frozen, state, incidents),
+        items=None if partial is None else (int(partial["items"]), int(partial["of"])),
+        violations=frozen.constraints if values else {},
+        feasible=bool(values) and studies.feasible(frozen),
+        on_front=frozen.number in front,
+    )
+
+
+def _state(frozen: FrozenTrial) -> State:
+    given = frozen.user_attrs
+    if frozen.state == TrialState.RUNNING:
+        return "running"
+    if frozen.state != TrialState.COMPLETE:
+        return "failed"
+    if studies.DUPLICATE_OF in given:
+        return "duplicate"
+    if "fault" in given:
+        return "fault"
+    if studies.PARTIAL in given:
+        return "partial"
+    return "taken" if studies.ORIGIN in given else "full"
+
+
+def _why(frozen: FrozenTrial, state: State, incidents: Sequence[Mapping[str, str]]) -> str:
+    given = frozen.user_attrs
+    if state == "duplicate":
+        return f"the same merge as trial {given[studies.DUPLICATE_OF]}"
+    if state == "fault":
+        return str(given["fault"])
+    if state == "partial":
+        return str(given[studies.PARTIAL]["reason"])
+    if state == "taken":
+        return f"scores of {given[studies.ORIGIN]}"
+    if state == "failed":
+        mine = f"trial {frozen.number} on "
+        met = [row["message"] for row in incidents if row.get("where", "").startswith(mine)]
+        return met[-1] if met else ""
+    return ""
+
+
+def _baselines(run: Run) -> Iterator[tuple[str, BaselineView]]:
+    """Those that are scored: the file's in its order, then what an earlier file named."""
+    labels = baseline_labels(run)
+    places = list(labels)
+    files = {path.stem: path for path in sorted((run.folder / "baselines").glob("*.json"))}
+    for stem in sorted(files, key=lambda s: places.index(s) if s in labels else len(places)):
+        label = labels.get(stem, stem)
+        yield label, _baseline(run.search, label, files[stem])
+
+
+def _baseline(search: Search, label: str, path: Path) -> BaselineView:
+    result = Result.load(path)
+    estimates = {o.name: result.estimate(o) for o in search.objectives}
+    both = joint(result)
+    ended = path.stat().st_mtime
+    return BaselineView(
+        label=label,
+        values=tuple(estimate.value for estimate in estimates.values()),
+        intervals={name: (e.low, e.high, e.n) for name, e in estimates.items()},
+        recipe=result.recipe,
+        fingerprint=result.fingerprint,
+        began=ended - sum(result.seconds.values()),
+        ended=ended,
+        worker=result.worker,
+        tokens=result.tokens,
+        seconds=result.seconds,
+        retained=result.retained,
+        joint=None if both is None else both.value,
+        why=result.fault or result.origin,
+        feasible=all(result.holds(c, confirmed=False) for c in search.constraints)
+        and result.fault is None,
+    )
+
+
+def _epoch(moment: datetime | None) -> float:
+    """Seconds since the epoch; 0 for None."""
+    return 0.0 if moment is None else moment.timestamp()
