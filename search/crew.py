@@ -49,7 +49,7 @@ log = logging.getLogger("mergefront")
 
 
 @dataclass
-class Member:
+class Hand:
     """One worker.
 
     Attributes:
@@ -95,7 +95,7 @@ class Crew:
         record: told of faults that no job has met: kind, where, what was said.
 
     Attributes:
-        members: by name, those that are starting included.
+        hands: by name, those that are starting included.
         idle: seconds that ready workers had no job, all of them together.
         used: seconds that they had one.
     """
@@ -108,7 +108,7 @@ class Crew:
         record: Callable[[Kind, str, object], None],
     ) -> None:
         self.resources = resources
-        self.members: dict[str, Member] = {}
+        self.hands: dict[str, Hand] = {}
         self.idle = 0.0
         self.used = 0.0
         self._setup = ray.put(setup)
@@ -132,28 +132,28 @@ class Crew:
         return list(self._starting)
 
     @property
-    def ready(self) -> list[Member]:
+    def ready(self) -> list[Hand]:
         """Those that take jobs."""
-        return [member for member in self.members.values() if member.ready]
+        return [hand for hand in self.hands.values() if hand.ready]
 
     @property
-    def free(self) -> list[Member]:
+    def free(self) -> list[Hand]:
         """Those of them that have none."""
-        return [member for member in self.members.values() if member.ready and member.job is None]
+        return [hand for hand in self.hands.values() if hand.ready and hand.job is None]
 
     @property
     def wanted(self) -> tuple[int, float]:
         """How many workers there are, be they starting, and the GPUs of each on average."""
-        gpus = sum(member.place.gpus for member in self.members.values())
-        return max(1, len(self.members)), gpus / max(1, len(self.members))
+        gpus = sum(hand.place.gpus for hand in self.hands.values())
+        return max(1, len(self.hands)), gpus / max(1, len(self.hands))
 
     def held(self) -> tuple[float, float]:
         """Seconds that places have been held, one for each worker, and one for each of its GPUs."""
         now = time.monotonic()
-        begun = [member for member in list(self.members.values()) if member.begun]
+        begun = [hand for hand in list(self.hands.values()) if hand.begun]
         return (
-            self._held[0] + sum(now - member.born for member in begun),
-            self._held[1] + sum((now - member.born) * member.place.gpus for member in begun),
+            self._held[0] + sum(now - hand.born for hand in begun),
+            self._held[1] + sum((now - hand.born) * hand.place.gpus for hand in begun),
         )
 
     def stands(self, place: Place) -> bool:
@@ -172,8 +172,8 @@ class Crew:
         now = time.monotonic()
         self._alive = min(now, self._alive + seconds)
         self._fetched = min(now, self._fetched + seconds)
-        for member in self.members.values():
-            member.heard = min(now, member.heard + seconds)
+        for hand in self.hands.values():
+            hand.heard = min(now, hand.heard + seconds)
 
     # ---- life
 
@@ -189,18 +189,18 @@ class Crew:
         self._looked = clock
         on = nodes()
         self._see(on)
-        for member in list(self.members.values()):
-            if member.place.nodes <= self._known.keys():
+        for hand in list(self.hands.values()):
+            if hand.place.nodes <= self._known.keys():
                 continue
-            if member.job is None:
-                self._record(Kind.NODE_LOST, f"worker {member.name}", "left with its node")
-                self.drop(member)
+            if hand.job is None:
+                self._record(Kind.NODE_LOST, f"worker {hand.name}", "left with its node")
+                self.drop(hand)
             else:  # what it was at ends with its error; a part of it elsewhere ends, too
-                ray.kill(member.actor)
+                ray.kill(hand.actor)
         self._end_silent(clock)
         self._move(on, clock)
         back = {node for node, until in self._not_before.items() if until > clock}
-        held = [member.place for member in self.members.values()]
+        held = [hand.place for hand in self.hands.values()]
         for place in self.resources.places(on, held, back=back):
             self._start(place)
         self._check_alive(on, clock)
@@ -212,67 +212,67 @@ class Crew:
             ObjectiveError, MergeError: its node cannot have a checkpoint.
             WorkerError: workers keep dying while they start.
         """
-        member = self.members[self._starting[told]]
+        hand = self.hands[self._starting[told]]
         try:
             said = ray.get(next(told))
         except StopIteration:
             del self._starting[told]
-            member.ready, member.free_since = True, time.monotonic()
+            hand.ready, hand.free_since = True, time.monotonic()
             self._proven, self._failed = True, 0
-            self._failures.pop(member.node, None)
+            self._failures.pop(hand.node, None)
             return
         except RayError as error:
             cause = error.cause if isinstance(error, RayTaskError) else error
             if isinstance(cause, USER_ERRORS) and not self._proven:
                 raise cause from None
-            self._failed_start(member, cause)
+            self._failed_start(hand, cause)
             return
-        self._alive = member.heard = time.monotonic()
+        self._alive = hand.heard = time.monotonic()
         if isinstance(said, Begun):
-            self._begun(member, said)
+            self._begun(hand, said)
         else:
-            self._fetched = member.heard
-            log.info("worker %s: %s", member.name, said)
+            self._fetched = hand.heard
+            log.info("worker %s: %s", hand.name, said)
 
-    def give(self, member: Member, job: Job) -> None:
-        """Note that a member is at a job from now on."""
+    def give(self, hand: Hand, job: Job) -> None:
+        """Note that a hand is at a job from now on."""
         clock = time.monotonic()
-        if member.job is None and member.free_since:
-            self.idle += clock - member.free_since
-        member.job, member.free_since = job, clock
+        if hand.job is None and hand.free_since:
+            self.idle += clock - hand.free_since
+        hand.job, hand.free_since = job, clock
 
-    def take(self, member: Member) -> None:
+    def take(self, hand: Hand) -> None:
         """Note that it has none any more."""
         clock = time.monotonic()
-        if member.job is not None:
-            self.used += clock - member.free_since
-        member.job, member.free_since = None, clock
+        if hand.job is not None:
+            self.used += clock - hand.free_since
+        hand.job, hand.free_since = None, clock
 
-    def drop(self, member: Member) -> None:
+    def drop(self, hand: Hand) -> None:
         """End a worker: where it is only out of reach it must not keep its GPU."""
-        if self.members.pop(member.name, None) is None:
+        if self.hands.pop(hand.name, None) is None:
             return
-        if member.begun:
-            took = time.monotonic() - member.born
-            self._held = self._held[0] + took, self._held[1] + took * member.place.gpus
-        ray.kill(member.actor)
-        if member.group is not None:
-            remove_placement_group(member.group)
-        self._starting = {told: n for told, n in self._starting.items() if n != member.name}
+        if hand.begun:
+            took = time.monotonic() - hand.born
+            self._held = self._held[0] + took, self._held[1] + took * hand.place.gpus
+        ray.kill(hand.actor)
+        if hand.group is not None:
+            remove_placement_group(hand.group)
+        self._starting = {told: n for told, n in self._starting.items() if n != hand.name}
 
-    def replace(self, member: Member) -> None:
+    def replace(self, hand: Hand) -> None:
         """End a worker, and start another where there is a place."""
-        self.drop(member)
+        self.drop(hand)
         self.tend(now=True)
 
     def close(self) -> None:
         """End all workers: those without a job close their engines first."""
-        closing = [member.actor.close.remote() for member in self.free]
+        closing = [hand.actor.close.remote() for hand in self.free]
         if closing:
             ray.wait(closing, num_returns=len(closing), timeout=10.0)
-        for member in list(self.members.values()):
-            self.take(member)
-            self.drop(member)
+        for hand in list(self.hands.values()):
+            self.take(hand)
+            self.drop(hand)
         if self.used:
             log.info(
                 "workers were at jobs for %.0f s in all, and had none for %.1f s",
@@ -320,49 +320,47 @@ class Crew:
         actor = Worker.options(max_restarts=0, **options).remote(  # type: ignore[attr-defined]
             self._setup, name, place.threads, across=place.across
         )
-        self.members[name] = Member(name, actor, place, group=group)
+        self.hands[name] = Hand(name, actor, place, group=group)
         self._starting[actor.begin.remote()] = name
 
-    def _begun(self, member: Member, said: Begun) -> None:
-        if not member.node:
-            member.born = time.monotonic()
-        bundles = [replace(one, node=one.node or said.node) for one in member.place.bundles]
-        if member.group is not None:
-            placed = placement_group_table(member.group)["bundles_to_node_id"]
+    def _begun(self, hand: Hand, said: Begun) -> None:
+        if not hand.node:
+            hand.born = time.monotonic()
+        bundles = [replace(one, node=one.node or said.node) for one in hand.place.bundles]
+        if hand.group is not None:
+            placed = placement_group_table(hand.group)["bundles_to_node_id"]
             bundles = [Bundle(placed[i], bundle.claim) for i, bundle in enumerate(bundles)]
-        member.place = replace(member.place, bundles=tuple(bundles))
-        member.begun, member.gpus = True, said.gpus
+        hand.place = replace(hand.place, bundles=tuple(bundles))
+        hand.begun, hand.gpus = True, said.gpus
         gpus = f" with GPUs {', '.join(map(str, said.gpus))}" if said.gpus else ""
-        log.info("worker %s is on %s (node %s)%s", member.name, said.host, said.node[:8], gpus)
+        log.info("worker %s is on %s (node %s)%s", hand.name, said.host, said.node[:8], gpus)
 
-    def _failed_start(self, member: Member, error: BaseException) -> None:
+    def _failed_start(self, hand: Hand, error: BaseException) -> None:
         """A start came to nothing: on a node that has left that says nothing, else it counts."""
-        self.drop(member)
+        self.drop(hand)
         self._looked = -math.inf
-        if self.stands(member.place):
-            log.warning("worker %s did not start: %s", member.name, error)
-            self._hold_back({member.node}, (str(error).splitlines() or [repr(error)])[0])
+        if self.stands(hand.place):
+            log.warning("worker %s did not start: %s", hand.name, error)
+            self._hold_back({hand.node}, (str(error).splitlines() or [repr(error)])[0])
 
     def _end_silent(self, clock: float) -> None:
         """End workers that fetch and say nothing; one fetches and others wait: any line will do."""
         silent = [
-            member
-            for member in self.members.values()
-            if member.begun
-            and not member.ready
-            and clock - max(member.heard, self._fetched) > SILENT_S
+            hand
+            for hand in self.hands.values()
+            if hand.begun and not hand.ready and clock - max(hand.heard, self._fetched) > SILENT_S
         ]
         said = f"{SILENT_S:,.0f} s without a sign while it fetched checkpoints"
-        for member in silent:
-            self._record(Kind.HUNG, f"worker {member.name}", said)
-            self.drop(member)
+        for hand in silent:
+            self._record(Kind.HUNG, f"worker {hand.name}", said)
+            self.drop(hand)
         if silent:
-            self._hold_back({member.node for member in silent}, said)
+            self._hold_back({hand.node for hand in silent}, said)
 
     def _hold_back(self, failed: set[str], said: str) -> None:
         """Start no worker on some nodes for a while, longer each time."""
         self._failed += 1
-        begun = any(other.begun for other in self.members.values())
+        begun = any(other.begun for other in self.hands.values())
         if self._failed >= MOST_FAILED and not begun:
             raise WorkerError(
                 f"{MOST_FAILED} workers in a row died while they started, the last with: {said}"
@@ -373,23 +371,23 @@ class Crew:
 
     def _move(self, on: Sequence[Node], clock: float) -> None:
         """Start a worker elsewhere if others' claims keep it from its place, and there is room."""
-        for member in list(self.members.values()):
-            if member.begun or not member.node or clock - member.born < PENDING_S:
+        for hand in list(self.hands.values()):
+            if hand.begun or not hand.node or clock - hand.born < PENDING_S:
                 continue
-            others = [m.place for m in self.members.values() if m is not member]
-            kind = member.place.kind
-            found = self.resources.places(on, others, avoid={kind: member.node})
+            others = [m.place for m in self.hands.values() if m is not hand]
+            kind = hand.place.kind
+            found = self.resources.places(on, others, avoid={kind: hand.node})
             other = next((p for p in found if p.kind == kind), None)
-            if other is not None and other.node not in ("", member.node):
-                log.warning("worker %s waits in vain for its node; another is tried", member.name)
-                self.drop(member)
+            if other is not None and other.node not in ("", hand.node):
+                log.warning("worker %s waits in vain for its node; another is tried", hand.name)
+                self.drop(hand)
                 self._start(other)
             else:
-                member.born = clock
-                log.warning("worker %s waits: others hold what it claims", member.name)
+                hand.born = clock
+                log.warning("worker %s waits: others hold what it claims", hand.name)
 
     def _check_alive(self, on: Sequence[Node], clock: float) -> None:
-        if any(member.begun for member in self.members.values()):
+        if any(hand.begun for hand in self.hands.values()):
             self._alive = clock
             return
         dead = clock - self._alive

@@ -25,7 +25,7 @@ from ray.exceptions import (
 
 from merge_core.yaml_io import one_line
 from search.care import Care, Item, kind_of_death, kind_of_error
-from search.crew import Crew, Member
+from search.crew import Crew, Hand
 from search.deadlines import Presence
 from search.errors import USER_ERRORS, WorkerError
 from search.head import watched
@@ -120,7 +120,7 @@ class Pool:
     @property
     def size(self) -> int:
         """Workers that are alive or starting."""
-        return len(self.crew.members)
+        return len(self.crew.hands)
 
     @property
     def places(self) -> int:
@@ -134,7 +134,7 @@ class Pool:
 
     def running(self) -> dict[str, Job | None]:
         """What each worker is doing, by its name."""
-        return {member.name: member.job for member in self.crew.members.values()}
+        return {hand.name: hand.job for hand in self.crew.hands.values()}
 
     def submit(self, job: Job) -> None:
         """Give `job` to a free worker, or to the next that becomes free."""
@@ -170,7 +170,7 @@ class Pool:
             told = self._told
             ready = ray.wait(told, num_returns=len(told), timeout=0)[0] if told else []
         if not (self._away() or away):
-            outcomes += [self._hung(member) for member in list(self.crew.members.values())]
+            outcomes += [self._hung(hand) for hand in list(self.crew.hands.values())]
         self._assign()
         return [outcome for outcome in outcomes if outcome is not None]
 
@@ -194,25 +194,25 @@ class Pool:
         return missed > 0.0
 
     def _assign(self) -> None:
-        for member in self.crew.free:
+        for hand in self.crew.free:
             if self._queue:
-                self._send(member, self._queue.popleft())
+                self._send(hand, self._queue.popleft())
 
-    def _send(self, member: Member, job: Job) -> None:
-        self.crew.give(member, job)
-        self._futures[member.actor.evaluate.remote(self._care.sent(job, member.name))] = member.name
+    def _send(self, hand: Hand, job: Job) -> None:
+        self.crew.give(hand, job)
+        self._futures[hand.actor.evaluate.remote(self._care.sent(job, hand.name))] = hand.name
 
     def _collect(self, future: Any) -> Outcome | None:
         """The next that a worker tells: a step, its result, or a fault."""
-        member = self.crew.members[self._futures[future]]
-        job = member.job
+        hand = self.crew.hands[self._futures[future]]
+        job = hand.job
         assert job is not None
         try:
             told = ray.get(next(future))
         except _LOST as error:
-            log.warning("worker %s died with %s: %s", member.name, job.key, error)
-            kind = kind_of_death(error, self.crew.stands(member.place))
-            return self._met(member, kind, str(error), lives=False)
+            log.warning("worker %s died with %s: %s", hand.name, job.key, error)
+            kind = kind_of_death(error, self.crew.stands(hand.place))
+            return self._met(hand, kind, str(error), lives=False)
         except RayTaskError as error:
             cause = error.cause
             kind, lives = kind_of_error(cause), True
@@ -220,40 +220,40 @@ class Pool:
                 if not self._proven:
                     raise cause from None
                 kind, lives = Kind.ENGINE_DIED, False  # another node may do better
-            log.error("%s failed on %s:\n%s", job.key, member.name, error)
-            return self._met(member, kind, f"{type(cause).__name__}: {cause}", lives=lives)
+            log.error("%s failed on %s:\n%s", job.key, hand.name, error)
+            return self._met(hand, kind, f"{type(cause).__name__}: {cause}", lives=lives)
         if isinstance(told, Step):
             self._care.stepped(job, told)
             return None
         self._proven = True
         del self._futures[future]
-        self.crew.take(member)
+        self.crew.take(hand)
         self._care.ended(job)
         for note in told.notes:
-            log.warning("worker %s: %s", member.name, note)
+            log.warning("worker %s: %s", hand.name, note)
         return Outcome(job, told)
 
-    def _hung(self, member: Member) -> Outcome | None:
+    def _hung(self, hand: Hand) -> Outcome | None:
         """End a worker that is over its deadline: it may hold its engine's lock for ever."""
-        said = self._care.overdue(member.job) if member.job is not None else None
-        return None if said is None else self._met(member, Kind.HUNG, said, lives=False)
+        said = self._care.overdue(hand.job) if hand.job is not None else None
+        return None if said is None else self._met(hand, Kind.HUNG, said, lives=False)
 
-    def _met(self, member: Member, kind: Kind, said: str, *, lives: bool = True) -> Outcome | None:
-        """A fault ended a try of a member's job: the next try, or the outcome if that was the last.
+    def _met(self, hand: Hand, kind: Kind, said: str, *, lives: bool = True) -> Outcome | None:
+        """A fault ended a try of a hand's job: the next try, or the outcome if that was the last.
 
         A worker that is not fit for another job is replaced.
         """
-        job = member.job
+        job = hand.job
         assert job is not None
-        self.crew.take(member)
-        self._futures = {f: name for f, name in self._futures.items() if name != member.name}
-        verdict = self._care.met(job, kind, one_line(said), member.name)
+        self.crew.take(hand)
+        self._futures = {f: name for f, name in self._futures.items() if name != hand.name}
+        verdict = self._care.met(job, kind, one_line(said), hand.name)
         if not (lives and verdict.here):
-            self.crew.replace(member)
+            self.crew.replace(hand)
         if verdict.again is None:
             return Outcome(job, None, verdict.error, verdict.poison)
-        if member.name in self.crew.members:
-            self._send(member, verdict.again)
+        if hand.name in self.crew.hands:
+            self._send(hand, verdict.again)
         else:
             self._queue.appendleft(verdict.again)
         return None

@@ -17,6 +17,7 @@ from typing import Literal
 
 from merge_core import MergePlan, NonFiniteError, Recipe, Sources
 from merge_core.analysis import tallied
+from merge_core.opened import OpenSources
 from merge_core.writing import write_skeleton
 from objectives import EngineConfig, ItemScore, Task, make_engine, score_task
 from objectives.engines.base import Engine
@@ -129,7 +130,7 @@ class Evaluator:
         torch.set_num_threads(setup.threads)
         self.setup = setup
         self.name = name
-        self._sources: dict[tuple[str | None, ...], Sources] = {}
+        self._sources = OpenSources()
         self._told: set[str] = set()
         self._failed = False
         for task in setup.tasks.values():
@@ -243,23 +244,20 @@ class Evaluator:
             return make_engine(config, folder)
 
     def _plan(self, recipe: Recipe) -> MergePlan:
-        # Sources are opened and checked once per set of models and vocabulary, not once per trial.
-        models = (expert.model for expert in recipe.models)
-        key = (recipe.tokenizer_source, *recipe.names, recipe.base_model, *models)
-        if key not in self._sources:
-            sources = self._sources[key] = Sources.open(recipe)
+        def keep(sources: Sources) -> None:
             if self.setup.prepared is not None:
                 base = [] if recipe.base_model is None else [recipe.base_model]
                 references = [*base, *(expert.model for expert in recipe.models)]
                 digests = [self.setup.digests[reference] for reference in references]
                 sources.facts.keep(self.setup.prepared, digests)
+
         # Of models that are merged themselves there is no difference to be retained.
         tally = self.setup.tally and recipe.method.on_differences
-        return MergePlan(recipe, self._sources[key], tally=tally)
+        return MergePlan(recipe, self._sources.of(recipe, keep), tally=tally)
 
     def _notes(self) -> tuple[str, ...]:
         """What went wrong but stops nothing, each thing once."""
-        problems = {s.facts.problem for s in self._sources.values() if s.facts.problem is not None}
+        problems = {s.facts.problem for s in self._sources if s.facts.problem is not None}
         new = problems - self._told
         self._told |= new
         return tuple(sorted(new))

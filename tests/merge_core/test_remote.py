@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from merge_core import MergePlan, Recipe
-from merge_core.remote import MOST_OPEN, plan_of
+from merge_core.opened import MOST_OPEN
+from merge_core.remote import plan_of
 from tests.merge_core.conftest import make_model, write_checkpoint
 
 

@@ -33,7 +33,7 @@ from objectives.engines.config import ScriptedConfig
 from search import study as studies
 from search.actor import start_lock, turn
 from search.config import load
-from search.crew import MOST_FAILED, SILENT_S, Crew, Member
+from search.crew import MOST_FAILED, SILENT_S, Crew, Hand
 from search.driver import Driver
 from search.errors import ConfigError, WorkerError
 from search.file import WorkersEntry
@@ -219,7 +219,7 @@ def test_fetches_that_fall_silent_are_ended(monkeypatch: pytest.MonkeyPatch) -> 
     crew = Crew(None, Resources(()), 1e9, lambda *fault: recorded.append(fault))  # type: ignore
     for i in range(MOST_FAILED + 1):
         place = Place(0, (Bundle(f"n{i}", {}),))
-        crew.members[f"w{i}"] = Member(f"w{i}", None, place, begun=True)
+        crew.hands[f"w{i}"] = Hand(f"w{i}", None, place, begun=True)
     clock[0] = SILENT_S
     told = iter(["fetching a model: 1.0 of 2.0 GB"])
     crew._starting[told] = "w0"
@@ -227,11 +227,11 @@ def test_fetches_that_fall_silent_are_ended(monkeypatch: pytest.MonkeyPatch) -> 
     for later in (0.9, 0.9):
         clock[0] += later * SILENT_S
         crew.tend(now=True)
-        assert len(crew.members) == MOST_FAILED + 1
+        assert len(crew.hands) == MOST_FAILED + 1
         crew.away(0.9 * SILENT_S)  # the driver was stopped
     clock[0] += 1.1 * SILENT_S
     crew.tend(now=True)
-    assert not crew.members
+    assert not crew.hands
     assert {kind for kind, _, _ in recorded} == {Kind.HUNG}
     assert len(recorded) == MOST_FAILED + 1
 
@@ -331,7 +331,7 @@ class Watch:
         assert self.crew is not None
         now = time.monotonic()
         ready = self.crew.ready
-        busy = [member for member in ready if member.job is not None]
+        busy = [hand for hand in ready if hand.job is not None]
         self.seen.append((now, len(busy), len(ready)))
         held = [(m.node, gpu) for m in ready for gpu in m.gpus]
         assert len(held) == len(set(held)), "two workers have one GPU"
@@ -445,9 +445,9 @@ def test_several_kinds_one_across_nodes(cluster: Cluster, tmp_path: Path) -> Non
         lost = next(b.node for b in wide.place.bundles if b.node != wide.node)
         victim = next(node for node in cluster.worker_nodes if node.node_id == lost)
         cluster.remove_node(victim, False)
-        until(lambda: wide.name not in crew.members or not hear(crew))
+        until(lambda: wide.name not in crew.hands or not hear(crew))
         until(lambda: hear(crew) == 2)
-        assert all(member.name != wide.name for member in crew.ready)
+        assert all(hand.name != wide.name for hand in crew.ready)
     finally:
         crew.close()
     until(lambda: all_free(total - GPUS))
@@ -475,7 +475,7 @@ def test_without_any_worker_it_waits_as_long_as_it_was_told(
     try:
         with pytest.raises(WorkerError, match=r"no worker has been alive.*workers\.wait"):
             until(lambda: hear(crew) > 0, 10.0)
-        assert len(crew.members) == 1  # Ray is asked for it all the time
+        assert len(crew.hands) == 1  # Ray is asked for it all the time
     finally:
         crew.close()
 
