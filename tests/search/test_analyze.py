@@ -13,7 +13,6 @@ from merge_core import MergePlan, Recipe
 from merge_core.analysis import analyze
 from search.plots import SharePlot
 from tests.merge_core.conftest import SHAPES
-from tests.search.small import CommandLine, make_workplace
 
 RECIPE = """\
 merge_method: ties_sv
@@ -24,23 +23,10 @@ models:
 """
 
 
-@pytest.fixture(scope="module")
-def good(tmp_path_factory) -> Path:
-    return make_workplace(tmp_path_factory.mktemp("good"))
-
-
 @pytest.fixture
-def workplace(good, tmp_path, monkeypatch) -> Path:
-    folder = tmp_path / "work"
-    shutil.copytree(good, folder)
-    (folder / "recipe.yaml").write_text(RECIPE)
-    monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture
-def mergefront(monkeypatch, capsys) -> CommandLine:
-    return CommandLine(monkeypatch, capsys)
+def workplace(workplace) -> Path:
+    (workplace / "recipe.yaml").write_text(RECIPE)
+    return workplace
 
 
 def files(folder: Path) -> set[str]:

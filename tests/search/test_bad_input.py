@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from search.config import load
 from search.run import LOCK, STUDY, Run
 from search.study import open_study
-from tests.search.small import GOOD, CommandLine, Ended, make_workplace
+from tests.search.small import GOOD, Ended
 
 CHECK = ("check", "search.yaml")
 MODEL = Path("models/r1/model.safetensors")
@@ -34,24 +34,11 @@ models:
 """
 
 
-@pytest.fixture(scope="module")
-def good(tmp_path_factory) -> Path:
-    return make_workplace(tmp_path_factory.mktemp("good"))
-
-
 @pytest.fixture
-def workplace(good, tmp_path, monkeypatch) -> Path:
-    folder = tmp_path / "work"
-    shutil.copytree(good, folder)
-    monkeypatch.chdir(folder)
+def workplace(workplace, tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    return folder
-
-
-@pytest.fixture
-def mergefront(monkeypatch, capsys) -> CommandLine:
-    return CommandLine(monkeypatch, capsys)
+    return workplace
 
 
 def listing(folder: Path) -> list[tuple[str, int, int]]:

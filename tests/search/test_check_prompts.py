@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.objectives.tiny_model import save_model
-from tests.search.small import CommandLine, Ended
+from tests.search.small import Ended
 
 POSITIONS = 40
 FILE = """\
@@ -70,11 +70,6 @@ def workplace(good, tmp_path, monkeypatch) -> Path:
     write(rows("s"))
     write(rows("p"), "picks.jsonl")
     return folder
-
-
-@pytest.fixture
-def mergefront(monkeypatch, capsys) -> CommandLine:
-    return CommandLine(monkeypatch, capsys)
 
 
 def check_line(ended: Ended, start: str, *words: str) -> None:

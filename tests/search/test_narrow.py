@@ -25,7 +25,7 @@ from search.rewrite import Text, flow
 from search.run import Run
 from search.standing import behind
 from search.study import PARTIAL, current_front, open_study, scored
-from tests.search.small import GOOD, CommandLine, make_workplace
+from tests.search.small import GOOD, make_workplace
 
 WEIGHT, DENSITY = "language.weight", "language.density"
 PLATEAU, KNEE, SLACK = "reasoning.weight.plateau", "reasoning.weight.knee", "reasoning.slack"
@@ -73,11 +73,6 @@ def run(tmp_path_factory) -> Run:
     for weight in (0.5, 0.7):
         study.add_trial(told(run.search, {**trial.params, PLATEAU: 1.2, WEIGHT: weight}))
     return run
-
-
-@pytest.fixture
-def mergefront(monkeypatch, capsys) -> CommandLine:
-    return CommandLine(monkeypatch, capsys)
 
 
 # --- Importance ----------------------------------------------------------------------------------

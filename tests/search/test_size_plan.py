@@ -284,11 +284,6 @@ def test_a_header_that_is_cut_short_is_one_line(tmp_path: Path) -> None:
 # --- As it is printed ----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def mergefront(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> CommandLine:
-    return CommandLine(monkeypatch, capsys)
-
-
 def test_check_prints_the_plan_of_70b_from_headers_alone(mergefront: CommandLine) -> None:
     ended = mergefront("check", FILE)
     for gpus in (4, 8):
