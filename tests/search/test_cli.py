@@ -9,6 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import torch
+import typer
 from safetensors.torch import load_file, save_file
 
 from merge_core.yaml_io import load_yaml, parse_yaml
@@ -17,7 +18,7 @@ from tests.merge_core.conftest import SHAPES
 from tests.search.small import GOOD, CommandLine, make_workplace
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = [command.callback.__name__ for command in app.registered_commands]
+COMMANDS = list(typer.main.get_command(app).commands)
 RECIPE = """\
 merge_method: ties
 base_model: models/base
