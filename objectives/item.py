@@ -38,14 +38,26 @@ def content_digest(
     return hashlib.sha256(content.encode("ascii")).hexdigest()[:32]
 
 
+DETAIL = 200
+"""Characters of a detail that are kept: a search keeps hundreds of thousands of them."""
+
+
+def detail(text: str) -> str:
+    """`text` in one line of at most `DETAIL` characters; "…" stands where it was cut."""
+    head = text[: 8 * DETAIL]
+    line = " ".join(head.split())
+    return line if len(line) <= DETAIL and head == text else line[: DETAIL - 1] + "…"
+
+
 @dataclass(frozen=True)
 class SampleScore:
-    """One of several answers to an item."""
+    """One of several answers to an item; `details` as in `ItemScore`."""
 
     scores: dict[str, float]
     text: str
     tokens: int
     finish_reason: FinishReason
+    details: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,8 +66,11 @@ class ItemScore:
 
     `scores` maps each measure ("math", "language", "language.thinking", "joint", ...) to its
     value; a sub-score that the item lacks is absent. Where a task asks for several answers
-    (avg@k), `scores` are means over them, `samples` holds each, `text` and `finish_reason` are
-    those of the first, and `tokens` is the sum.
+    (avg@k), `scores` are means over them, `samples` holds each, `text`, `finish_reason` and
+    `details` are those of the first, and `tokens` is the sum.
+
+    `details` maps "SCORER.KEY" ("math.answer", "language.thinking") to what that scorer read in
+    the answer, in a line of at most `DETAIL` characters; results of older versions have none.
     """
 
     id: str
@@ -64,6 +79,7 @@ class ItemScore:
     tokens: int
     finish_reason: FinishReason
     samples: tuple[SampleScore, ...] = ()
+    details: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def answers(self) -> "tuple[ItemScore | SampleScore, ...]":

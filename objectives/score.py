@@ -12,7 +12,7 @@ from objectives.engines.base import (
     Prompt,
 )
 from objectives.item import Item, ItemScore, SampleScore
-from objectives.scorers.base import Combination, EngineScorer, Measure, Sample, Scorer
+from objectives.scorers.base import Combination, EngineScorer, Measure, Rated, Sample, Scorer
 from objectives.statistics import Estimate, Side, estimate
 from objectives.task import JOINT, Task
 
@@ -45,7 +45,7 @@ def score_task(
     owners = [item for item in items for _ in range(count)]
     answers = _generated(engine, task, items, count, settings)
     samples = [Sample(*pair) for pair in zip(owners, answers, strict=True)]
-    scores: list[dict[str, float]] = [{} for _ in owners]
+    known = [Rated({}, {}) for _ in owners]
     for scorer in task.scorers:
         if scorer.reads == "likelihoods":
             likelihoods = _likelihoods(engine, task, scorer, items)
@@ -53,16 +53,23 @@ def score_task(
             rated = [given for given in per_item for _ in range(count)]
         elif isinstance(scorer, Combination):
             rated = [
-                {scorer.name: scorer.combine(sample, had)}
-                for sample, had in zip(samples, scores, strict=True)
+                Rated({scorer.name: scorer.combine(sample, had.scores)}, {})
+                for sample, had in zip(samples, known, strict=True)
             ]
         else:
             rated = _rate(scorer, samples)
-        for had, given in zip(scores, rated, strict=True):
-            had.update(given)
+        for had, given in zip(known, rated, strict=True):
+            had.scores.update(given.scores)
+            had.details.update(given.details)
     rows = [
-        SampleScore(_with_joint(task, had), answer.text, answer.tokens, answer.finish_reason)
-        for had, answer in zip(scores, answers, strict=True)
+        SampleScore(
+            _with_joint(task, had.scores),
+            answer.text,
+            answer.tokens,
+            answer.finish_reason,
+            had.details,
+        )
+        for had, answer in zip(known, answers, strict=True)
     ]
     return [
         _of_item(item, rows[at * count : (at + 1) * count], task) for at, item in enumerate(items)
@@ -96,22 +103,15 @@ def _likelihoods(
     ]
 
 
-def _rate(scorer: Scorer, samples: Sequence[Sample]) -> list[dict[str, float]]:
-    """One scorer's scores of each sample, by the keys under which they are stored."""
-
-    def rate(sample: Sample) -> dict[str, float]:
-        extras = scorer.extras(sample).items()
-        return {scorer.name: float(scorer.score(sample))} | {
-            f"{scorer.name}.{key}": float(value) for key, value in extras
-        }
-
+def _rate(scorer: Scorer, samples: Sequence[Sample]) -> list[Rated]:
+    """What one scorer says of each sample."""
     if scorer.parallel > 1 and len(samples) > 1:
         threads = ThreadPoolExecutor(scorer.parallel)
         try:
-            return list(threads.map(rate, samples))
+            return list(threads.map(scorer.rated, samples))
         finally:  # after an error or Ctrl-C nobody wants the rest
             threads.shutdown(wait=False, cancel_futures=True)
-    return [rate(sample) for sample in samples]
+    return [scorer.rated(sample) for sample in samples]
 
 
 def _with_joint(task: Task, scores: dict[str, float]) -> dict[str, float]:
@@ -126,7 +126,9 @@ def _of_item(item: Item, rows: Sequence[SampleScore], task: Task) -> ItemScore:
     """The item's scores: means over its answers; a sub-score over those that have it."""
     first = rows[0]
     if len(rows) == 1:
-        return ItemScore(item.id, first.scores, first.text, first.tokens, first.finish_reason)
+        return ItemScore(
+            item.id, first.scores, first.text, first.tokens, first.finish_reason, (), first.details
+        )
     means = {}
     for key in task.measures:
         values = [row.scores[key] for row in rows if key in row.scores]
@@ -134,7 +136,9 @@ def _of_item(item: Item, rows: Sequence[SampleScore], task: Task) -> ItemScore:
             low, high = task.measures[key].range  # which rounding must not leave
             means[key] = min(high, max(low, math.fsum(values) / len(values)))
     tokens = sum(row.tokens for row in rows)
-    return ItemScore(item.id, means, first.text, tokens, first.finish_reason, tuple(rows))
+    return ItemScore(
+        item.id, means, first.text, tokens, first.finish_reason, tuple(rows), first.details
+    )
 
 
 def aggregate(

@@ -4,20 +4,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from objectives.engines.base import ChatSettings, Continuation, Engine, Generation, Likelihood
 from objectives.errors import ScorerError
-from objectives.item import Item, ItemScore
+from objectives.item import Item, ItemScore, detail
 from objectives.item_file import near
 from objectives.item_source import ItemsConfig
 from objectives.tables import did_you_mean
 from objectives.thinking import Thinking, split_text
 from objectives.wording import WORDS, dotted, known_keys, real, shown
 
-__all__ = ["Measure", "Params", "Sample", "Scorer", "Thinking", "split_thinking"]
+__all__ = ["Measure", "Params", "Rated", "Sample", "Scorer", "Thinking", "split_thinking"]
 
 Direction = Literal["maximize", "minimize"]
 
@@ -33,6 +33,13 @@ class Sample:
     item: Item
     generation: Generation
     likelihoods: tuple[Likelihood, ...] = ()
+
+
+class Rated(NamedTuple):
+    """All that one scorer says of a sample, by the keys under which it is stored."""
+
+    scores: dict[str, float]
+    details: dict[str, str]
 
 
 def split_thinking(generation: Generation) -> Thinking:
@@ -113,6 +120,30 @@ class Scorer(ABC):
     def extras(self, sample: Sample) -> dict[str, float]:
         """Sub-scores by sub-name; `{"thinking": x}` is shown as "language.thinking"."""
         return {}
+
+    def details(self, sample: Sample) -> Mapping[str, str]:
+        """What it read in the answer, by sub-name: for people, and never part of a score.
+
+        It must cost next to nothing beside `score`: share its reading (see `rated`).
+        """
+        return {}
+
+    def rated(self, sample: Sample) -> Rated:
+        """`score`, `extras` and `details` of a sample.
+
+        For a scorer that would have to ask or run something once for each of them, a place to do
+        it once for all; what is only read again is better remembered for the next call.
+        """
+        return self._rated(self.score(sample), self.extras(sample), self.details(sample))
+
+    def _rated(
+        self, score: float, extras: Mapping[str, float], details: Mapping[str, str]
+    ) -> Rated:
+        return Rated(
+            {self.name: float(score)}
+            | {f"{self.name}.{key}": float(value) for key, value in extras.items()},
+            {f"{self.name}.{key}": detail(text) for key, text in details.items()},
+        )
 
     def continuations(self, item: Item, chat: ChatSettings) -> tuple[Continuation, ...]:
         """What a scorer of likelihoods asks the engine for each item; the same number or not."""
