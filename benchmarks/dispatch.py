@@ -38,6 +38,7 @@ from merge_core.yaml_io import dump_yaml
 from objectives import ItemScore
 from search import study as studies
 from search.budget import Budget, Shares
+from search.care import Doing
 from search.config import load
 from search.driver import Driver
 from search.ledger import Ledger
@@ -144,9 +145,9 @@ class SleepingPool:
     def busy(self) -> bool:
         return bool(self._jobs or self._queue)
 
-    def running(self) -> dict[str, Job | None]:
+    def doing(self) -> dict[str, Doing]:
         held = dict(self._jobs.values())
-        return {f"w{worker}": held.get(worker) for worker in range(self.size)}
+        return {f"w{w}": Doing(held[w].key) if w in held else Doing() for w in range(self.size)}
 
     def submit(self, job: Job) -> None:
         self._queue.append(job)

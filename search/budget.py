@@ -112,6 +112,7 @@ class Budget:
         finished: trials of all sessions that count.
         tokens: generated in all sessions, for whatever.
         done, done_tokens, done_trials: merges, tokens and trials of this session.
+        ledger: of the workers, as given.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class Budget:
         self._limits: BudgetEntry = search.file.budget
         self._search = search
         self._shares = shares
-        self._ledger = ledger
+        self.ledger = ledger
         self._clock = clock
         self._recent: deque[_Took] = deque(maxlen=RECENT)
         self._whole: deque[_Took] = deque(maxlen=RECENT)
@@ -142,7 +143,7 @@ class Budget:
     def resume(self, run: Run, study: optuna.Study) -> None:
         """Count what earlier sessions did, and which trials of the study come before all others."""
         trials = studies.scored(study)
-        self.tokens = Account.of(run, study, self._ledger.sessions).tokens
+        self.tokens = Account.of(run, study, self.ledger.sessions).tokens
         paid = studies.paid(trials)
         self.finished = len(paid)
         self._volumes = volumes(trials, self._search)
@@ -174,6 +175,19 @@ class Budget:
             self._whole.append(took)
 
     # ---- what the driver asks
+
+    @property
+    def items(self) -> int:
+        """Dev items that a trial is asked, if it is not stopped."""
+        return self._shares.items
+
+    def reserved(self, able: int) -> float:
+        """Seconds that confirmation and test would take, if the search ended now."""
+        if not self._recent:
+            return 0.0
+        members = min(self._search.file.confirm.max, able)
+        whole = statistics.fmean(took.seconds for took in self._seen()[1])
+        return whole * self._shares.rounds(members, self.ledger.own.workers)
 
     def allows(self, running: int, others: int, able: int) -> bool:
         """Whether another trial may start.
@@ -222,7 +236,7 @@ class Budget:
         if not self._recent:
             return 0.0
         whole = statistics.fmean(took.seconds for took in self._seen()[1])
-        return whole * (1.0 + self._shares.rounds(members, self._ledger.own.workers))
+        return whole * (1.0 + self._shares.rounds(members, self.ledger.own.workers))
 
     def _seen(self) -> tuple[deque[_Took], deque[_Took]]:
         """Merges as they were, and those with answers to all dev items (where there are any)."""
@@ -234,11 +248,11 @@ class Budget:
         limits = self._limits
         if limits.timeout is not None:
             left["timeout"] = self.began + seconds(limits.timeout) - self._clock()
-        rate = self._ledger.own.workers * (self._ledger.own.gpus or 1.0)
+        rate = self.ledger.own.workers * (self.ledger.own.gpus or 1.0)
         hours = {"gpu_hours": limits.gpu_hours}
         if limits.cost is not None and limits.gpu_hour_price is not None:
             hours["cost"] = limits.cost / limits.gpu_hour_price
-        used = self._ledger.priced_hours
+        used = self.ledger.priced_hours
         left |= {k: (most - used) * 3600.0 / rate for k, most in hours.items() if most is not None}
         return left
 
@@ -271,12 +285,12 @@ class Budget:
             case "tokens":
                 return f"{self.tokens:,} of {limits.tokens:,} tokens are spent{after}"
             case "gpu_hours":
-                hours = self._ledger.priced_hours
-                unit = "GPU" if self._ledger.own.gpus else "worker"
+                hours = self.ledger.priced_hours
+                unit = "GPU" if self.ledger.own.gpus else "worker"
                 return f"{amount(hours)} of {limits.gpu_hours:g} {unit}-hours are used{after}"
             case "cost":
                 assert limits.gpu_hour_price is not None
-                paid = self._ledger.priced_hours * limits.gpu_hour_price
+                paid = self.ledger.priced_hours * limits.gpu_hour_price
                 return f"{paid:,.2f} of {limits.cost:g} are paid{after}"
             case "patience":
                 assert limits.patience is not None

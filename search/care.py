@@ -42,6 +42,23 @@ class Verdict:
     poison: Item | None = None
 
 
+@dataclass(frozen=True)
+class Doing:
+    """What a worker does, for people.
+
+    Attributes:
+        job: what for: "trial 7"; "" where it has none.
+        what: "merging", "64 items of math"; "" before it told anything.
+        seconds: for how long by now.
+        done: items of the job that are scored, those of earlier tries included.
+    """
+
+    job: str = ""
+    what: str = ""
+    seconds: float = 0.0
+    done: int = 0
+
+
 @dataclass
 class _Case:
     """What is known of a job on its way."""
@@ -52,6 +69,7 @@ class _Case:
     since: float = 0.0  # monotonic
     suspect: Item | None = None  # at work when a try that asks item by item met a fault
     worker: str = ""
+    scored: int = 0  # items, in all tries
 
 
 class Care:
@@ -79,15 +97,25 @@ class Care:
         """The job as a worker gets it, with what is scored of it already."""
         case = self._cases.setdefault(job.key, _Case())
         case.step, case.worker, case.since = None, worker, time.monotonic()
-        return replace(job, had=self._blocks.of(job))
+        had = self._blocks.of(job)
+        case.scored = _count(had)
+        return replace(job, had=had)
 
     def stepped(self, job: Job, step: Step) -> None:
         """Its worker told what it does now."""
         self._took(job)
         case = self._cases[job.key]
         case.step, case.since = replace(step, done=Scored()), time.monotonic()
+        case.scored += _count(step.done)
         self._running.add(case.worker)
         self._blocks.add(job, step.done)
+
+    def doing(self, job: Job) -> Doing:
+        """What the job's worker told last."""
+        case = self._cases.get(job.key, _Case(since=time.monotonic()))
+        step = case.step
+        what = "" if step is None else step.brief
+        return Doing(job.key, what, time.monotonic() - case.since, case.scored)
 
     def ended(self, job: Job) -> None:
         """Its result is there."""
@@ -161,6 +189,10 @@ class Care:
 
 _LIVES = frozenset({Kind.SCORER_FAILED, Kind.JOB_ERROR})
 """Faults after which the same worker can go on with other jobs."""
+
+
+def _count(scored: Scored) -> int:
+    return sum(len(items) for items in scored.items.values())
 
 
 def deadlines_of(entry: WorkersEntry) -> Deadlines:

@@ -98,7 +98,19 @@ class Holder:
     @property
     def dead(self) -> bool:
         """Whether it is known to have ended: it was on this machine, and is not there any more."""
-        return self.machine == _machine() and _born(self.pid) != self.born
+        return self.here and _born(self.pid) != self.born
+
+    @property
+    def here(self) -> bool:
+        """Whether it was on this machine, where `dead` is known for certain."""
+        return self.machine == _machine()
+
+    @classmethod
+    def of(cls, lock: Path) -> Holder | None:
+        """Who has a lock, or had it last; None if that cannot be read. Takes nothing."""
+        with suppress(OSError, ValueError, TypeError):
+            return cls(**json.loads(holder_file(lock).read_text(encoding="utf-8")))
+        return None
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} since {self.since}"
@@ -117,16 +129,14 @@ def lock_file(path: Path, busy: str, *, again: bool = False) -> FileLock:
         OSError: it cannot be made.
     """
     lock = FileLock(path, is_singleton=again)
-    note = holder_file(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        who = ""
-        with suppress(OSError, ValueError, TypeError):
-            who = f": {Holder(**json.loads(note.read_text(encoding='utf-8')))}; end that one first"
+        holder = Holder.of(path)
+        who = "" if holder is None else f": {holder}; end that one first"
         raise RunError(busy + who) from None
     if lock.lock_counter == 1:
-        write_atomic(note, json.dumps(vars(Holder.me())) + "\n")
+        write_atomic(holder_file(path), json.dumps(vars(Holder.me())) + "\n")
     return lock
 
 

@@ -24,7 +24,7 @@ from ray.exceptions import (
 )
 
 from merge_core.yaml_io import one_line
-from search.care import Care, Item, kind_of_death, kind_of_error
+from search.care import Care, Doing, Item, kind_of_death, kind_of_error
 from search.crew import Crew, Hand
 from search.deadlines import Presence
 from search.errors import USER_ERRORS, WorkerError
@@ -79,8 +79,8 @@ class Workers(Protocol):
     def busy(self) -> bool:
         """Whether any job is on its way."""
 
-    def running(self) -> dict[str, Job | None]:
-        """What each worker is doing, by its name."""
+    def doing(self) -> dict[str, Doing]:
+        """What each worker does now, by its name."""
 
     def submit(self, job: Job) -> None:
         """Give `job` to a free worker, or to the next that becomes free."""
@@ -132,9 +132,15 @@ class Pool:
         """Whether any job is on its way."""
         return bool(self._futures or self._queue)
 
-    def running(self) -> dict[str, Job | None]:
-        """What each worker is doing, by its name."""
-        return {hand.name: hand.job for hand in self.crew.hands.values()}
+    def doing(self) -> dict[str, Doing]:
+        """What each worker does now, by its name."""
+        return {hand.name: self._doing(hand) for hand in self.crew.hands.values()}
+
+    def _doing(self, hand: Hand) -> Doing:
+        if hand.job is not None:
+            return self._care.doing(hand.job)
+        what, since = ("idle", hand.free_since) if hand.ready else ("starting", hand.born)
+        return Doing(what=what, seconds=time.monotonic() - since)
 
     def submit(self, job: Job) -> None:
         """Give `job` to a free worker, or to the next that becomes free."""

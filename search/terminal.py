@@ -85,7 +85,7 @@ class Progress:
         self.tick(driver)
 
     def stopping(self, driver: Driver) -> None:
-        running = ", ".join(job.key for job in driver.pool.running().values() if job) or "nothing"
+        running = ", ".join(d.job for d in driver.pool.doing().values() if d.job) or "nothing"
         say(self.console, f"stopping: {running} to be finished; Ctrl-C again drops it")
 
     def tick(self, driver: Driver) -> None:
@@ -117,8 +117,8 @@ class Progress:
             f"front of {len(driver.front)}",
             f"hypervolume {driver.volume:.4f}",
         )
-        for name, job in driver.pool.running().items():
-            table.add_row(name, job.key if job else "idle")
+        for name, doing in driver.pool.doing().items():
+            table.add_row(name, doing.job or doing.what)
         return table
 
 

@@ -24,6 +24,7 @@ from objectives.engines.base import Engine
 from objectives.errors import EngineError
 from objectives.task import Split
 from objectives.weights import short
+from search.amounts import many
 from search.racing import Race, by_part, order, share
 from search.results import Result, Stopped
 
@@ -82,14 +83,17 @@ class Step:
     items: tuple[str, ...] = ()
     done: Scored = field(default_factory=Scored)
 
+    @property
+    def brief(self) -> str:
+        """What it is at, without the items' names."""
+        if self.at == "block":
+            return f"{many(len(self.items), 'item')} of {self.task}"
+        names = {"start": "starting the engine", "load": "merging", "end": "after the last item"}
+        return names[self.at]
+
     def __str__(self) -> str:
         if self.at != "block":
-            names = {
-                "start": "starting the engine",
-                "load": "merging",
-                "end": "after the last item",
-            }
-            return names[self.at]
+            return self.brief
         if len(self.items) == 1:
             return f"item {self.items[0]!r} of task {self.task}"
         first, last = self.items[0], self.items[-1]

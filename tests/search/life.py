@@ -31,7 +31,7 @@ from objectives.engines.base import Prompt
 from objectives.engines.scripted import ScriptedEngine
 from search import mlflow_store, session, study, tracking, worker
 from search.blocks import Blocks
-from search.care import Care, kind_of_error
+from search.care import Care, Doing, kind_of_error
 from search.cli import mendable
 from search.config import load
 from search.errors import USER_ERRORS
@@ -76,7 +76,7 @@ class LocalPool:
     def busy(self) -> bool:
         return bool(self._queue or self._running)
 
-    def running(self) -> dict[str, Job | None]:
+    def doing(self) -> dict[str, Doing]:
         return {}
 
     def submit(self, job: Job) -> None:

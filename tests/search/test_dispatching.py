@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial
 from benchmarks.dispatch import ITEMS, Untracked, Watch, fill, scored, write_project
 from search import study as studies
 from search.budget import Budget, Shares
+from search.care import Doing
 from search.config import Search, load
 from search.driver import Driver
 from search.ehvi import Scale
@@ -73,7 +74,7 @@ class VirtualPool:
     def busy(self) -> bool:
         return bool(self._ends or self._queue)
 
-    def running(self) -> dict[str, Job | None]:
+    def doing(self) -> dict[str, Doing]:
         return {}
 
     def submit(self, job: Job) -> None:
