@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,14 @@ Set = Annotated[
 ]
 Runs = Annotated[Path, typer.Option("--runs", help="folder of all runs")]
 HERE = Path("runs")
+INTERRUPTED = 130
+"""Exit code of what the user has stopped, as shells say it: 128 + SIGINT."""
+
+
+def no_color() -> None:
+    """Print without colours from here on, and have whatever is started do so."""
+    os.environ["NO_COLOR"] = "1"
+    console.no_color = True
 
 
 def print_json(data: Any) -> None:
