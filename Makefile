@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test test-cluster test-vllm check format bench bench-dispatch bench-search record chaos clean
+.PHONY: setup demo test test-cluster test-vllm docs docs-test check format bench bench-dispatch bench-search record chaos clean
 
 setup: $(INSTALLED)
 
@@ -17,7 +17,7 @@ demo: $(INSTALLED)
 	$(BIN)/mergefront demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses 2 -m 'not cluster'
+	$(BIN)/python -m pytest --numprocesses 2 -m 'not cluster' --ignore tests/docs
 
 # The driver on Ray workers, simulated nodes, PostgreSQL and MLflow servers, all of them killed.
 test-cluster: $(INSTALLED)
@@ -40,6 +40,23 @@ $(INSTALLED_VLLM): pyproject.toml constraints-vllm.txt
 
 test-vllm: $(INSTALLED_VLLM)
 	$(VENV_VLLM)/bin/python -m pytest tests/vllm
+
+# The documentation: a site in site/, for any web server or to be opened from the disk.
+VENV_DOCS ?= .venv-docs
+INSTALLED_DOCS := $(VENV_DOCS)/.installed
+
+$(INSTALLED_DOCS): constraints-docs.txt
+	$(PYTHON) -m venv $(VENV_DOCS)
+	$(VENV_DOCS)/bin/python -m pip install --quiet --constraint constraints-docs.txt \
+		mkdocs-material 'mkdocstrings[python]' latex2mathml
+	touch $@
+
+docs: $(INSTALLED_DOCS)
+	NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build --strict --quiet
+
+# Every example of its pages is run; what a page says that can be held against the code is held.
+docs-test: $(INSTALLED) docs
+	$(BIN)/python -m pytest tests/test_docs.py tests/docs
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -78,4 +95,4 @@ chaos: $(INSTALLED)
 	$(BIN)/python -m tests.chaos --kills $(KILLS) --trials $(TRIALS) --seed $(SEED) $(CHAOS)
 
 clean:
-	rm -rf $(VENV) $(VENV_VLLM) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV_VLLM) $(VENV_DOCS) site build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
