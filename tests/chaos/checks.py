@@ -60,7 +60,7 @@ def all_of(soak: Soak) -> list[str]:
         *scores(trials, soak.run, soak.work / f"{NAME}.yaml"),
         *confirmed(soak.run, soak.work / f"{NAME}.yaml"),
         *sync(soak),
-        *mlflow(trials, soak.mlflow.url),
+        *mlflow(trials, soak.mlflow.uri),
         *gpus(soak),
         *nobody_left(),
         *litter(soak),
@@ -81,7 +81,7 @@ def put_away(soak: Soak) -> list[str]:
     told = [
         f"still there after everything was ended: {processes.line_of(one)[:120]}" for one in left
     ]
-    processes.end(left)
+    end(left)
     return told
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -10,57 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from tests.chaos.processes import answers, end, free_port, until
-
 BIN = Path(sys.executable).parent
-
-
-class Mlflow:
-    """A real tracking server over a SQLite file, on the loopback."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir()
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start it; it answers some seconds later (`ready`)."""
-        with (self._folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    *(BIN / "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)),
-                    *("--workers", "1", "--uvicorn-opts", "--log-level warning"),
-                    "--backend-store-uri",
-                    f"sqlite:///{self._folder / 'mlflow.db'}",
-                    *("--artifacts-destination", str(self._folder / "artifacts")),
-                ],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    def ready(self) -> None:
-        """Wait until it answers."""
-        until(lambda: answers(self.port), 90, "the MLflow server does not answer")
-
-    @property
-    def processes(self) -> list[psutil.Process]:
-        """The command and the server under it."""
-        if self.process is None or self.process.poll() is not None:
-            return []
-        with contextlib.suppress(psutil.Error):
-            command = psutil.Process(self.process.pid)
-            return [command, *command.children(recursive=True)]
-        return []
-
-    def kill(self) -> None:
-        """End all of it at once."""
-        end(self.processes)
-        if self.process is not None:
-            self.process.wait()
 
 
 class Ray:

@@ -7,12 +7,8 @@ of the run, whatever they call themselves and whichever session they are in.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
-import secrets
-import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,48 +68,6 @@ def bury(known: set[int]) -> None:
                 os.waitpid(process.pid, os.WNOHANG)
             except ChildProcessError:
                 continue
-
-
-def end(processes: list[psutil.Process], seconds: float = 10.0) -> None:
-    """Kill them."""
-    for process in processes:
-        try:
-            process.kill()
-        except psutil.Error:
-            continue
-    psutil.wait_procs(processes, timeout=seconds)
-
-
-def free_port() -> int:
-    """A port of the loopback for a server that will be away now and then.
-
-    Not one of those that the kernel gives to whoever asks for any: it would be taken meanwhile.
-    """
-    while True:
-        port = secrets.randbelow(12_000) + 20_000
-        with socket.socket() as held, contextlib.suppress(OSError):
-            held.bind(("127.0.0.1", port))
-            return port
-
-
-def answers(port: int) -> bool:
-    """Whether somebody listens there."""
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    """Poll until `condition` holds.
-
-    Raises:
-        TimeoutError: it does not.
-    """
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not in {seconds:.0f}s")
-        time.sleep(0.1)
 
 
 def tail(path: Path, lines: int = 25) -> str:

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.chaos import processes
-from tests.chaos.parts import Command, Mlflow, Ray
+from tests.chaos.parts import Command, Ray
 from tests.chaos.schedule import Kill
 from tests.chaos.workplace import NAME, make_workplace
+from tests.processes import Mlflow, end, free_port
 from tests.search.postgres import PASSWORD, Postgres
 
 NODES = 2
@@ -127,7 +128,7 @@ class Soak:
         self.ray.start(NODES)
         storage = f"sqlite:///{self.folder / 'study.db'}"
         if self.database is not None:
-            self.database.port = processes.free_port()
+            self.database.port = free_port()
             self.database.start()
             storage = self.database.url(password=None)
             os.environ["PGPASSWORD"] = PASSWORD
@@ -138,7 +139,7 @@ class Soak:
             delay=self._delay,
             seed=self._seed,
             storage=storage,
-            tracking=self.mlflow.url,
+            tracking=self.mlflow.uri,
         )
         self.mlflow.ready()
         self.say(f"all is up; {len(self.kills)} kills to come")
@@ -253,7 +254,7 @@ class Soak:
             return None
         one = those[int(kill.draw * len(those))]
         title = processes.line_of(one)[:40]
-        processes.end([one])
+        end([one])
         return f"{one.pid} ({title})"
 
     def _kill_raylet(self, kill: Kill) -> str | None:

@@ -114,6 +114,7 @@ def test_no_process_gets_out_of_sight() -> None:
     script = (
         "import subprocess, sys, time\n"
         "from tests.chaos import processes\n"
+        "from tests.processes import end\n"
         "processes.adopt_orphans()\n"
         'child = \'import subprocess, sys, time; subprocess.Popen([sys.executable, "-c", '
         '"import time; time.sleep(60) # strayed"], start_new_session=True, env={}); '
@@ -123,7 +124,7 @@ def test_no_process_gets_out_of_sight() -> None:
         "parent.kill()\n"
         "parent.wait()\n"
         "found = processes.descendants(lambda line: 'strayed' in line)\n"
-        "processes.end(found)\n"
+        "end(found)\n"
         "processes.bury(set())\n"
         "print(len(found), len(processes.descendants()))\n"
     )

@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -95,14 +93,6 @@ def finish(process: subprocess.Popen[str], seconds: float = 240) -> str:
     output, _ = process.communicate(timeout=seconds)
     assert process.returncode == 0, output
     return output
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
-    """Poll until `condition` holds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def workers_of(pid: int, title: str = "ray::Worker") -> list[psutil.Process]:

@@ -6,15 +6,12 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
-import time
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-import psutil
+from tests.processes import end, free_port, tree, until
 
 MISSING = "no PostgreSQL here: `apt install postgresql` brings one"
 PASSWORD = "tell-nobody-7f3a"
@@ -35,13 +32,6 @@ def binaries() -> Path | None:
         if (place / "initdb").is_file() and (place / "postgres").is_file():
             return place
     return None
-
-
-def free_port() -> int:
-    """A port of the loopback address that nobody listens on now."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 class Postgres:
@@ -98,19 +88,18 @@ class Postgres:
                 extra_groups=None if self.user is None else [],
                 start_new_session=True,  # a Ctrl-C of the tests is none of its
             )
-        end = time.monotonic() + 30
-        while not self._answers():
+
+        def up() -> bool:
+            assert self._process is not None
             assert self._process.poll() is None, self.log
-            assert time.monotonic() < end, self.log
-            time.sleep(0.05)
+            return self._answers()
+
+        until(up, 30, "PostgreSQL does not answer")
 
     def kill(self) -> None:
         """Kill all its processes at once, as a failing machine does."""
         assert self._process is not None
-        server = psutil.Process(self._process.pid)
-        for process in [server, *server.children(recursive=True)]:
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGKILL)
+        end(tree(self._process.pid))
         self._process.wait()
         self._process = None
 

@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ from search.placement import Bundle, Node, Place, Resources
 from search.results import Result
 from search.session import prepare, run
 from tests.merge_core.conftest import make_model, write_checkpoint
+from tests.processes import until
 
 NODES, GPUS, EACH = 4, 4, 2  # nodes, GPUs of each, GPUs of a worker
 pytestmark = pytest.mark.cluster
@@ -290,13 +291,6 @@ def join(cluster: Cluster, **node: Any) -> Any:
     main = threading.current_thread() is threading.main_thread()
     cluster._shutdown_at_exit = main
     return cluster.add_node(**{"num_cpus": 2, "num_gpus": GPUS, **node})
-
-
-def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def all_free(gpus: int) -> bool:

@@ -13,11 +13,11 @@ import psutil
 import pytest
 
 from search.demo import Trio
+from tests.processes import until
 from tests.search.kit import (
     finish,
     start,
     trial_files,
-    wait_for,
     workers_of,
     write_search,
 )
@@ -35,7 +35,7 @@ def test_a_killed_workers_trial_is_run_again(trio: Trio, tmp_path: Path) -> None
     write_search(tmp_path, trio)
     run = tmp_path / "runs" / "small"
     process = start(tmp_path, "run", "small.yaml")
-    wait_for(lambda: len(trial_files(run)) >= 2)
+    until(lambda: len(trial_files(run)) >= 2)
 
     def kill_one() -> bool:
         busy = workers_of(process.pid, "ray::Worker.evaluate")
@@ -43,7 +43,7 @@ def test_a_killed_workers_trial_is_run_again(trio: Trio, tmp_path: Path) -> None
             worker.kill()
         return bool(busy)
 
-    wait_for(kill_one)
+    until(kill_one)
     finish(process)
     assert "died with" in (run / "run.log").read_text(encoding="utf-8")
     trials = study_of(run).trials
@@ -56,7 +56,7 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(trio: Trio, tmp_path:
     write_search(tmp_path, trio)
     run = tmp_path / "runs" / "small"
     process = start(tmp_path, "run", "small.yaml")
-    wait_for(lambda: len(trial_files(run)) >= 3)
+    until(lambda: len(trial_files(run)) >= 3)
     workers = workers_of(process.pid)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
@@ -92,7 +92,7 @@ def test_ctrl_c_finishes_running_trials_and_confirm_goes_on(trio: Trio, tmp_path
     write_search(tmp_path, trio, budget={"trials": 40})
     run = tmp_path / "runs" / "small"
     process = start(tmp_path, "run", "small.yaml")
-    wait_for(lambda: len(trial_files(run)) >= 3)
+    until(lambda: len(trial_files(run)) >= 3)
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output

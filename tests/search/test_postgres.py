@@ -25,8 +25,9 @@ from search.incidents import Kind
 from search.lease import Lease
 from search.run import Run, locked
 from search.storage import OwnedStorage
-from tests.search.kit import finish, start, trial_files, wait_for
-from tests.search.postgres import MISSING, PASSWORD, Postgres, binaries, free_port
+from tests.processes import free_port, until
+from tests.search.kit import finish, start, trial_files
+from tests.search.postgres import MISSING, PASSWORD, Postgres, binaries
 from tests.search.small import CommandLine
 from tests.search.test_driver import write
 
@@ -317,7 +318,7 @@ def test_a_search_goes_on_when_its_server_is_killed_and_restarted(
     run = tmp_path / "runs" / "s"
     process = start(tmp_path, "run", "s.yaml")
     for many in (4, 16):
-        wait_for(lambda many=many: len(trial_files(run)) >= many)
+        until(lambda many=many: len(trial_files(run)) >= many)
         server.kill()
         time.sleep(1.0)
         server.restart()

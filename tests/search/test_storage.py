@@ -18,7 +18,7 @@ from search.database import Database
 from search.errors import StorageError
 from search.incidents import Kind
 from search.storage import OwnedStorage
-from tests.search.kit import wait_for
+from tests.processes import until
 from tests.search.test_driver import write
 from tests.search.test_postgres import a_run
 
@@ -45,7 +45,7 @@ def test_a_backup_is_whole_and_made_while_the_study_is_written(tmp_path: Path) -
         backup.told()  # once more: what it costs a trial
         took.append(time.perf_counter() - began)
         if number == 3:
-            wait_for((tmp_path / BACKUP).is_file)
+            until((tmp_path / BACKUP).is_file)
     assert sorted(took)[5] < 0.001
     backup.close()
     assert len(read(tmp_path / BACKUP)) == 10  # the last one is made at the end

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ from search.config import load
 from search.errors import ConfigError
 from search.submit import submission
 from tests.merge_core.conftest import make_model, write_checkpoint
+from tests.processes import free_port, tree
 from tests.search.kit import MERGEFRONT
 
 pytestmark = pytest.mark.cluster
@@ -232,12 +232,6 @@ def test_the_slurm_script_is_bash() -> None:
 # ---- on a cluster
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 def environment(folder: Path, **more: str) -> dict[str, str]:
     drop = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN")
     kept = {key: value for key, value in os.environ.items() if key not in drop}
@@ -290,7 +284,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]
             time.sleep(1.0)
         yield address, folder
     finally:
-        ours = [psutil.Process(started.pid), *psutil.Process(started.pid).children(recursive=True)]
+        ours = tree(started.pid)
         started.send_signal(signal.SIGTERM)
         _, alive = psutil.wait_procs(ours, timeout=20)
         for process in alive:

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import mlflow
-import psutil
 import pytest
 from optuna.trial import TrialState
 
@@ -31,8 +25,7 @@ from search.run import Run, locked, logging_to
 from search.storage import OwnedStorage
 from search.sync import differences, sync
 from search.tracking import Tracker
-from tests.search.kit import environment, wait_for
-from tests.search.postgres import free_port
+from tests.processes import Mlflow, free_port, until
 from tests.search.small import CommandLine
 from tests.search.test_driver import write
 from tests.search.test_postgres import a_run
@@ -108,69 +101,29 @@ MODELS = [
 ]
 
 
-class Server:
-    """A real MLflow server that is killed and started again on the same store."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
-                *("--backend-store-uri", f"sqlite:///{self._folder / 'server.db'}"),
-                *("--artifacts-destination", str(self._folder / "artifacts")),
-                *("--host", "127.0.0.1", "--port", str(self.port)),
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),
-            start_new_session=True,
-        )
-        wait_for(self._answers)
-
-    def kill(self) -> None:
-        if self._process is None:
-            return
-        with suppress(psutil.NoSuchProcess):
-            server = psutil.Process(self._process.pid)
-            for process in [server, *server.children(recursive=True)]:
-                with suppress(psutil.NoSuchProcess):
-                    process.send_signal(signal.SIGKILL)
-        self._process.wait()
-        self._process = None
-
-    def _answers(self) -> bool:
-        with suppress(OSError):
-            return urlopen(f"{self.uri}/health", timeout=2).status == 200
-        return False
-
-
 @pytest.mark.slow
 def test_an_outage_of_the_server_is_one_line_and_is_filled_in(
     searched: Callable[..., Searched], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(tracking, "_REST_S", 0.5)
-    server = Server(tmp_path)
+    server = Mlflow(tmp_path / "server")
     server.start()
+    server.ready()
     try:
         search = searched(tracking={"uri": server.uri})
         search.baseline("uniform")
         search.trial(1)
-        wait_for(lambda: search.tracker._store is not None and 0 in search.tracker._store.written)
+        until(lambda: search.tracker._store is not None and 0 in search.tracker._store.written)
         server.kill()
         began = time.monotonic()
         for right in (2, 3, 2):
             search.trial(right)
         assert time.monotonic() - began < 5  # nothing waits for MLflow
-        wait_for(lambda: search.tracker.problem is not None)
+        until(lambda: search.tracker.problem is not None)
         assert search.run.incidents.counts == {"tracker_lost": 1}
         server.start()
-        wait_for(lambda: search.tracker.problem is None)  # without anything new to write
+        until(lambda: search.tracker.problem is None)  # without anything new to write
         search.trial(4)
         search.end()
         assert search.tracker.problem is None
