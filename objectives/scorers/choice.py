@@ -85,6 +85,17 @@ class Choice(Scorer):
         shares = [math.exp(value - top) for value in values]
         return {"probability": min(1.0, shares[right] / math.fsum(shares))}
 
+    def details(self, sample: Sample) -> dict[str, str]:
+        """`answer`: the likeliest choice, all of them in a tie; "" where one is no number."""
+        values, _ = self._compared(sample)
+        if any(math.isnan(value) for value in values) or max(values) == -math.inf:
+            return {"answer": ""}
+        choices = _choices(sample.item)
+        top = [
+            choice for choice, value in zip(choices, values, strict=True) if value == max(values)
+        ]
+        return {"answer": " | ".join(top)}
+
     def check_item(self, item: Item) -> None:
         """Whether it has choices of which its answer names one."""
         choices = _choices(item)

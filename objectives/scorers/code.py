@@ -1,6 +1,7 @@
 """Whether a program that the model wrote passes its tests."""
 
 import hashlib
+import re
 import secrets
 import textwrap
 import threading
@@ -9,13 +10,14 @@ from collections import OrderedDict
 from decimal import Decimal, InvalidOperation
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
 from objectives.errors import ScorerError
-from objectives.item import Item
+from objectives.item import Item, detail
 from objectives.sandbox import Limits, Program, make_sandbox
+from objectives.sandbox.base import Outcome
 from objectives.scorers import base
 from objectives.scorers.base import Measure, Sample, Scorer, split_thinking
 from objectives.scorers.code_tests import Asserts, Case, read_tests
@@ -23,10 +25,20 @@ from objectives.scorers.code_tests import Asserts, Case, read_tests
 Result = tuple[int, int]
 """Tests passed, of how many."""
 
+_RAISED = re.compile(r"[\w.]{1,60}(?=:|$)")
+_SHOWN = 60  # characters of what a program printed
 _PYTHON = ("python", "python3", "py", "py3")
-_REMEMBERED = 1 << 14  # at some 200 bytes each
+_REMEMBERED = 1 << 14  # at some 300 bytes each
 
-_results: OrderedDict[bytes, Result] = OrderedDict()
+
+class Ran(NamedTuple):
+    """How the tests went, and in words how the first that failed did; "" where none did."""
+
+    result: Result
+    failed: str = ""
+
+
+_results: OrderedDict[bytes, Ran] = OrderedDict()
 _lock = threading.Lock()
 
 
@@ -90,21 +102,26 @@ class Code(Scorer):
             ScorerError: there is no sandbox, or it failed: then the answer is neither right nor
                 wrong.
         """
-        passed, total = self._result(sample)
+        passed, total = self._ran(sample).result
         return float(passed == total)
 
     def extras(self, sample: Sample) -> dict[str, float]:
-        passed, total = self._result(sample)
+        passed, total = self._ran(sample).result
         return {"passed": passed / total}
 
-    def _result(self, sample: Sample) -> Result:
+    def details(self, sample: Sample) -> dict[str, str]:
+        """`tests`: how many passed, and what became of the first that did not."""
+        ran = self._ran(sample)
+        return {"tests": ran.failed or f"all {ran.result[1]} passed"}
+
+    def _ran(self, sample: Sample) -> Ran:
         if self.params.sandbox is None:
             self.check()
         code = last_block(split_thinking(sample.generation).answer)
         if code is None:
-            return 0, 1
-        # Once for `score` and `extras`, and for equal answers of several samples. Tests can be
-        # megabytes, so they are neither kept nor read again.
+            return Ran((0, 1), "no Python block")
+        # Once for `score`, `extras` and `details`, and for equal answers of several samples. Tests
+        # can be megabytes, so they are neither kept nor read again.
         given = (sample.item.fields.get(self.params.tests), sample.item.fields.get("entry_point"))
         key = hashlib.sha256(
             repr((self.params.model_dump_json(), given, code)).encode("utf-8", "surrogatepass")
@@ -120,7 +137,7 @@ class Code(Scorer):
                 _results.popitem(last=False)
         return result
 
-    def _run(self, code: str, tests: tuple[Case, ...] | Asserts) -> Result:
+    def _run(self, code: str, tests: tuple[Case, ...] | Asserts) -> Ran:
         assert self.params.sandbox is not None
         sandbox = make_sandbox(self.params.sandbox)
         params = self.params
@@ -132,15 +149,32 @@ class Code(Scorer):
             arguments = (tests.text, tests.entry_point, read.names, read.modules, read.check, word)
             checker = Program(module_program("code_checker", *arguments))
             _, checked = sandbox.run_joined(answer, checker, limits)
-            return read_events(checked.stderr, word)
-        passed = 0
+            held, of = read_events(checked.stderr, word)
+            return Ran((held, of), "" if held == of else f"{held} of {of} asserts hold")
+        passed, failed = 0, ""
         deadline = time.monotonic() + params.item_limit
-        for case in tests:
+        for number, case in enumerate(tests, 1):
             if time.monotonic() >= deadline:
+                failed = failed or f"test {number} of {len(tests)}: item_limit was over"
                 break
             outcome = sandbox.run(Program(code, case.input), limits)
-            passed += outcome.status == "ok" and same_output(case.output, outcome.stdout)
-        return passed, len(tests)
+            right = outcome.status == "ok" and same_output(case.output, outcome.stdout)
+            passed += right
+            if not right and not failed:
+                failed = detail(f"test {number} of {len(tests)}: {_why(outcome, case.output)}")
+        return Ran((passed, len(tests)), failed)
+
+
+def _why(outcome: Outcome, expected: str) -> str:
+    """How a run failed its test."""
+    if outcome.status == "error":
+        # The name alone: what follows it may hold an address, another one in every run.
+        raised = _RAISED.match(outcome.stderr.strip().rpartition("\n")[2])
+        return f"it raised {raised[0]}" if raised else "it did not end well"
+    if outcome.status != "ok":
+        return {"time": "time_limit was over", "output": "it printed too much"}[outcome.status]
+    given, wanted = outcome.stdout.strip()[:_SHOWN], expected.strip()[:_SHOWN]
+    return f"printed {given!r}, expected {wanted!r}"
 
 
 def last_block(text: str) -> str | None:

@@ -142,15 +142,50 @@ def detect(text: str, name: Name) -> str | None:
         if not reliable or share < 0.6:
             return None
     else:
-        label, probability = next(_labels(text))
+        label, probability = _labels(text)[0]
         if probability < 0.6:
             return None
         top = label
-    own = {"iw": "he", "jw": "jv", "zh-Hant": "zh", "bh": "bho", "sr-ME": "sr", "sh": "sr"}
-    if top == "ku" and _ARABIC.search(text):
-        top = "ckb"
-    code = own.get(top, top)
+    code = _own_code(top, text)
     return code if code in SCRIPTS else None
+
+
+def shares(text: str, name: Name) -> dict[str, float]:
+    """Shares of bytes of `text` (words only) by language; {} where less than half can be told.
+
+    A witness for people: `detected_share` is the one that counts. It asks the detector what that
+    has asked already, wherever the whole text is in the expected scripts.
+
+    Raises:
+        ScorerError: the detector is not installed.
+    """
+    detector = resolve(name)
+    letters = count(_LETTER, text)
+    if letters < SENTENCE or 2 * count(_UNREAD[detector], text) > letters:
+        return {}
+    if detector == "cld2":
+        reliable, found = _ask_cld2(text)
+        if not reliable:
+            return {}
+    else:
+        found, total = {}, 0
+        for window in _windows(text):
+            total += len(window.encode())
+            labels = _labels(window)
+            if labels and labels[0][1] >= _SURE:
+                found[labels[0][0]] = found.get(labels[0][0], 0.0) + len(window.encode())
+        found = {code: size / total for code, size in found.items()}
+    told: dict[str, float] = {}
+    for label, share in found.items():
+        code = _own_code(label, text)
+        told[code] = told.get(code, 0.0) + share
+    return told if sum(told.values()) > 0.5 else {}
+
+
+def _own_code(label: str, text: str) -> str:
+    """The code in `SCRIPTS` for a detector's; as it is where there is none."""
+    own = {"iw": "he", "jw": "jv", "zh-Hant": "zh", "bh": "bho", "sr-ME": "sr", "sh": "sr"}
+    return "ckb" if label == "ku" and _ARABIC.search(text) else own.get(label, label)
 
 
 def _installed(module: str) -> bool:
@@ -181,7 +216,8 @@ def _cld2_languages() -> frozenset[str]:
     return frozenset(code for name, code in pycld2.LANGUAGES if name in detected)
 
 
-def _ask_cld2(text: str, hint: str = "", guess: bool = False) -> tuple[bool, dict[str, float]]:
+@lru_cache(maxsize=64)
+def _ask_cld2(text: str, hint: str = "", guess: bool = False) -> tuple[bool, Mapping[str, float]]:
     """Whether CLD2 is sure, and its shares of bytes, those that it does not know left out."""
     import pycld2
 
@@ -248,9 +284,10 @@ def _fasttext_languages() -> frozenset[str]:
     )
 
 
-def _labels(text: str) -> Iterator[tuple[str, float]]:
-    for found in _fasttext().detect(text, model="lite", k=5):
-        yield found["lang"], found["score"]
+@lru_cache(maxsize=2048)  # windows: what `shares` asks `_by_fasttext` has asked, of long texts too
+def _labels(text: str) -> tuple[tuple[str, float], ...]:
+    found = _fasttext().detect(text, model="lite", k=5)
+    return tuple((one["lang"], one["score"]) for one in found)
 
 
 def _by_fasttext(text: str, codes: tuple[str, ...]) -> tuple[float, float] | None:
@@ -262,7 +299,7 @@ def _by_fasttext(text: str, codes: tuple[str, ...]) -> tuple[float, float] | Non
     for window in _windows(text):
         size = len(window.encode())
         total += size
-        labels = list(_labels(window))
+        labels = _labels(window)
         if sum(probability for code, probability in labels if code in codes) >= _PROBABLE:
             own += size
         elif labels and labels[0][1] >= _SURE:

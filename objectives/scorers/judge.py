@@ -16,7 +16,7 @@ from objectives.errors import ScorerError, ServiceError
 from objectives.item import Item
 from objectives.item_source import ItemsConfig
 from objectives.scorers import base
-from objectives.scorers.base import Sample, Scorer, split_thinking
+from objectives.scorers.base import Rated, Sample, Scorer, split_thinking
 from objectives.thinking import split_text
 from objectives.web import Endpoint, WebError
 
@@ -171,36 +171,50 @@ class Judge(Scorer):
         Raises:
             ServiceError: the service failed in every try, or gave no judgement.
         """
+        return self._judged(sample)[0]
+
+    def details(self, sample: Sample) -> dict[str, str]:
+        """`judgement`: the rating, or better, tie or worse in either order; `said`: its words."""
+        return self._judged(sample)[1]
+
+    def rated(self, sample: Sample) -> Rated:
+        """All of it, from one asking."""
+        score, details = self._judged(sample)
+        return self._rated(score, {}, details)
+
+    def _judged(self, sample: Sample) -> tuple[float, dict[str, str]]:
         answer = split_thinking(sample.generation).answer.strip()
         if not answer:
-            return 0.0
+            return 0.0, {"judgement": "no answer"}
         item = sample.item
         if self.params.kind == "single":
             low, high = self.params.scale
             texts = {"question": _conversation(item), "answer": answer}
             if reference := _reference(item):
                 texts["reference"] = reference
-            rating = float(self._judgement(item, texts))
-            return (rating - low) / (high - low)
-        total = 0.0
+            rating, said = self._judgement(item, texts)
+            return (float(rating) - low) / (high - low), {"judgement": rating, "said": said}
+        total, told, words = 0.0, [], []
         for own in "AB":
             first, second = answer, _reference(item)
             if own == "B":
                 first, second = second, first
             texts = {"question": _conversation(item), "first": first, "second": second}
-            verdict = self._judgement(item, texts)
+            verdict, said = self._judgement(item, texts)
             total += 0.5 if verdict == "C" else float(verdict == own)
-        return total / 2
+            told.append("tie" if verdict == "C" else "better" if verdict == own else "worse")
+            words.append(said)
+        return total / 2, {"judgement": ", ".join(told), "said": words[0]}
 
-    def _judgement(self, item: Item, texts: Mapping[str, str]) -> str:
-        """The judge's rating or verdict; from the cache, if it was asked before."""
+    def _judgement(self, item: Item, texts: Mapping[str, str]) -> tuple[str, str]:
+        """The judge's rating or verdict and its words; from the cache, if it was asked before."""
         body = self._request(texts)
         digest = hashlib.sha256(_canonical({"url": self._url(), "body": body})).hexdigest()
         if self.params.cache:
             kept = self._kept(digest)
             judgement = None if kept is None else self._read(kept)
-            if judgement is not None:
-                return judgement
+            if kept is not None and judgement is not None:
+                return judgement, _words(kept)
         for turn in range(self.params.asks):
             if turn and "seed" in body:
                 body = {**body, "seed": body["seed"] + 1}
@@ -212,7 +226,7 @@ class Judge(Scorer):
             if judgement is not None:
                 if self.params.cache:
                     self._store(digest, reply)
-                return judgement
+                return judgement, _words(reply)
         raise ServiceError(
             f"scorer {self.name}: item {item.id!r}: {self.params.model} gave no judgement in"
             f" {self.params.asks} answers; look at `prompt`, `scale` and `max_tokens`, or ask more"
@@ -310,6 +324,11 @@ def cache_folder() -> Path:
 
 def _canonical(data: Any) -> bytes:
     return json.dumps(data, sort_keys=True).encode("ascii")
+
+
+def _words(reply: str) -> str:
+    """What the judge said before its judgement."""
+    return split_text(reply).answer.strip().rpartition("\n")[0].strip()
 
 
 def _reference(item: Item) -> str:

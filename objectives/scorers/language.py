@@ -20,6 +20,8 @@ them as the nearer one; fastText takes Indonesian, Malay and Minangkabau for one
 and Hindi, Tibetan and Dzongkha by halves.
 """
 
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 from itertools import pairwise
@@ -35,7 +37,14 @@ from objectives.scorers.alphabets import english_words, foreign_letters
 from objectives.scorers.answer_labels import without_labels
 from objectives.scorers.base import Measure, Sample, Scorer, split_thinking
 from objectives.scorers.degenerate import copied, new_parts, repeated
-from objectives.scorers.detector import SENTENCE, Name, detect, detected_share, resolve
+from objectives.scorers.detector import (
+    SENTENCE,
+    Name,
+    detect,
+    detected_share,
+    resolve,
+    shares,
+)
 from objectives.scorers.languages import OWNER, SCRIPTS, Expected, count, read_expected
 from objectives.scorers.prose import VARIABLE, words
 from objectives.scorers.script_share import (
@@ -52,6 +61,9 @@ _LETTER = regex.compile(r"\p{L}")
 _ASKED, _ASKED_SHARE, _UNCLEAR_SHARE = 12, 1 / 7, 0.05
 # From this share of quoted text on, an answer is also judged by what is new in it.
 _QUOTED = 0.3
+# From this share on a language is named beside the first: terms and names are seldom as much.
+_MIXED = 0.15
+_GLANCE = 1000  # letters that tell a script
 
 
 class _Verdict(NamedTuple):
@@ -154,6 +166,13 @@ class Language(Scorer):
             extras["thinking"] = 0.0 if repeated(thinking) else said
         return extras
 
+    def details(self, sample: Sample) -> dict[str, str]:
+        """`answer` and `thinking`: which language either is in, see `spoken`."""
+        parts = split_thinking(sample.generation)
+        expected = self._expected(sample.item)
+        texts = {"answer": parts.answer, "thinking": parts.thinking or ""}
+        return {k: spoken(text, expected, self.params.detector) for k, text in texts.items()}
+
     def _verdict(self, sample: Sample) -> _Verdict:
         answer = split_thinking(sample.generation).answer
         expected = self._expected(sample.item)
@@ -177,9 +196,7 @@ def share(text: str, expected: Expected, detector: Name = "auto") -> float:
     Raises:
         ScorerError: the detector is not installed.
     """
-    text = words(without_labels(text, expected))
-    if "Latin" in expected.scripts:
-        text = " ".join(VARIABLE.sub(" ", text).split())  # letters spelt one by one are no words
+    text = _said(text, expected)
     by_script = script_share(text, expected)
     if by_script == 0.0:
         return 0.0
@@ -190,6 +207,43 @@ def share(text: str, expected: Expected, detector: Name = "auto") -> float:
         share = min(share, 1.0 - english_words(own, expected.language))
     detected = detected_share(own, expected, detector)
     return by_script * (share if detected is None else min(share, detected))
+
+
+@lru_cache(maxsize=64)  # `share` and `spoken` ask the same
+def _said(text: str, expected: Expected) -> str:
+    """The words of `text`, without labels of answers."""
+    text = words(without_labels(text, expected))
+    if "Latin" in expected.scripts:
+        text = " ".join(VARIABLE.sub(" ", text).split())  # letters spelt one by one are no words
+    return text
+
+
+def spoken(text: str, expected: Expected, detector: Name = "auto") -> str:
+    """Which language `text` is in, for people: the score asks only how much is in the expected one.
+
+    Returns:
+        Its code; "mixed th 62%, en 38%" with shares of bytes; "none" without words. Where the
+        detector is in doubt (of a few words, say) a script's one language, or else "Latin
+        letters", and shares are of letters.
+    """
+    text = _said(text, expected)
+    if not count(_LETTER, text):
+        return "none"
+    found = shares(text, detector) or _by_letters(text)
+    told = sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
+    named = [(code, share) for at, (code, share) in enumerate(told) if not at or share >= _MIXED]
+    if len(named) == 1:
+        return named[0][0]
+    return "mixed " + ", ".join(f"{code} {share:.0%}" for code, share in named)
+
+
+def _by_letters(text: str) -> dict[str, float]:
+    """Shares of letters by language, where one owns their script, or by script."""
+    letters = LETTER_OF_A_SCRIPT.findall(text)[:_GLANCE]
+    scripts = [unicodedata.name(letter, "UNKNOWN").split()[0].capitalize() for letter in letters]
+    owners = {**OWNER, "Cjk": "ja" if {"Hiragana", "Katakana"} & set(scripts) else "zh"}
+    codes = Counter(owners.get(script, f"{script} letters") for script in scripts)
+    return {code: size / len(scripts) for code, size in codes.items()} or {"unclear": 1.0}
 
 
 def switch_rate(text: str, expected: Expected) -> float:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from functools import lru_cache
 from typing import ClassVar
 
 from pydantic import Field
@@ -76,12 +77,15 @@ class Math(Scorer):
 
     def score(self, sample: Sample) -> float:
         """0 or 1."""
-        parts = split_thinking(sample.generation)
-        answer = final_answer(parts.answer)
+        answer = _stated(sample)
         if answer is None:
             return 0.0
         question = "\n".join(str(message["content"]) for message in sample.item.messages)
         return float(self._equal(_gold(sample.item.answer), answer, question))
+
+    def details(self, sample: Sample) -> dict[str, str]:
+        """`answer`: the final answer as it was read, digits folded; "" where there is none."""
+        return {"answer": _stated(sample) or ""}
 
     def check_item(self, item: Item) -> None:
         """Raises ScorerError where the item's own answer could never be matched."""
@@ -193,6 +197,14 @@ class Math(Scorer):
             return False
         verifier = shared_verifier(self.parallel)
         return verifier.equal(gold, answer, self.params.time_limit)
+
+
+def _stated(sample: Sample) -> str | None:
+    return _read(split_thinking(sample.generation).answer)
+
+
+# `score` and `details` ask the same, of as many answers at once as there are processes.
+_read = lru_cache(maxsize=128)(final_answer)
 
 
 def _gold(answer: str) -> str:

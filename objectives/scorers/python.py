@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field
 from objectives.errors import ScorerError
 from objectives.item_source import ItemsConfig
 from objectives.scorers import base
-from objectives.scorers.base import Direction, Measure, Sample, Scorer
+from objectives.scorers.base import Direction, Measure, Rated, Sample, Scorer
 from objectives.scorers.python_module import inside, resolved, sources, what_failed
 from objectives.tables import did_you_mean
 
@@ -37,6 +37,8 @@ Range = Annotated[tuple[float, float], AfterValidator(_ascending)]
 
 class Python(Scorer):
     """What `function(sample, **args)` returns: a number, or a mapping with "score" and `extras`.
+
+    The mapping may have "details", texts by name: what the function read in the answer.
 
     The function gets a `objectives.scorers.base.Sample`: `sample.item` (messages, answer, fields,
     tags) and `sample.generation` (text, tokens, finish_reason). A class that is a `Scorer` of
@@ -100,13 +102,22 @@ class Python(Scorer):
         Raises:
             ScorerError: it failed, or gave no number within its range.
         """
-        return self._called(sample)["score"]
+        return self._called(sample)[0]["score"]
 
     def extras(self, sample: Sample) -> dict[str, float]:
-        """The other keys of what the function says, which then runs twice for an answer."""
+        """The other numbers of what the function says."""
         if not self.params.extras:
             return {}
-        return {key: value for key, value in self._called(sample).items() if key != "score"}
+        return {key: x for key, x in self._called(sample)[0].items() if key != "score"}
+
+    def details(self, sample: Sample) -> dict[str, str]:
+        """The texts under its key "details"."""
+        return self._called(sample)[1]
+
+    def rated(self, sample: Sample) -> Rated:
+        """All of it, from one call."""
+        numbers, details = self._called(sample)
+        return self._rated(numbers.pop("score"), numbers, details)
 
     def _function(self) -> Callable[[Sample], Any]:
         """What is called; only `_inside` its module's folder."""
@@ -170,19 +181,25 @@ class Python(Scorer):
                 f" [{own.range[0]:g}, {own.range[1]:g}], direction: {own.direction},"
                 f" binary: {binary}"
             )
-        return lambda sample: {"score": scorer.score(sample), **scorer.extras(sample)}
+        return lambda sample: {
+            "details": scorer.details(sample),
+            "score": scorer.score(sample),
+            **scorer.extras(sample),
+        }
 
     def _inside(self) -> AbstractContextManager[None]:
         return inside(self.params.function, self.params.root)
 
-    def _called(self, sample: Sample) -> dict[str, float]:
+    def _called(self, sample: Sample) -> tuple[dict[str, float], dict[str, str]]:
+        """Its numbers, "score" among them, and its details."""
         function = self._function()
         try:
             with self._inside():
                 said = function(sample)
         except (Exception, SystemExit) as error:  # nobody's answer ends a search
             raise self._fault(sample, what_failed(error)) from error
-        said = said if isinstance(said, Mapping) else {"score": said}
+        said = dict(said) if isinstance(said, Mapping) else {"score": said}
+        told = {} if "details" in self.params.extras else said.pop("details", {})
         known = {"score": self.params.range, **self.params.extras}
         if "score" not in said:
             raise self._fault(sample, 'its mapping has no "score"')
@@ -191,7 +208,15 @@ class Python(Scorer):
             raise self._fault(
                 sample, f"undeclared {odd!r}; {did_you_mean(str(odd), known)}, or add it to extras"
             )
-        return {key: self._number(sample, key, x, known[key]) for key, x in said.items()}
+        numbers = {key: self._number(sample, key, x, known[key]) for key, x in said.items()}
+        return numbers, self._texts(sample, told)
+
+    def _texts(self, sample: Sample, told: Any) -> dict[str, str]:
+        texts = told if isinstance(told, Mapping) else {"": told}
+        for key, text in texts.items():
+            if not (isinstance(key, str) and key and isinstance(text, str)):
+                raise self._fault(sample, 'its "details" are no mapping of names to texts')
+        return dict(texts)
 
     def _number(self, sample: Sample, key: str, value: Any, bounds: tuple[float, float]) -> float:
         try:

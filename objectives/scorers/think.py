@@ -16,6 +16,23 @@ class Think(Scorer):
 
     def score(self, sample: Sample) -> float:
         """0 or 1."""
-        parts = split_thinking(sample.generation)
-        thought = parts.opened and parts.closed and bool((parts.thinking or "").strip())
-        return float(thought and bool(parts.answer.strip()))
+        return float(not _missing(sample))
+
+    def details(self, sample: Sample) -> dict[str, str]:
+        """`missing`: why it is 0; nothing where it is 1."""
+        missing = _missing(sample)
+        return {"missing": missing} if missing else {}
+
+
+def _missing(sample: Sample) -> str:
+    """What a whole block with an answer after it lacks, in words; "" for nothing."""
+    parts = split_thinking(sample.generation)
+    if parts.thinking is None:
+        return "no thinking"
+    if not parts.opened:
+        return "never opened"
+    if not parts.closed:
+        return "never closed"
+    if not parts.thinking.strip():
+        return "empty thinking"
+    return "" if parts.answer.strip() else "no answer"

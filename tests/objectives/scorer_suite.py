@@ -11,6 +11,7 @@ import pytest
 
 from objectives.engines.base import ChatSettings
 from objectives.errors import ScorerError
+from objectives.item import DETAIL
 from objectives.scorers.base import Combination, EngineScorer, Measure, Sample, Scorer
 from tests.objectives.samples import CHOICES, FIELDS, item, likelihoods, sample
 
@@ -64,6 +65,17 @@ def rated(scorer: Scorer, case: Sample, others: float = 1.0) -> dict[str, float]
     return scores | {f"{scorer.name}.{key}": x for key, x in scorer.extras(case).items()}
 
 
+def check_details(details: Mapping[str, str], name: str) -> None:
+    """Short lines under the scorer's name, which JSON and UTF-8 take."""
+    for key, text in details.items():
+        assert key.startswith(f"{name}.")
+        assert type(text) is str
+        assert len(text) <= DETAIL
+        assert len(text.splitlines()) <= 1
+    told = json.dumps(details, ensure_ascii=False).encode()
+    assert json.loads(told) == details
+
+
 def check_scores(scores: Mapping[str, float], measures: Mapping[str, Measure]) -> None:
     for key, value in scores.items():
         assert type(value) is float
@@ -103,6 +115,11 @@ class ScorerSuite:
         scores = rated(scorer, case, others)
         check_scores(scores, measures)
         assert rated(scorer, case, others) == scores
+        told = scorer.rated(case)
+        check_details(told.details, scorer.name)
+        assert scorer.rated(case) == told
+        if not isinstance(scorer, Combination):
+            assert told.scores == scores
         # What an engine scorer gives besides, it knows of whole items only.
         if not isinstance(scorer, EngineScorer):
             assert {key for key, measure in measures.items() if measure.always} <= scores.keys()
