@@ -377,7 +377,7 @@ class Driver:
             told = studies.tell(self.study, self.search, trial, result)
         with self.spent.on("front"):
             self.progress.add(told)
-        self.tracker.trial(told, self.front, self.volume, self.finished)
+        self.tracker.trial(told, self.front)
 
     # ---- resuming
 

@@ -6,14 +6,17 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy.engine import make_url
 
 from merge_core.yaml_io import dump_yaml
-from search.projection import BASELINE, TRIAL, Row
+from search.item_pages import Asked, diff_table, items_table, prompts_of
+from search.mlflow_note import NOTE, above
+from search.mlflow_view import views_of
+from search.projection import BASELINE, BESIDE, ROLE, TRIAL, Report, Row
 from search.results import Result
 from search.run import Run
 from search.secrets import redacted
@@ -73,11 +76,13 @@ class Store:
 
     Attributes:
         client: for what is not here.
+        run: whose.
         experiment: its id; "" if it is missing.
         parent: id of the search's own run; "" if it is missing.
         others: further runs that say that they are the search's own.
         written, baselines: trials and baselines whose runs are finished.
         tagged: trials whose runs say that they are on the front.
+        beside: what written trials are compared with.
         steps: of the search's own curves.
     """
 
@@ -87,13 +92,15 @@ class Store:
         if create:
             _make(uri)
         self.client = mlflow.MlflowClient(tracking_uri=uri)
-        self._run_id = run.id
+        self.run = run
         self.experiment = self._experiment(run, uri, create=create)
         self.parent, self.others = self._parent(run, create=create)
         self._ids: dict[tuple[str, str], str] = {}
+        self._prompts: dict[tuple[str, str], Asked] | None = None
         self.written: set[int] = set()
         self.baselines: set[str] = set()
         self.tagged: set[int] = set()
+        self.beside: dict[int, str | None] = {}
         self.steps: set[int] = set()
         if self.parent:
             history = self.client.get_metric_history(self.parent, "trials")
@@ -101,7 +108,7 @@ class Store:
             self._read()
 
     def _experiment(self, run: Run, uri: str, *, create: bool) -> str:
-        name = run.search.file.tracking.experiment or run.name
+        name = experiment_name(run)
         found = self.client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)
@@ -126,7 +133,7 @@ class Store:
                 self.experiment,
                 run_name=row.name,
                 start_time=row.times[0],
-                tags={PARENT: self.parent, kind: value, RUN: self._run_id},
+                tags={PARENT: self.parent, kind: value, RUN: self.run.id},
             )
             run_id = self._ids[row.key] = created.info.run_id
         result = None if row.result is None else Result.load(row.result)
@@ -140,13 +147,24 @@ class Store:
         )
         if result is not None:
             self.client.log_text(run_id, dump_yaml(dict(result.recipe)), _RECIPE)
-            self.client.log_dict(run_id, _table(result), _ITEMS)
+            self.client.log_dict(run_id, items_table(result, self._asked()), _ITEMS)
+        if result is not None and row.beside is not None:
+            label, path = row.beside
+            table = diff_table(result, Result.load(path), label, self.run.search)
+            self.client.log_dict(run_id, table, _DIFF)
         self.client.set_terminated(run_id, "FAILED" if row.failed else "FINISHED", end)
         if kind == TRIAL:
             self.written.add(int(value))
+            self.beside[int(value)] = row.tags.get(BESIDE)
             (self.tagged.add if row.tags["front"] == "true" else self.tagged.discard)(int(value))
         else:
             self.baselines.add(value)
+
+    def _asked(self) -> dict[tuple[str, str], Asked]:
+        """What the run's items ask, read once."""
+        if self._prompts is None:
+            self._prompts = prompts_of(self.run)
+        return self._prompts
 
     def keep(self, key: tuple[str, str], run_id: str) -> None:
         """Of several runs with this tag, this is the one."""
@@ -171,13 +189,36 @@ class Store:
             self.client.set_tag(run_id, "confirmed", "true")
             self.latest(run_id, metrics)
 
-    def report(self, files: Iterable[Path], metrics: Mapping[str, float], tags: Any) -> None:
-        """Attach files, metrics and tags to the search's own run."""
-        for file in files:
-            self.client.log_artifact(self.parent, str(file))
-        self.latest(self.parent, metrics)
-        for key, value in tags.items():
+    def report(self, report: Report) -> None:
+        """Attach files, metrics, tags and the description to the search's own run."""
+        for file in report.files:
+            folder = file.parent.relative_to(self.run.folder)
+            self.client.log_artifact(
+                self.parent, str(file), None if folder == _HERE else str(folder)
+            )
+        self.latest(self.parent, report.metrics, max(self.steps, default=0))
+        for key, value in report.tags.items():
             self.client.set_tag(self.parent, key, value)
+        self.describe(report.note)
+
+    def describe(self, note: str) -> None:
+        """Give the search's own run its description; what people wrote below it stays."""
+        held = self.client.get_run(self.parent).data.tags.get(NOTE, "")
+        if (text := above(note, held)) != held:
+            self.client.set_tag(self.parent, NOTE, text)
+
+    def lacks_trial(self, row: Row) -> bool:
+        """Whether a trial is not there in full, or is compared with what is no longer nearest."""
+        number = int(row.key[1])
+        return number not in self.written or self.beside.get(number) != row.tags.get(BESIDE)
+
+    def files(self) -> set[str]:
+        """The files of the search's own run, as it names them."""
+        found: set[str] = set()
+        for file in self.client.list_artifacts(self.parent):
+            inside = self.client.list_artifacts(self.parent, file.path) if file.is_dir else [file]
+            found |= {each.path for each in inside}
+        return found
 
     def metrics(
         self, run_id: str, metrics: Mapping[str, float], step: int = 0, at: int | None = None
@@ -188,15 +229,15 @@ class Store:
         at = int(time.time() * 1000) if at is None else at
         self.client.log_batch(run_id, metrics=[Metric(k, v, at, step) for k, v in metrics.items()])
 
-    def latest(self, run_id: str, metrics: Mapping[str, float]) -> None:
+    def latest(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
         """Log those of `metrics` that the run does not have yet."""
         there = self.client.get_run(run_id).data.metrics
         if new := {key: value for key, value in metrics.items() if there.get(key) != value}:
-            self.metrics(run_id, new)
+            self.metrics(run_id, new, step)
 
     def _parent(self, run: Run, *, create: bool) -> tuple[str, list[str]]:
         """The search's own run, and others that say they are: of an answer that was lost."""
-        mine = f"tags.`{RUN}` = '{run.id}' and tags.role = 'search'"
+        mine = f"tags.`{RUN}` = '{run.id}' and tags.{ROLE} = 'search'"
         found = sorted(self._runs(mine), key=lambda r: (r.info.start_time, r.info.run_id))
         ids = [str(each.info.run_id) for each in found]
         if ids and create:
@@ -204,29 +245,39 @@ class Store:
         if ids or not create:
             return (ids[0] if ids else ""), ids[1:]
         created = self.client.create_run(
-            self.experiment, run_name=run.name, tags={RUN: run.id, "role": "search"}
+            self.experiment, run_name=run.name, tags={RUN: run.id, ROLE: "search"}
         )
         return str(created.info.run_id), []
 
-    def lacks(self, run: Run) -> list[str]:
-        """What the search's own run does not say yet of what is searched."""
+    def lacks(self) -> list[str]:
+        """What is not said yet of what is searched, by its own run and by the saved views."""
         params = self.client.get_run(self.parent).data.params
-        missing = [f"parameter {name}" for name in sorted(own_params(run).keys() - params.keys())]
+        own = own_params(self.run)
+        missing = [_PARAMETER + name for name in sorted(own.keys() - params.keys())]
         files = {file.path for file in self.client.list_artifacts(self.parent)}
-        return missing + [_SEARCH] * (_SEARCH not in files)
+        views = views_of(self.run)
+        there = self.client.get_experiment(self.experiment).tags
+        return [
+            *missing,
+            *([_SEARCH] if _SEARCH not in files else []),
+            *(_VIEW + key for key in views if key not in there),
+        ]
 
-    def complete(self, run: Run) -> None:
+    def complete(self) -> None:
         """Write what it lacks; a driver may be killed between any two of these."""
-        for name in self.lacks(run):
+        for name in self.lacks():
             if name == _SEARCH:
-                self.client.log_text(self.parent, redacted(run.search.text), _SEARCH)
+                self.client.log_text(self.parent, redacted(self.run.search.text), _SEARCH)
+            elif name.startswith(_VIEW):
+                key = name.removeprefix(_VIEW)
+                self.client.set_experiment_tag(self.experiment, key, views_of(self.run)[key])
             else:
-                key = name.removeprefix("parameter ")
-                self.client.log_param(self.parent, key, own_params(run)[key])
+                key = name.removeprefix(_PARAMETER)
+                self.client.log_param(self.parent, key, own_params(self.run)[key])
 
     def children(self) -> list[Any]:
         """MLflow's runs of this search's trials and baselines, oldest first."""
-        found = self._runs(f"tags.`{RUN}` = '{self._run_id}'")
+        found = self._runs(f"tags.`{RUN}` = '{self.run.id}'")
         kinds = (TRIAL, BASELINE)
         children = [each for each in found if any(kind in each.data.tags for kind in kinds)]
         return sorted(children, key=lambda each: (each.info.start_time, each.info.run_id))
@@ -264,10 +315,16 @@ class Store:
             if child.info.status != "RUNNING":
                 if TRIAL in tags:
                     self.written.add(int(tags[TRIAL]))
+                    self.beside[int(tags[TRIAL])] = tags.get(BESIDE)
                 else:
                     self.baselines.add(tags[BASELINE])
             if tags.get("front") == "true" and TRIAL in tags:
                 self.tagged.add(int(tags[TRIAL]))
+
+
+def experiment_name(run: Run) -> str:
+    """The experiment that a run is shown in."""
+    return run.search.file.tracking.experiment or run.name
 
 
 def key_of(child: Any) -> tuple[str, str]:
@@ -278,12 +335,16 @@ def key_of(child: Any) -> tuple[str, str]:
 
 def tags_of(row: Row) -> dict[str, str]:
     """The tags of a row's run."""
-    return {**row.tags, **({_TABLES_TAG: _TABLES} if row.result is not None else {})}
+    tables = sorted(artifacts_of(row) - {_RECIPE})
+    told = json.dumps([{"path": name, "type": "table"} for name in tables])
+    return {**row.tags, **({_TABLES_TAG: told} if tables else {})}
 
 
 def artifacts_of(row: Row) -> set[str]:
     """The files of a row's run."""
-    return {_RECIPE, _ITEMS} if row.result is not None else set()
+    if row.result is None:
+        return set()
+    return {_RECIPE, _ITEMS} if row.beside is None else {_RECIPE, _ITEMS, _DIFF}
 
 
 def own_params(run: Run) -> dict[str, str]:
@@ -297,33 +358,7 @@ def own_params(run: Run) -> dict[str, str]:
     return {key: value[:LONGEST] for key, value in params.items()}
 
 
-_SEARCH, _RECIPE, _ITEMS = "search.yaml", "recipe.yaml", "items.json"
+_SEARCH, _RECIPE, _ITEMS, _DIFF = "search.yaml", "recipe.yaml", "items.json", "beside_baseline.json"
+_PARAMETER, _VIEW = "parameter ", "view "
+_HERE = Path()
 _TABLES_TAG = "mlflow.loggedArtifacts"
-_TABLES = json.dumps([{"path": _ITEMS, "type": "table"}])
-
-
-def _table(result: Result) -> dict[str, Any]:
-    """Per-item outputs in the split form that MLflow shows as a table.
-
-    Of several answers to one item each has its row. MLflow's page groups by the first column and
-    compares runs in the second; a column with a dot in its name stays blank.
-    """
-    measures = sorted({m for rows in result.items.values() for row in rows for m in row.scores})
-    scores = [measure.replace(".", "/") for measure in measures]
-    return {
-        "columns": ["item", "text", *scores, "tokens", "finish_reason", "task", "id"],
-        "data": [
-            [
-                f"{task}/{row.id}" + (f" #{number}" if row.samples else ""),
-                answer.text,
-                *(answer.scores.get(m) for m in measures),
-                answer.tokens,
-                answer.finish_reason,
-                task,
-                row.id,
-            ]
-            for task, rows in result.items.items()
-            for row in rows
-            for number, answer in enumerate(row.answers)
-        ],
-    }

@@ -11,6 +11,9 @@ for a view saved by hand:
 
 Best effort: a page that does not know the form says so and shows its defaults. The page shows
 either the table of columns or the charts; a link opens the charts, its list icon the table.
+
+The page loads a hundred runs. So the view that opens first has the front and the baselines alone;
+that of all trials lists these two first, by their `role`, and then the newest trials.
 """
 
 from __future__ import annotations
@@ -21,14 +24,43 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
+from search.config import measures_of
+from search.names import to_mlflow
+from search.run import Run
+
 PREFIX = "mlflow.sharedViewState."
-ALL, FRONT = "front", "front-only"
+FRONT, ALL = "front", "all"
 _HEADER = "deflate;"
 _AXES = 12  # of parallel coordinates: more cannot be told apart
 _FIRST_COLUMNS = ("attributes.`Run Name`", "runDateAndNestInfo")
-_SEARCH, _RECIPES, _METRICS, _SYSTEM = (
-    f"mergefront-{name}" for name in ("search", "recipes", "metrics", "system")
+_SEARCH, _RECIPES, _CURVES, _METRICS, _SYSTEM = (
+    f"mergefront-{name}" for name in ("search", "recipes", "curves", "metrics", "system")
 )
+
+
+def views_of(run: Run) -> dict[str, str]:
+    """The experiment's tags that hold a run's views, by name."""
+    search = run.search
+    joint = any("joint" in measures_of(task) for task in search.file.tasks.values())
+    price = search.file.budget.gpu_hour_price
+    return view_tags(
+        [objective.name for objective in search.objectives],
+        [to_mlflow(name) for name in search.space.distributions()],
+        metrics=["joint", "tokens"] if joint else ["tokens"],
+        curves=["hypervolume", "front_size", "tokens", *([] if price is None else ["cost"])],
+        ascending=search.objectives[0].direction == "minimize",
+        run=_shared(run),
+    )
+
+
+def key_for(run: Run, key: str) -> str:
+    """The key of a run's own view."""
+    return view_key(key, _shared(run))
+
+
+def _shared(run: Run) -> str | None:
+    """What tells a run from others in its experiment; None where it has one of its own."""
+    return run.id if run.search.file.tracking.experiment else None
 
 
 def view_tags(
@@ -36,15 +68,17 @@ def view_tags(
     parameters: Sequence[str],
     *,
     metrics: Sequence[str] = ("joint", "tokens"),
+    curves: Sequence[str] = ("hypervolume", "front_size", "tokens"),
     ascending: bool = False,
     run: str | None = None,
 ) -> dict[str, str]:
-    """Experiment tags of two views: "front" with all trials, "front-only" with the front's.
+    """Experiment tags of two views: of the front beside the baselines, and of all trials.
 
     Args:
         objectives: metrics that are searched for; the first two are the scatter's axes.
         parameters: MLflow's names of the parameters.
-        metrics: further metric columns; "joint", where given, orders the view of all trials.
+        metrics: further metric columns.
+        curves: metrics of the search's own run that are drawn over finished trials.
         ascending: whether smaller values of the first objective are better.
         run: in an experiment of several searches, the one to show; see `view_key`.
 
@@ -52,25 +86,21 @@ def view_tags(
         The tags' values by name: always the same for the same arguments.
     """
     of_run = [f"tags.`mergefront.run` = '{run}'"] if run is not None else []
-    on_front = [*of_run, "tags.front = 'true'"]
-    by = objectives[0]
-    joint = "joint" in metrics
-    shown = [*objectives, *(metric for metric in metrics if metric not in objectives)]
-    confirmed = [f"confirmed_{name}" for name in objectives]
     ours = f" of {run}" if run is not None else ""
+    shown = [metric for metric in metrics if metric not in objectives]
+    columns = [*objectives, *(f"confirmed_{name}" for name in objectives), *shown]
+    page = _page(objectives, parameters, columns, curves)
+    front = [*of_run, "tags.role != 'trial'"]
     return {
         # The menu lists the last changed first.
-        PREFIX + view_key(ALL, run): _view(
-            f"All trials{ours}",
-            2,
-            _search(of_run, "joint" if joint else by, ascending=ascending and not joint),
-            _page(objectives, parameters, shown),
-        ),
         PREFIX + view_key(FRONT, run): _view(
             f"The front{ours}",
-            1,
-            _search(on_front, by, ascending=ascending),
-            _page(objectives, parameters, [*objectives, *confirmed, *shown[len(objectives) :]]),
+            2,
+            _search(front, f"metrics.`{objectives[0]}`", ascending=ascending),
+            page,
+        ),
+        PREFIX + view_key(ALL, run): _view(
+            f"All trials{ours}", 1, _search(of_run, "tags.`role`", ascending=True), page
         ),
     }
 
@@ -111,11 +141,11 @@ def _view(name: str, at: int, search: dict[str, Any], page: dict[str, Any]) -> s
     return json.dumps({"name": name, "createdAt": at, "updatedAt": at, "state": state})
 
 
-def _search(filters: Sequence[str], metric: str, *, ascending: bool) -> dict[str, Any]:
+def _search(filters: Sequence[str], order: str, *, ascending: bool) -> dict[str, Any]:
     # In any order but by time the page lists children beside their parent, not folded below it.
     return {
         "searchFilter": " and ".join(filters),
-        "orderByKey": f"metrics.`{metric}`",
+        "orderByKey": order,
         "orderByAsc": ascending,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
@@ -125,33 +155,27 @@ def _search(filters: Sequence[str], metric: str, *, ascending: bool) -> dict[str
 
 
 def _page(
-    objectives: Sequence[str], parameters: Sequence[str], metrics: Sequence[str]
+    objectives: Sequence[str],
+    parameters: Sequence[str],
+    metrics: Sequence[str],
+    curves: Sequence[str],
 ) -> dict[str, Any]:
     columns = [
         *(f"metrics.`{name}`" for name in metrics),
-        "tags.`front`",
+        "tags.`role`",
         *(f"params.`{name}`" for name in parameters),
     ]
     charts = []
-    if len(objectives) > 1:
-        x, y = ({"key": name, "type": "METRIC"} for name in objectives[:2])
-        charts.append(_chart("SCATTER", runsCountToCompare=100, xaxis=x, yaxis=y))
-    charts.append(
-        _chart("LINE", metricKey="hypervolume", selectedMetricKeys=["hypervolume"])
-        | {
-            "xAxisKey": "step",
-            "yAxisKey": "metric",
-            "xAxisScaleType": "linear",
-            "scaleType": "linear",
-            "lineSmoothness": 0,
-            "range": {},
-            "useGlobalXaxisKey": True,
-        }
-    )
+    for prefix in ("", "confirmed_") if len(objectives) > 1 else ():
+        x, y = ({"key": prefix + name, "type": "METRIC"} for name in objectives[:2])
+        name = f"scatter{'-confirmed' if prefix else ''}"
+        charts.append(_chart("SCATTER", name, runsCountToCompare=100, xaxis=x, yaxis=y))
+    charts += [_curve(name) for name in curves]
     if parameters:
         charts.append(
             _chart(
                 "PARALLEL",
+                "parallel",
                 metricSectionId=_RECIPES,
                 selectedParams=list(parameters)[:_AXES],
                 selectedMetrics=list(objectives),
@@ -167,8 +191,11 @@ def _page(
         "compareRunCharts": charts,
         # The page adds a chart of every metric to "Model metrics": folded, for they are many.
         "compareRunSections": [
-            _section(_SEARCH, "Search", display=True) | {"columns": 2, "cardHeight": 420},
+            _section(_SEARCH, "The front: claimed, and confirmed", display=True)
+            | {"columns": 2, "cardHeight": 420},
             _section(_RECIPES, "Recipes", display=True) | {"columns": 1, "cardHeight": 420},
+            _section(_CURVES, "Progress over trials", display=True)
+            | {"columns": 3, "cardHeight": 300},
             _section(_METRICS, "Model metrics", display=False),
             _section(_SYSTEM, "System metrics", display=False),
         ],
@@ -187,9 +214,27 @@ def _page(
     }
 
 
-def _chart(kind: str, **rest: Any) -> dict[str, Any]:
+def _curve(metric: str) -> dict[str, Any]:
+    """A metric of the search's own run over finished trials."""
+    return _chart(
+        "LINE",
+        f"line-{metric}",
+        metricSectionId=_CURVES,
+        metricKey=metric,
+        selectedMetricKeys=[metric],
+        xAxisKey="step",
+        yAxisKey="metric",
+        xAxisScaleType="linear",
+        scaleType="linear",
+        lineSmoothness=0,
+        range={},
+        useGlobalXaxisKey=True,
+    )
+
+
+def _chart(kind: str, name: str, **rest: Any) -> dict[str, Any]:
     return {
-        "uuid": f"mergefront-{kind.lower()}",
+        "uuid": f"mergefront-{name}",
         "type": kind,
         "runsCountToCompare": 10,
         "metricSectionId": _SEARCH,

@@ -7,6 +7,7 @@ with what a store holds and mends that (`search.sync`).
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,21 +18,31 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search import confirm as confirming
 from search import study as studies
-from search.account import Account
 from search.config import Search
-from search.errors import ExportError
-from search.export import tested
-from search.front import front as front_of
-from search.front import hypervolume
-from search.ledger import sessions
+from search.item_pages import nearest_baseline
+from search.ledger import Session, sessions
+from search.mlflow_note import note_of
 from search.names import to_mlflow
 from search.plots import BASELINE_COLOR, FRONT_COLOR, TRIAL_COLOR
+from search.progress import Progress
 from search.results import Result, joint, reported
 from search.run import Run
+from search.view import RunView, baseline_labels
 
 TRIAL = "mergefront.trial"
 BASELINE = "mergefront.baseline"
 COLOR = "mlflow.runColor"
+ROLE = "role"
+"""Tag of every run: baseline, front, search or trial. In this order the saved views list them."""
+BESIDE = "beside"
+"""Tag of a trial's run: the baseline that its answers are compared with."""
+COST = "cost"
+_FILES = (
+    *("report.html", "front.html", "front.png", "plots.html", "recipe.yaml"),
+    *("confirmed.json", "confirmed.md"),
+)
+Nearby = Mapping[str, tuple[Sequence[float], Path]]
+"""Baselines by label: their values of the objectives, and the files with their answers."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,7 @@ class Row:
         name: for people.
         params, metrics, tags: as MLflow takes them.
         result: the file with its recipe and answers; None if there is none.
+        beside: label and file of the baseline that its answers are compared with; None without.
         failed: no worker could do it.
         times: when it began and ended, in milliseconds since the epoch.
     """
@@ -55,6 +67,7 @@ class Row:
     result: Path | None
     failed: bool
     times: tuple[int, int]
+    beside: tuple[str, Path] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,26 +79,36 @@ class Report:
         metrics: of the account, the test and the tasks that are only reported.
         fixed: names of those metrics that no later session changes.
         tags: of the search's own run.
+        note: its description, as Markdown.
     """
 
     files: Sequence[Path]
     metrics: Mapping[str, float]
     fixed: frozenset[str] = frozenset()
     tags: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
 
 
 def rows(run: Run, study: optuna.Study) -> Iterator[Row]:
     """Every finished trial and scored baseline, as they are to be when all is written."""
     front = set(studies.current_front(study, run.search))
+    near = nearby(run)
     for frozen in study.get_trials(deepcopy=False):
         if frozen.state.is_finished():
-            yield of_trial(run, frozen, on_front=frozen.number in front)
+            yield of_trial(run, frozen, near, on_front=frozen.number in front)
     for path in baseline_files(run):
         yield of_baseline(run, path)
 
 
-def of_trial(run: Run, frozen: FrozenTrial, *, on_front: bool = False) -> Row:
-    """A finished trial."""
+def of_trial(run: Run, frozen: FrozenTrial, near: Nearby, *, on_front: bool = False) -> Row:
+    """A finished trial.
+
+    Args:
+        run: whose.
+        frozen: the trial.
+        near: the baselines that are scored by now: `nearby`.
+        on_front: whether it is on the front.
+    """
     search = run.search
     path = run.trial(frozen.number)
     metrics: dict[str, float] = {"trial": float(frozen.number)}
@@ -111,22 +134,48 @@ def of_trial(run: Run, frozen: FrozenTrial, *, on_front: bool = False) -> Row:
     params = {to_mlflow(name): str(value) for name, value in frozen.params.items()}
     if "merge_method" not in params and (recipe := studies.recipe_of(frozen, search)) is not None:
         params["merge_method"] = recipe.merge_method
+    beside = _beside(frozen, near) if path.is_file() else None
     return Row(
         key=(TRIAL, str(frozen.number)),
         name=f"trial {frozen.number}",
         params=params,
         metrics=metrics,
-        tags=tags,
+        tags=tags | ({BESIDE: beside[0]} if beside is not None else {}),
         result=path if path.is_file() else None,
         failed=frozen.state == TrialState.FAIL,
         times=(milliseconds(frozen.datetime_start), milliseconds(frozen.datetime_complete)),
+        beside=beside,
     )
+
+
+def nearby(run: Run) -> Nearby:
+    """The baselines that are scored by now.
+
+    Raises:
+        RunError: a result is damaged.
+    """
+    labels = baseline_labels(run)
+    found = {}
+    for path in baseline_files(run):
+        result = Result.load(path)
+        values = [result.estimate(objective).value for objective in run.search.objectives]
+        found[labels.get(path.stem, path.stem)] = (values, path)
+    return found
+
+
+def _beside(frozen: FrozenTrial, near: Nearby) -> tuple[str, Path] | None:
+    """The baseline whose answers a trial's are compared with; none for what has no answers."""
+    if frozen.state != TrialState.COMPLETE or "fault" in frozen.user_attrs:
+        return None
+    label = nearest_baseline(frozen.values, {name: values for name, (values, _) in near.items()})
+    return None if label is None else (label, near[label][1])
 
 
 def front_tags(*, on_front: bool) -> dict[str, str]:
     """How a trial's run says whether it is on the front."""
     return {
         "front": "true" if on_front else "false",
+        ROLE: "front" if on_front else "trial",
         COLOR: FRONT_COLOR if on_front else TRIAL_COLOR,
     }
 
@@ -160,13 +209,12 @@ def of_baseline(run: Run, path: Path) -> Row:
         metrics[f"ended_{reason}"] = result.ended(reason)
     metrics |= _retained(result.retained)
     end = int(path.stat().st_mtime * 1000)
-    labels = {run.baseline(label).stem: label for label in _labels(run)}
     return Row(
         key=(BASELINE, path.stem),
-        name=labels.get(path.stem, path.stem),
+        name=baseline_labels(run).get(path.stem, path.stem),
         params={"merge_method": "baseline"},
         metrics=metrics,
-        tags={BASELINE: path.stem, "front": "false", COLOR: BASELINE_COLOR},
+        tags={BASELINE: path.stem, "front": "false", ROLE: "baseline", COLOR: BASELINE_COLOR},
         result=path,
         failed=False,
         times=(end - int(sum(result.seconds.values()) * 1000), end),
@@ -176,23 +224,50 @@ def of_baseline(run: Run, path: Path) -> Row:
 def steps(
     run: Run, study: optuna.Study, there: set[int]
 ) -> Iterator[tuple[int, dict[str, float], int]]:
-    """The search's own curves but for the steps `there`: step, metrics, time in milliseconds."""
-    search = run.search
-    trials = studies.scored(study)
-    paid = studies.paid(trials)
-    taken = {n: trial for n, trial in trials.items() if n not in paid}  # not paid for here
-    order = sorted(paid, key=lambda number: milliseconds(trials[number].datetime_complete))
-    for finished in range(1, len(order) + 1):
-        if finished in there:
+    """The search's own curves but for the steps `there`: step, metrics, time in milliseconds.
+
+    A step is a finished trial that counts against the budget. Failures are trials that no worker
+    could do, and merges that are broken; the cost is that of the sessions until then.
+    """
+    trials = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
+    lost = sorted(milliseconds(t.datetime_complete) for t in trials if _lost(t))
+    # What was taken over is there from the beginning.
+    trials.sort(key=lambda t: (studies.counts(t), milliseconds(t.datetime_complete), t.number))
+    progress, tokens = Progress(run.search), 0
+    price, held = run.search.file.budget.gpu_hour_price, sessions(run)
+    for trial in trials:
+        before = progress.finished
+        progress.add(trial)
+        if progress.finished == before:
             continue
-        points = studies.points(taken | {n: trials[n] for n in order[:finished]}, search)
-        members = front_of(points)
+        tokens += int(trial.user_attrs["tokens"])
+        if progress.finished in there:
+            continue
+        at = milliseconds(trial.datetime_complete)
         metrics = {
-            "hypervolume": hypervolume([points[number] for number in members]),
-            "front_size": float(len(members)),
-            "trials": float(finished),
+            "hypervolume": progress.volume,
+            "front_size": float(len(progress.front)),
+            "trials": float(progress.finished),
+            "tokens": float(tokens),
+            "failures": float(bisect_right(lost, at)),
         }
-        yield finished, metrics, milliseconds(trials[order[finished - 1]].datetime_complete)
+        if price is not None:
+            metrics[COST] = price * sum(_hours_until(session, at) for session in held)
+        yield progress.finished, metrics, at
+
+
+def _lost(trial: FrozenTrial) -> bool:
+    if trial.state == TrialState.FAIL:
+        # One that was half asked for when its driver was killed cost nothing.
+        return studies.RECIPE in trial.user_attrs
+    return "fault" in trial.user_attrs and studies.DUPLICATE_OF not in trial.user_attrs
+
+
+def _hours_until(session: Session, at: int) -> float:
+    """What a session had held by `at`, in the hours that are paid for."""
+    began = datetime.fromisoformat(session.began).timestamp()
+    share = (at / 1000.0 - began) / session.seconds if session.seconds else 1.0
+    return session.priced_hours * min(1.0, max(0.0, share))
 
 
 def confirmed(run: Run) -> dict[int, dict[str, float]]:
@@ -215,26 +290,27 @@ def of_members(members: Sequence[confirming.Member]) -> dict[int, dict[str, floa
     }
 
 
-def report(run: Run, study: optuna.Study) -> Report:
+def report(run: Run, study: optuna.Study, experiment: str) -> Report:
     """What is said of the search as a whole, as its folder stands now.
+
+    Args:
+        run: the folder.
+        study: its study.
+        experiment: its id in MLflow.
 
     Raises:
         RunError: a result is damaged.
     """
-    names = ("front.html", "front.png", "recipe.yaml", run.confirmed.name, "confirmed.md")
-    files = [run.folder / name for name in names if (run.folder / name).is_file()]
-    metrics = Account.of(run, study, sessions(run)).metrics()
-    if not run.confirmed.is_file():
-        return Report(files, metrics)
-    try:
-        chosen = confirming.choose(run.search, confirming.load(run)[0])
-    except ExportError:
-        return Report(files, metrics)
-    test = tested(run, chosen)
-    if test is None:
-        return Report(files, metrics)
-    fixed = of_test(run.search, test)
-    return Report(files, metrics | fixed, frozenset(fixed), {"exported": chosen.label})
+    view = RunView.of(run, study)
+    plots = sorted((run.folder / "plots").glob("*.png"))
+    files = [run.folder / name for name in _FILES if (run.folder / name).is_file()] + plots
+    metrics = view.account.metrics()
+    note = note_of(view, experiment)
+    if view.chosen is None or view.test is None:
+        return Report(files, metrics, note=note)
+    fixed = of_test(run.search, view.test)
+    tags = {"exported": view.chosen.label}
+    return Report(files, metrics | fixed, frozenset(fixed), tags, note)
 
 
 def of_test(search: Search, test: Result) -> dict[str, float]:
@@ -249,12 +325,6 @@ def of_test(search: Search, test: Result) -> dict[str, float]:
 def milliseconds(moment: datetime | None) -> int:
     """Since the epoch; of now for None."""
     return int((time.time() if moment is None else moment.timestamp()) * 1000)
-
-
-def _labels(run: Run) -> list[str]:
-    """Every label that a baseline of the file may have."""
-    experts = [f"expert:{name}" for name in run.search.space.names]
-    return [*run.search.file.baselines, *experts]
 
 
 def _scores(frozen: FrozenTrial, search: Search) -> dict[str, float]:

@@ -38,7 +38,7 @@ from search.ledger import Ledger
 from search.placement import Resources, clustered, nodes
 from search.plots import FrontPlot
 from search.pool import Pool, connected
-from search.projection import of_members, of_test
+from search.projection import of_members
 from search.prompts import check_prompts
 from search.racing import Race, unfit
 from search.results import Result
@@ -121,6 +121,7 @@ class Found:
         test: the exported recipe on the test items.
         problem: why nothing was exported, or None.
         tracking_problem: what MLflow could not take, or None.
+        link: where the run's saved view in MLflow is, or None if MLflow never answered.
         stopped: the user interrupted the search.
         exhausted: the space had no recipe left that was not tried.
         ended: the limit that ended the search, in words, or None.
@@ -135,6 +136,7 @@ class Found:
     test: Result | None
     problem: str | None
     tracking_problem: str | None
+    link: str | None
     stopped: bool
     exhausted: bool = False
     ended: str | None = None
@@ -373,9 +375,8 @@ def _end(
     account = Account.of(opened, study, ledger.sessions)
     if not stopped:
         opened.blocks.clear()
-    files = []
     if trials:
-        files = FrontPlot(
+        FrontPlot(
             search=search,
             trials={number: trial.values for number, trial in trials.items()},
             front=front,
@@ -384,17 +385,9 @@ def _end(
             members=members,
             title=f"{opened.name}: {len(trials)} trials",
         ).write(opened.folder)
-    if chosen is not None:
-        files += [opened.folder / "recipe.yaml"]
-    if opened.confirmed.is_file():
-        files += [opened.confirmed]
     if members:
-        files += [write_report(opened, members, account)]
-    metrics = account.metrics()
-    if test is not None:
-        metrics |= of_test(search, test)
-    tags = {"exported": chosen.label} if chosen is not None else {}
-    tracker.report(files, metrics, tags)
+        write_report(opened, members, account)
+    tracker.report()  # what the folder holds by now
     tracker.close()
     return Found(
         run=opened,
@@ -406,5 +399,6 @@ def _end(
         test=test,
         problem=problem,
         tracking_problem=tracker.problem,
+        link=tracker.link,
         stopped=stopped,
     )

@@ -18,6 +18,7 @@ import optuna
 from search import projection
 from search import study as studies
 from search.errors import StorageError
+from search.mlflow_note import NOTE, above
 from search.mlflow_store import (
     LONGEST,
     PARENT,
@@ -28,7 +29,7 @@ from search.mlflow_store import (
     own_params,
     tags_of,
 )
-from search.projection import TRIAL, Row
+from search.projection import COST, TRIAL, Row
 from search.run import Run
 from search.secrets import redacted, said
 
@@ -116,7 +117,7 @@ class _State:
         self.store = Store(run, uri, create=create)
         self.rows: dict[Key, Row] = {row.key: row for row in projection.rows(run, self.study)}
         self.confirmed = projection.confirmed(run)
-        self.report = projection.report(run, self.study)
+        self.report = projection.report(run, self.study, self.store.experiment)
         self.there: dict[Key, list[Any]] = {}
         for child in self.store.children():
             self.there.setdefault(key_of(child), []).append(child)
@@ -235,15 +236,19 @@ class _State:
         missing = len(self._steps() - self.store.steps)
         if missing:
             yield f"{missing} steps of its curves are missing"
-        for name in self.store.lacks(self.run):
+        for name in self.store.lacks():
             yield f"{name} is missing"
         fixed = {name: self.report.metrics[name] for name in self.report.fixed}
         yield from _unequal("metric", fixed | self._end_of_curves(), own.data.metrics)
         yield from _unequal("tag", self.report.tags, own.data.tags)
-        files = {file.path for file in self.store.client.list_artifacts(self.store.parent)}
+        held = own.data.tags.get(NOTE, "")
+        if above(self.report.note, held) != held:
+            yield "its description is not up to date"
+        files = self.store.files()
         for file in self.report.files:
-            if file.name not in files:
-                yield f"{file.name} is missing"
+            name = file.relative_to(self.run.folder).as_posix()
+            if name not in files:
+                yield f"{name} is missing"
         if own.info.status != "FINISHED":
             yield f"is {own.info.status.lower()}, not finished"
 
@@ -254,14 +259,14 @@ class _State:
             for fault in self._amiss_search()
             if not fault.startswith("is running")  # which it is while it is mended
         )
-        store.complete(self.run)
+        store.complete()
         for step, metrics, at in projection.steps(self.run, self.study, store.steps):
             store.metrics(store.parent, metrics, step=step, at=at)
         last = max(self._steps(), default=0)
         held = store.client.get_run(store.parent).data.metrics
         if any(held.get(name) != value for name, value in self._end_of_curves().items()):
             store.metrics(store.parent, self._end_of_curves(), step=last)
-        store.report(self.report.files, self.report.metrics, self.report.tags)
+        store.report(self.report)
         store.client.set_terminated(store.parent)
 
     def _steps(self) -> set[int]:
@@ -270,7 +275,9 @@ class _State:
     def _end_of_curves(self) -> dict[str, float]:
         last = max(self._steps(), default=0)
         found = projection.steps(self.run, self.study, self._steps() - {last})
-        return next((metrics for _, metrics, _ in found), {})
+        metrics = next((metrics for _, metrics, _ in found), {})
+        # That of the whole session replaces it.
+        return {name: value for name, value in metrics.items() if name != COST}
 
 
 def _unequal(what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[str]:

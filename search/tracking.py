@@ -13,28 +13,28 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 import optuna
 
+from search import projection
 from search import study as studies
-from search.config import measures_of
 from search.errors import SearchError, StorageError
 from search.incidents import Kind
+from search.mlflow_link import link_for
+from search.mlflow_note import note_of
 from search.mlflow_store import Store, import_mlflow
-from search.mlflow_view import ALL, FRONT, view_key, view_link, view_tags
-from search.names import to_mlflow
-from search.projection import baseline_files, front_tags, of_baseline, of_trial, steps
+from search.projection import baseline_files, front_tags, of_baseline, of_trial
 from search.results import Result
 from search.run import Run
 from search.secrets import redacted, said
+from search.view import RunView
 
 log = logging.getLogger("mergefront")
 
-NOTE = "mlflow.note.content"
 MOST_WAITING = 512
 """Things that wait to be written; more are left to a filling in."""
 
+_NOTE_S = 60.0  # between two writings of the description while the search goes on
 _REST_S, _LONGEST_REST_S = 5.0, 120.0  # before MLflow is tried again: each time twice as long
 
 
@@ -51,12 +51,14 @@ class Tracker:
 
     Attributes:
         problem: what could not be written and is still missing, or None.
+        link: where the run's saved view is, once it is: `search.mlflow_view.link_for`.
     """
 
     def __init__(self, run: Run, study: optuna.Study) -> None:
         self.run = run
         self.study = study
         self.problem: str | None = None
+        self.link: str | None = None
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(MOST_WAITING)
         self._store: Store | None = None
         self._behind = True  # until the first filling in
@@ -65,7 +67,9 @@ class Tracker:
         self._rest = _REST_S
         self._rests_until = 0.0
         self._members: dict[int, dict[str, float]] = {}
-        self._reported: Callable[[Store], None] | None = None
+        self._ending = False
+        self._near: projection.Nearby | None = None
+        self._noted = 0.0
         import_mlflow()  # in the thread, others would meet a half-imported pandas
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
@@ -73,16 +77,14 @@ class Tracker:
 
     # ---- called by the driver; returns at once
 
-    def trial(
-        self, frozen: optuna.trial.FrozenTrial, front: Sequence[int], volume: float, finished: int
-    ) -> None:
-        """A trial was told; front, hypervolume and finished trials are as of now."""
+    def trial(self, frozen: optuna.trial.FrozenTrial, front: Sequence[int]) -> None:
+        """A trial was told; the front is as of now."""
         members = list(front)
 
         def write() -> None:
             if frozen.number not in self._opened().written:
-                self._opened().child(of_trial(self.run, frozen))
-            self._progress(members, volume, finished)
+                self._opened().child(of_trial(self.run, frozen, self._nearby()))
+            self._progress(members)
 
         self._put(write)
 
@@ -91,17 +93,15 @@ class Tracker:
         path = self.run.baseline(label)
 
         def write() -> None:
+            self._near = None
             if path.stem not in self._opened().baselines:
                 self._opened().child(of_baseline(self.run, path))
 
         self._put(write)
 
-    def report(
-        self, files: Iterable[Path], metrics: dict[str, float], tags: dict[str, str]
-    ) -> None:
-        """Attach files, metrics and tags to the search's own run."""
-        paths = list(files)
-        self._reported = lambda store: store.report(paths, metrics, tags)
+    def report(self) -> None:
+        """The session ends: the search's own run gets what its folder holds by now."""
+        self._ending = True
         self._put(self._tell_of_search)
 
     def confirmed(self, trials: dict[int, dict[str, float]]) -> None:
@@ -199,10 +199,17 @@ class Tracker:
     def _sync(self) -> None:
         """Write finished trials and baselines that have no finished run in MLflow."""
         store = self._opened()
-        children: list[Callable[[], None]] = [
-            lambda frozen=frozen: store.child(of_trial(self.run, frozen))  # type: ignore[misc]
+        self._near = None
+        near = self._nearby()
+        rows = (
+            of_trial(self.run, frozen, near)
             for frozen in self.study.get_trials(deepcopy=False)
-            if frozen.state.is_finished() and frozen.number not in store.written
+            if frozen.state.is_finished()
+        )
+        children: list[Callable[[], None]] = [
+            lambda row=row: store.child(row)  # type: ignore[misc]
+            for row in rows
+            if store.lacks_trial(row)
         ]
         children += [
             lambda path=path: store.child(of_baseline(self.run, path))  # type: ignore[misc]
@@ -210,59 +217,46 @@ class Tracker:
             if path.stem not in store.baselines
         ]
         _all_but_a_few(children)
-        for step, metrics, at in steps(self.run, self.study, store.steps):
-            store.metrics(store.parent, metrics, step=step, at=at)
-            store.steps.add(step)
-        self._tag_front(studies.current_front(self.study, self.run.search))
+        self._progress(studies.current_front(self.study, self.run.search))
 
     def _describe(self) -> None:
-        """Saved views of the experiment and the search's own description, where there are none."""
-        store, search = self._opened(), self.run.search
-        store.complete(self.run)
-        shared = self.run.id if search.file.tracking.experiment else None
-        joint_known = any("joint" in measures_of(task) for task in search.file.tasks.values())
-        views = view_tags(
-            [objective.name for objective in search.objectives],
-            [to_mlflow(name) for name in search.space.distributions()],
-            metrics=["joint", "tokens"] if joint_known else ["tokens"],
-            ascending=search.objectives[0].direction == "minimize",
-            run=shared,
+        """Saved views of the experiment and the search's own description."""
+        store = self._opened()
+        store.complete()
+        self._note()
+        self.link = link_for(self.run)
+
+    def _note(self) -> None:
+        self._opened().describe(
+            note_of(RunView.of(self.run, self.study), self._opened().experiment)
         )
-        there = store.client.get_experiment(store.experiment).tags
-        for key, value in views.items():
-            if key not in there:
-                store.client.set_experiment_tag(store.experiment, key, value)
-        if NOTE not in store.client.get_run(store.parent).data.tags:
-            links = {
-                key: view_link("", store.experiment, view_key(key, shared)) for key in (ALL, FRONT)
-            }
-            note = _note(self.run, links, joint_known=joint_known)
-            store.client.set_tag(store.parent, NOTE, note)
+        self._noted = time.monotonic()
 
-    def _progress(self, front: list[int], volume: float, finished: int) -> None:
-        store = self._opened()
-        if finished not in store.steps:
-            metrics = {
-                "hypervolume": volume,
-                "front_size": float(len(front)),
-                "trials": float(finished),
-            }
-            store.metrics(store.parent, metrics, step=finished)
-            store.steps.add(finished)
-        self._tag_front(front)
+    def _nearby(self) -> projection.Nearby:
+        if self._near is None:
+            self._near = projection.nearby(self.run)
+        return self._near
 
-    def _tag_front(self, front: list[int]) -> None:
+    def _progress(self, front: list[int]) -> None:
         store = self._opened()
-        for number in store.tagged.symmetric_difference(front):
+        for step, metrics, at in projection.steps(self.run, self.study, store.steps):
+            store.metrics(store.parent, metrics, step=step, at=at)
+            store.steps.add(step)
+        changed = store.tagged.symmetric_difference(front)
+        for number in changed:
             store.tag_front(number, front_tags(on_front=number in front))
+        if changed and time.monotonic() - self._noted > _NOTE_S:
+            self._note()
 
     def _tell_confirmed(self) -> None:
         for number, metrics in self._members.items():
             self._opened().confirm(number, metrics)
 
     def _tell_of_search(self) -> None:
-        if self._reported is not None:
-            self._reported(self._opened())
+        if self._ending:
+            self._opened().report(
+                projection.report(self.run, self.study, self._opened().experiment)
+            )
 
 
 def _all_but_a_few(actions: Iterable[Callable[[], None]]) -> None:
@@ -285,47 +279,3 @@ def _all_but_a_few(actions: Iterable[Callable[[], None]]) -> None:
 
 def _nothing() -> None:
     """What is done when nothing is asked for."""
-
-
-def _note(run: Run, links: dict[str, str], *, joint_known: bool) -> str:
-    """What was searched, how to read its columns and charts, and what to do next, as Markdown."""
-    search, file = run.search, run.search.file
-    models = ", ".join(entry.model for entry in file.models)
-    on = f" onto {file.base_model}" if file.base_model else ""
-    lines = [
-        f"A search over merges of {models}{on}: {len(search.space.distributions())} parameters, "
-        f"{len(search.objectives)} objectives. "
-        f"See [all trials]({links[ALL]}) or [the front]({links[FRONT]}).",
-        "",
-        "Blue is the front, grey the other trials, red the baselines. The list icon above the "
-        "charts shows the columns, the table icon compares answers item by item.",
-        "",
-        "| objective | is the mean of | better |",
-        "|---|---|---|",
-        *(
-            f"| {o.name} | {', '.join('/'.join(part) for part in o.parts)} | "
-            f"{'higher' if o.direction == 'maximize' else 'lower'} |"
-            for o in search.objectives
-        ),
-        "",
-        "- An objective's column is its score on the search's own items; `_low` and `_high` are "
-        "its 95% interval, `_n` the number of items. A trial that was stopped early has an "
-        "estimate, and no interval.",
-        *(["- `joint` is the share of answers right and in the language."] if joint_known else []),
-        *(
-            ["- `retained/NAME` is the share of an expert's differences that is in the merge."]
-            if file.tracking.retained
-            else []
-        ),
-        "- `ended_length` is the share of answers cut at `max_tokens`, `ended_loop` of those ended "
-        "because they only repeated themselves.",
-        "- The best of many scores is optimistic: `confirmed_` columns are of items held out from "
-        "the search, `test_` of items that only the exported recipe has seen.",
-        "- Here, `hypervolume` over the steps is the search's progress; `front.html` draws the "
-        "front with its intervals, `confirmed.json` has the numbers.",
-        "",
-        f"`mergefront export {run.folder.parent.name}/{run.name}` writes the balanced recipe of "
-        "the front (`--pick trial:NUMBER` another), `mergefront merge recipe.yaml OUT` its "
-        "checkpoint.",
-    ]
-    return "\n".join(lines)

@@ -53,8 +53,7 @@ class Searched:
         result.save(self.run.trial(trial.number))
         told = studies.tell(study, search, trial, result)
         self.progress.add(told)
-        front, volume = self.progress.front, self.progress.volume
-        self.tracker.trial(told, front, volume, self.progress.finished)
+        self.tracker.trial(told, self.progress.front)
 
     def baseline(self, label: str) -> None:
         result = scored({"merge_method": "linear"}, "b" * 64, 2)
@@ -62,7 +61,7 @@ class Searched:
         self.tracker.baseline(label, result)
 
     def end(self) -> None:
-        self.tracker.report([self.run.folder / "run.json"], {"busy": 0.5}, {})
+        self.tracker.report()
         self.tracker.close()
 
 

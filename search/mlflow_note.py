@@ -1,0 +1,194 @@
+"""The description of a search's own run in MLflow: what was found, what failed, what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+
+from search.confirmed import findings, ordered, standing
+from search.export import spelled
+from search.mlflow_view import ALL, FRONT, key_for, view_link
+from search.view import Interval, RunView
+
+NOTE = "mlflow.note.content"
+"""The tag that MLflow shows as a run's description."""
+LONGEST_NOTE = 8000
+"""Characters of a tag that MLflow keeps."""
+END = "*Written by mergefront while the search goes on. What you write below this line stays.*"
+_ROWS = 12  # of a table: the figures and `mergefront front` have all
+_LINES = 6  # of one kind
+
+
+def note_of(view: RunView, experiment: str) -> str:
+    """The description of a run as it stands, as Markdown.
+
+    Args:
+        view: of the run.
+        experiment: its id in MLflow, for links to the saved views.
+    """
+    parts = [_head(view, experiment), _found(view), _failed(view), _next(view), _reading(view)]
+    return "\n\n".join("\n".join(lines) for part in parts if (lines := list(part)))
+
+
+def above(note: str, held: str) -> str:
+    """`note` over what people wrote below the last one, cut to the lines that MLflow keeps."""
+    _, mark, written = held.partition(END)
+    below = written if mark or not held else f"\n\n{held}"
+    room = LONGEST_NOTE - len(below) - len(END) - 2
+    if len(note) > room:
+        note = note[: max(0, room)].rpartition("\n")[0]
+    return f"{note}\n\n{END}{below}"
+
+
+def _head(view: RunView, experiment: str) -> Iterator[str]:
+    search, file = view.search, view.search.file
+    models = ", ".join(f"`{entry.model}`" for entry in file.models)
+    on = f" onto `{file.base_model}`" if file.base_model else ""
+    links = [view_link("", experiment, key_for(view.run, key)) for key in (FRONT, ALL)]
+    yield (
+        f"A search over merges of {models}{on}: {len(search.space.distributions())} parameters, "
+        f"{len(search.objectives)} objectives. "
+        f"Open [the front]({links[0]}) or [all trials]({links[1]})."
+    )
+    yield ""
+    yield _standing(view)
+
+
+def _standing(view: RunView) -> str:
+    """How far it is, in a sentence."""
+    finished = view.account.trials
+    if not finished:
+        return "No trial has finished yet."
+    front = f"**{finished} trials, {len(view.front)} on the front.**"
+    if view.chosen is not None:
+        return f"{front} Confirmed; {view.chosen.label} is exported (`recipe.yaml`)."
+    if view.members:
+        return f"{front} Confirmed, but nothing is exported: {view.problem}."
+    return f"{front} Not confirmed yet: its scores are claims."
+
+
+def _found(view: RunView) -> Iterator[str]:
+    names = [objective.name for objective in view.search.objectives]
+    if view.members:
+        yield "### Found"
+        yield ""
+        both = any(member.joint is not None for member in view.members)
+        heads = [f"{name}: claimed | confirmed [95%]" for name in names]
+        heads += ["right and in the language"] if both else []
+        yield from _table(["", *heads, "standing"], 2 * len(names) + 2 + both)
+        for member in ordered(view.run, view.members)[:_ROWS]:
+            cells = [_cell(member.label)]
+            for name in names:
+                cells += [f"{member.claimed[name].value:.3f}", spelled(member.confirmed[name])]
+            if both:
+                cells.append(spelled(member.joint) if member.joint is not None else "")
+            yield f"| {' | '.join([*cells, _cell(standing(member))])} |"
+        yield from _more(len(view.members) - _ROWS)
+        if view.test is not None and view.chosen is not None:
+            scores = (f"{o.name} {spelled(view.test.estimate(o))}" for o in view.search.objectives)
+            n = view.test.estimate(view.search.objectives[0]).n
+            yield ""
+            yield f"{view.chosen.label} on {n} test items, scored once: **{', '.join(scores)}**."
+        yield ""
+        yield from _bullets(findings(view.run, view.members))
+    elif view.front:
+        yield "### The front so far (claimed)"
+        yield ""
+        yield from _table(["", *(f"{name} [95%]" for name in names)], 1 + len(names))
+        for number in view.front[:_ROWS]:
+            trial = view.trials[number]
+            yield _row(f"trial {number}", names, trial.values, trial.intervals)
+        yield from _more(len(view.front) - _ROWS)
+        for label, baseline in islice(view.baselines.items(), _ROWS):
+            yield _row(f"baseline {label}", names, baseline.values, baseline.intervals)
+
+
+def _failed(view: RunView) -> Iterator[str]:
+    failed = [t for t in view.trials.values() if t.state in ("failed", "fault")]
+    # Those that were half asked for when a driver was killed took nothing.
+    failed = [t for t in failed if t.recipe is not None]
+    told = [f"trial {t.number}: {t.why or 'no worker could do it; see `run.log`'}" for t in failed]
+    if view.account.faults:
+        counts = ", ".join(f"{count} {kind}" for kind, count in view.account.faults.items())
+        told.insert(0, f"incidents: {counts} (`mergefront status` names the newest)")
+    if told:
+        yield "### Failed"
+        yield ""
+        yield from _bullets(told)
+
+
+def _next(view: RunView) -> Iterator[str]:
+    run = f"{view.run.folder.parent.name}/{view.run.name}"
+    yield "### Next"
+    yield ""
+    if view.chosen is not None:
+        yield f"- `mergefront report {run}`: the whole story, with sample answers side by side"
+        yield f"- `mergefront merge {run}/recipe.yaml OUT`: the checkpoint of {view.chosen.label}"
+        yield f"- `mergefront export {run} --pick trial:N`: the recipe of another member"
+        yield f"- `mergefront register {run} NAME --alias champion`: a version in the registry"
+    elif view.members:
+        yield f"- search on with a larger budget, or `mergefront export {run} --best-effort`"
+    elif view.front:
+        yield f"- `mergefront confirm {run}`: the front again, on held-out items"
+    if view.front or view.members:
+        yield f"- `mergefront narrow {run}`: a new search file, narrowed to where the good ones lie"
+    yield f"- `mergefront status {run}`: how far it is, what it took so far"
+
+
+def _reading(view: RunView) -> Iterator[str]:
+    search, file = view.search, view.search.file
+    yield "### Reading the columns"
+    yield ""
+    yield from _table(["objective", "is the mean of", "better"], 3)
+    for objective in search.objectives:
+        parts = ", ".join("/".join(part) for part in objective.parts)
+        better = "higher" if objective.direction == "maximize" else "lower"
+        yield f"| {objective.name} | {_cell(parts)} | {better} |"
+    yield ""
+    yield (
+        "- Blue is the front, grey the other trials, red the baselines. `NAME_low` and `NAME_high` "
+        "are an objective's 95% interval, `NAME_n` its items. A trial that was stopped early has "
+        "an estimate, and no interval."
+    )
+    yield (
+        "- The best of many scores is optimistic: `confirmed_` columns are of items held out from "
+        "the search, `test_` of items that only the exported recipe has seen."
+    )
+    if any(trial.joint is not None for trial in view.trials.values()):
+        yield "- `joint` is the share of answers right and in the language."
+    if file.tracking.retained:
+        yield "- `retained/NAME` is the share of an expert's differences that is in the merge."
+    yield (
+        "- A trial's `items.json` has its answers, `beside_baseline.json` what changed against the "
+        "baseline nearest to it (tag `beside`)."
+    )
+
+
+def _row(
+    label: str, names: Sequence[str], values: Sequence[float], intervals: Mapping[str, Interval]
+) -> str:
+    cells = [_cell(label)]
+    for name, value in zip(names, values, strict=True):
+        low, high, _ = intervals.get(name, (None, None, 0))
+        cells.append(f"{value:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]"))
+    return f"| {' | '.join(cells)} |"
+
+
+def _table(heads: Sequence[str], columns: int) -> Iterator[str]:
+    yield f"| {' | '.join(heads)} |"
+    yield f"|{'---|' * columns}"
+
+
+def _bullets(lines: Sequence[str]) -> Iterator[str]:
+    yield from (f"- {line}" for line in lines[:_LINES])
+    if len(lines) > _LINES:
+        yield f"- and {len(lines) - _LINES} more"
+
+
+def _more(count: int) -> Iterable[str]:
+    return ["", f"and {count} more: `front.html` draws all"] if count > 0 else []
+
+
+def _cell(text: str) -> str:
+    """Text that cannot end a cell of a table."""
+    return text.replace("|", "\\|").replace("<", "&lt;")
