@@ -18,8 +18,12 @@ from merge_core.methods import METHODS, get_method
 from objectives.engines import make_engine
 from tests.merge_core.method_suite import NAMES, Case, bits, cases
 from tests.objectives.conftest import tiny, tiny_other  # noqa: F401 - fixtures of the suite
-from tests.objectives.engine_suite import PROMPTS, SHORT, DictSource
-from tests.objectives.engine_suite import ReadingEngineSuite  # noqa: F401 - of the page's suite
+from tests.objectives.engine_suite import (
+    PROMPTS,
+    SHORT,
+    DictSource,
+    ReadingEngineSuite,  # noqa: F401 - of the page's suite
+)
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = settings(max_examples=12, suppress_health_check=list(HealthCheck))
