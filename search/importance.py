@@ -26,6 +26,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from search import study as studies
+from search.config import Search
 from search.errors import RunError
 from search.front import gains
 from search.run import Run
@@ -81,17 +82,20 @@ def importances(run: Run) -> list[Importance]:
             f"{run.folder}: {len(trials)} finished trials tell little of what matters; "
             f"go on to {FEWEST} at least"
         )
-    objectives = run.search.objectives
+    return of_trials(trials, run.search)
+
+
+def of_trials(trials: Mapping[int, FrozenTrial], search: Search) -> list[Importance]:
+    """The same of trials that are scored (`search.study.scored`), at least FEWEST of them."""
+    objectives = search.objectives
     losses = {
         objective.name: {n: -gains(t.values, objectives)[i] for n, t in trials.items()}
         for i, objective in enumerate(objectives)
     }
-    losses[FRONT] = behind(trials, run.search)
-    names = [
-        n for n in run.search.space.distributions() if any(n in t.params for t in trials.values())
-    ]
+    losses[FRONT] = behind(trials, search)
+    names = [n for n in search.space.distributions() if any(n in t.params for t in trials.values())]
     found = {column: _shares(trials, names, values) for column, values in losses.items()}
-    frozen = run.search.file.sampler.freeze
+    frozen = search.file.sampler.freeze
     return sorted(
         (
             Importance(
@@ -99,7 +103,7 @@ def importances(run: Run) -> list[Importance]:
                 shares={column: shares[name] for column, (shares, _) in found.items()},
                 noise={column: noise[name] for column, (_, noise) in found.items()},
                 best={column: _best(trials, name, values) for column, values in losses.items()},
-                frozen=name in frozen or run.search.space.distributions()[name].single(),
+                frozen=name in frozen or search.space.distributions()[name].single(),
             )
             for name in names
         ),

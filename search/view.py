@@ -11,19 +11,24 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from merge_core import Checkpoint
+from merge_core.errors import MergeError
 from search import confirm as confirming
 from search import study as studies
-from search.account import Account
+from search.account import HELD_OUT, Account
 from search.config import Search
 from search.confirm import Member
 from search.errors import ExportError
 from search.export import tested
+from search.importance import FEWEST, Importance, of_trials
 from search.ledger import Session, sessions
 from search.progress import Progress
 from search.results import Result, joint
@@ -37,6 +42,7 @@ Interval = tuple[float, float, int]
 """Low, high, and the number of items."""
 
 _ASKED = 500  # newest incidents that are looked through
+_LATE = 2.0  # seconds: sessions begin in whole ones, and what ended is told a little later
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,30 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What one worker did with one merge.
+
+    Attributes:
+        what: "trial 7", "baseline uniform", "trial 7 on confirm items".
+        worker: who did it.
+        began, merged, ended: when, in seconds since the epoch; what comes after the merge is
+            generating and scoring.
+    """
+
+    what: str
+    worker: str
+    began: float
+    merged: float
+    ended: float
+
+    @classmethod
+    def of(cls, what: str, worker: str, ended: float, seconds: Mapping[str, float]) -> Work:
+        """What took so many `seconds`, by stage, until `ended`."""
+        began = ended - sum(seconds.values())
+        return cls(what, worker, began, began + seconds.get("load", 0.0), ended)
+
+
+@dataclass(frozen=True)
 class RunView:
     """A run as it stood when it was read.
 
@@ -162,14 +192,16 @@ class RunView:
     steps: list[Step]
     sessions: list[Session]
     incidents: list[dict[str, str]] = field(default_factory=list)
+    _frozen: Mapping[int, FrozenTrial] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, run: Run, study: optuna.Study) -> RunView:
+    def of(cls, run: Run, study: optuna.Study, held: Sequence[Session] | None = None) -> RunView:
         """The run as its folder and study stand now.
 
         Args:
             run: the folder.
             study: opened to look at (`open_study(run, create=False)`), or the driver's own.
+            held: its sessions, by who knows them better than their file.
 
         Raises:
             RunError: a result, the confirmed front or the sessions are damaged.
@@ -186,7 +218,7 @@ class RunView:
                 chosen = confirming.choose(search, members)
             except ExportError as error:
                 problem = str(error)
-        held = sessions(run)
+        held = sessions(run) if held is None else held
         return cls(
             run=run,
             search=search,
@@ -199,8 +231,9 @@ class RunView:
             test=None if chosen is None else tested(run, chosen),
             account=Account.of(run, study, held),
             steps=steps,
-            sessions=held,
+            sessions=list(held),
             incidents=incidents,
+            _frozen=studies.scored(study),
         )
 
     @property
@@ -217,6 +250,80 @@ class RunView:
     def volumes(self) -> list[tuple[int, float]]:
         """(finished trials, hypervolume), a pair a finished trial."""
         return [(step.finished, step.volume) for step in self.steps]
+
+    @cached_property
+    def importances(self) -> list[Importance]:
+        """Of the parameters, most important for the front first; [] of too few trials."""
+        return of_trials(self._frozen, self.search) if len(self._frozen) >= FEWEST else []
+
+    @cached_property
+    def layers(self) -> int | None:
+        """Layers of the models; None if none of them is on this disk any more."""
+        for reference in self.run.digests:
+            if Path(reference).is_dir():
+                try:
+                    return Checkpoint.open(reference).layers
+                except MergeError:
+                    continue  # an adapter, or damaged since
+        return None
+
+    @cached_property
+    def work(self) -> list[Work]:
+        """All that workers did, as far as it is known who did it.
+
+        Raises:
+            RunError: a result on held-out items is damaged.
+        """
+        done = [
+            Work.of(f"trial {trial.number}", trial.worker, trial.ended, trial.seconds)
+            for trial in self.trials.values()
+            if trial.ended is not None and trial.seconds
+        ]
+        done += [
+            Work.of(f"baseline {baseline.label}", baseline.worker, baseline.ended, baseline.seconds)
+            for baseline in self.baselines.values()
+        ]
+        labels = {member.fingerprint: member.label for member in self.members}
+        for split in HELD_OUT:
+            for path in sorted((self.run.folder / split).glob("*.json")):
+                result = Result.load(path)
+                what = f"{labels.get(result.fingerprint, 'a merge')} on {split} items"
+                done.append(Work.of(what, result.worker, path.stat().st_mtime, result.seconds))
+        return [work for work in done if work.worker]
+
+    @cached_property
+    def clock(self) -> Clock:
+        """Tells times of this run in hours that workers were held."""
+        return Clock.of(self.sessions)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Wall time without the gaps between sessions.
+
+    Attributes:
+        spans: of each session: when it began and ended, in seconds since the epoch.
+        before: hours of the sessions before each.
+    """
+
+    spans: Sequence[tuple[float, float]]
+    before: Sequence[float]
+
+    @classmethod
+    def of(cls, held: Sequence[Session]) -> Clock:
+        """That of some sessions, oldest first."""
+        begins = [datetime.fromisoformat(session.began).timestamp() for session in held]
+        # A session's beginning is kept in whole seconds, its end is not kept.
+        spans = [(at, at + session.seconds) for at, session in zip(begins, held, strict=True)]
+        lengths = [session.seconds / 3600.0 for session in held]
+        return cls(spans, list(accumulate(lengths, initial=0.0))[:-1])
+
+    def hours(self, at: float) -> float | None:
+        """Hours of sessions until `at`; None in no session."""
+        for (began, ended), before in zip(self.spans, self.before, strict=True):
+            if began - _LATE <= at <= ended + _LATE:
+                return before + min(max(0.0, at - began), ended - began) / 3600.0
+        return None
 
 
 def baseline_labels(run: Run) -> dict[str, str]:
