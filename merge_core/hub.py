@@ -16,8 +16,8 @@ from filelock import FileLock
 EVERY_S = 10.0
 """Seconds between two lines of a fetch."""
 
-PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
-"""What is fetched of a repository: never a pickle, never code."""
+PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "README.md")
+"""What is fetched of a repository: never a pickle, never code. README.md tells the licence."""
 
 log = logging.getLogger("mergefront")
 

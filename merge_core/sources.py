@@ -207,7 +207,12 @@ class Sources:
 
 
 def digest_of(source: Checkpoint) -> str:
-    """One hash for a checkpoint: of the names and sha256 of its weight files and its tokenizer.
+    """One hash for a checkpoint: see `file_hashes`. Reads everything once."""
+    return digest_of_files(file_hashes(source))
+
+
+def file_hashes(source: Checkpoint) -> dict[str, str]:
+    """sha256 of its weight files and its tokenizer, by file name. Reads everything once.
 
     The tokenizer counts, because it says which rows of two models are merged with each other.
     """
@@ -215,6 +220,11 @@ def digest_of(source: Checkpoint) -> str:
     tokenizer = source.tokenizer_path / TOKENIZER_FILE
     if tokenizer.is_file():
         files |= files_sha256({TOKENIZER_FILE: tokenizer})
+    return files
+
+
+def digest_of_files(files: Mapping[str, str]) -> str:
+    """One hash for a checkpoint, of what `file_hashes` gives."""
     return hashlib.sha256(json.dumps(dict(sorted(files.items()))).encode()).hexdigest()
 
 

@@ -7,6 +7,7 @@ Tensors are streamed to disk one by one, so that memory holds one tensor, whatev
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -19,14 +20,17 @@ from typing import Any
 
 import torch
 
+from merge_core.card import mergekit_lack, model_card
 from merge_core.checkpoint import DTYPES, INDEX_FILE, SINGLE_FILE, Checkpoint, TensorSpec
-from merge_core.errors import CheckpointError, RecipeError
+from merge_core.errors import CheckpointError
+from merge_core.kernels.threads import beside
 from merge_core.mergekit import to_mergekit
 from merge_core.plan import MergePlan
 from merge_core.tokenizers import SETTINGS_FILES, TOKENIZER_FILE, TOKENIZER_FILES
 from merge_core.vocabulary import Alignment
 from merge_core.yaml_io import dump_yaml
 
+CARD_FILE, RECIPE_FILE, MERGEKIT_FILE = "README.md", "recipe.yaml", "mergekit_config.yml"
 MAX_SHARD_BYTES = 5 * 10**9  # as transformers 5 shards
 _TOKEN_ID = re.compile(r"_token_(id|ids|index)$")
 """Keys of a configuration that name tokens by id: bos_token_id, decoder_start_token_id ..."""
@@ -43,13 +47,10 @@ def write_merge(
 ) -> None:
     """Merge `plan` into the new folder `out`, which `transformers` and vLLM load unaided.
 
-    Written besides the weights: config.json, generation_config.json, the tokenizer with its chat
-    template, recipe.yaml, mergekit_config.yml (where mergekit has the method) and README.md.
-
     Args:
         plan: what to merge.
         out: must not exist; appears whole or not at all.
-        card: text of the model card; a short one is made by default.
+        card: text of README.md; by default what is known without a search.
         max_shard_bytes: of one weight file.
         progress: called with bytes written so far and bytes in all.
 
@@ -58,16 +59,43 @@ def write_merge(
         NonFiniteError: see `MergePlan.tensors`.
     """
     with new_folder(out) as folder:
-        plan.sources.check_finite()
-        _write_weights(plan, folder, max_shard_bytes, progress)
-        write_skeleton(plan, folder)
-        plan.recipe.save(folder / "recipe.yaml")
-        try:
-            text = dump_yaml(to_mergekit(plan.recipe, plan.sources))
-            (folder / "mergekit_config.yml").write_text(text, encoding="utf-8")
-        except RecipeError:
-            pass  # mergekit does not have the method: the card and recipe.yaml say how it was made
-        (folder / "README.md").write_text(card or model_card(plan), encoding="utf-8")
+        write_files(plan, folder, max_shard_bytes, progress)
+        (folder / CARD_FILE).write_text(card or model_card(plan), encoding="utf-8")
+
+
+def write_files(
+    plan: MergePlan,
+    folder: Path,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, str]:
+    """Write all that belongs to a merge but its card.
+
+    Besides the weights: config.json, generation_config.json, the tokenizer with its chat template,
+    recipe.yaml, and mergekit_config.yml where mergekit has the method.
+
+    Args:
+        plan: what to merge.
+        folder: is there.
+        max_shard_bytes: of one weight file.
+        progress: called with bytes written so far and bytes in all.
+
+    Returns:
+        sha256 of each tensor's bytes as they left the merge, by name.
+
+    Raises:
+        CheckpointError: a source holds NaN or infinity.
+        NonFiniteError: see `MergePlan.tensors`.
+        OSError: `folder` cannot be written.
+    """
+    plan.sources.check_finite()
+    hashes = _write_weights(plan, folder, max_shard_bytes, progress)
+    write_skeleton(plan, folder)
+    plan.recipe.save(folder / RECIPE_FILE)
+    if mergekit_lack(plan) is None:
+        text = dump_yaml(to_mergekit(plan.recipe, plan.sources))
+        (folder / MERGEKIT_FILE).write_text(text, encoding="utf-8")
+    return hashes
 
 
 def write_skeleton(plan: MergePlan, folder: Path) -> None:
@@ -122,35 +150,14 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise
 
 
-def model_card(plan: MergePlan) -> str:
-    """A README.md for the hub: what was merged, from what, how."""
-    recipe = plan.recipe
-    parents = [recipe.base_model] if recipe.base_model else []
-    parents += [expert.model for expert in recipe.models]
-    # A path of this machine means nothing to a reader of the card.
-    names = list(dict.fromkeys(Path(p).name if Path(p).exists() else p for p in parents))
-    front: dict[str, Any] = {
-        "base_model": names,
-        "base_model_relation": "merge",
-        "library_name": "transformers",
-        "tags": ["merge", "mergekit", "mergefront"],
-    }
-    return (
-        f"---\n{dump_yaml(front)}---\n\n# Merged model\n\n"
-        f"Merged by mergefront with the method `{recipe.merge_method}` "
-        f"({recipe.method.source}) from {', '.join(names)}.\n\n"
-        f"`recipe.yaml` beside this file is the whole recipe: "
-        "`mergefront merge recipe.yaml OUT` makes the same bytes again.\n"
-    )
-
-
 def _write_weights(
     plan: MergePlan, folder: Path, limit: int, progress: Callable[[int, int], None] | None
-) -> None:
+) -> dict[str, str]:
+    """Write the weight files; sha256 of each tensor's bytes."""
     specs = plan.specs()
     shards = shard(specs, limit)
     total, done = sum(spec.nbytes for spec in specs.values()), 0
-    files = {}
+    files, hashes = {}, {}
     for number, names in enumerate(shards, 1):
         file = SINGLE_FILE
         if len(shards) > 1:
@@ -158,7 +165,10 @@ def _write_weights(
         with (folder / file).open("wb") as stream:
             stream.write(safetensors_header({name: specs[name] for name in names}))
             for name, tensor in plan.tensors(names=names):
-                stream.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+                data = tensor.reshape(-1).view(torch.uint8).numpy().data
+                digest = beside(_sha256, data)  # no slower than most disks
+                stream.write(data)
+                hashes[name] = digest()
                 files[name] = file
                 done += specs[name].nbytes
                 if progress:
@@ -168,6 +178,11 @@ def _write_weights(
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(files.items()))}
         (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return hashes
+
+
+def _sha256(data: memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def shard(specs: dict[str, TensorSpec], limit: int) -> list[list[str]]:

@@ -229,9 +229,8 @@ def test_the_card(trio_dirs: dict, tmp_path: Path) -> None:
     write_merge(plan_of(trio_dirs), tmp_path / "out")
     _, front, text = (tmp_path / "out" / "README.md").read_text().split("---\n", 2)
     data = yaml.safe_load(front)
-    assert data["base_model"] == ["base-model", "thai", "r1"]
-    assert data["base_model_relation"] == "merge"
-    assert "merge" in data["tags"]
+    assert "base_model" not in data  # folders of this machine are none of the hub's
+    assert data["tags"] == ["merge", "mergekit", "mergefront", "ties"]
     assert str(tmp_path) not in text + front
     write_merge(plan_of(trio_dirs), tmp_path / "own", card="mine\n")
     assert (tmp_path / "own" / "README.md").read_text() == "mine\n"
