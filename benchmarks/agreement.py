@@ -23,6 +23,7 @@ from benchmarks.measure import Table, say
 from benchmarks.merge import recipe_of
 from benchmarks.process import ours, scratch, theirs
 from merge_core import Checkpoint, Recipe, Sources
+from merge_core.arithmetic import band
 
 MILLIONS = 8
 METHODS = ("linear", "task_arithmetic", "ties")
@@ -130,18 +131,26 @@ def steps_apart(
 
 
 def tied_entries(recipe: Recipe, sources: Sources, name: str) -> torch.Tensor:
-    """Flat mask of the entries at the trim boundary of some expert."""
+    """Flat mask of the entries where some expert's trim cuts: of the last that stay's magnitude.
+
+    Of Breadcrumbs, of the first that stays', too.
+    """
     tied = torch.zeros(sources.specs[name].numel, dtype=torch.bool)
-    if recipe.method.sparsify != "trim":
+    if recipe.method.sparsify not in ("trim", "band"):
         return tied
     assert sources.base is not None
     base = sources.base.tensor(name).reshape(-1).float()
-    densities = recipe.settings_for(name, sources.depths[name]).densities
-    for expert, density in zip(sources.experts, densities, strict=True):
+    settings = recipe.settings_for(name, sources.depths[name])
+    gammas = settings.gammas or (0.0,) * len(sources.experts)
+    for expert, density, gamma in zip(sources.experts, settings.densities, gammas, strict=True):
         magnitude = (expert.tensor(name).reshape(-1).float() - base).abs()
-        kept = int(density * magnitude.numel())
-        if 0 < kept < magnitude.numel():
-            tied |= magnitude == magnitude.kthvalue(magnitude.numel() - kept + 1).values
+        first, kept = band(density, gamma, magnitude.numel())
+        if not 0 < kept < magnitude.numel():
+            continue
+        ranked = magnitude.sort(descending=True).values
+        tied |= magnitude == ranked[first + kept - 1]
+        if first:
+            tied |= magnitude == ranked[first]
     return tied
 
 
