@@ -12,6 +12,18 @@ def amount(value: float) -> str:
     return f"{value:.3g}" if value < 99.95 else f"{value:,.0f}"
 
 
+def lasting(seconds: float) -> str:
+    """A time as people say it, in two units at most: 4 s, 3 min 20 s, 1 h 5 min, 2 d 3 h."""
+    whole = max(0, round(seconds))
+    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+    first = next((i for i, (_, size) in enumerate(units) if whole >= size), len(units) - 1)
+    parts: list[str] = []
+    for name, size in units[first : first + 2]:
+        count, whole = divmod(whole, size)
+        parts += [f"{count} {name}"] if count or not parts else []
+    return " ".join(parts)
+
+
 def many(count: int, what: str) -> str:
     """`1 trial`, `2 trials`."""
     return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"

@@ -3,82 +3,90 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from search.cli_export import confirmed_members
-from search.console import File, RunFolder, console, print_json, say
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
+from search.completion import labels, run_folders
+from search.console import HERE, File, RunFolder, Runs, console, print_json, say
 
 app = typer.Typer()
+Label = Annotated[
+    str,
+    typer.Argument(help="trial number or baseline", show_default=False, autocompletion=labels),
+]
 
 
 @app.command()
-def status(run: RunFolder, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
-    """Say how far a run is, from any shell, while it goes on or after."""
-    from search.describe import status_lines, status_of
+def status(
+    run: Annotated[
+        Path | None,
+        typer.Argument(
+            help="run folder: runs/NAME; default: all of --runs, as a table",
+            show_default=False,
+            autocompletion=run_folders,
+        ),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="go on until the run ends")] = False,
+    plot: Annotated[bool, typer.Option("--plot/--no-plot", help="draw the front")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="all of it as JSON")] = False,
+    runs: Runs = HERE,
+) -> None:
+    """Say how a run stands, from any shell, while it goes on or after. It writes nothing.
+
+    Example: mergefront status
+
+    Example: mergefront status runs/thai --watch
+    """
+    from search.errors import ConfigError
+    from search.looking import print_runs, print_status, watch_status
     from search.run import Run
 
-    data = status_of(Run.open(run))
-    if as_json:
-        print_json(data)
-        return
-    for line in status_lines(data):
-        say(line)
-
-
-@app.command()
-def front(run: RunFolder, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
-    """Print the front: confirmed if it is, claimed otherwise."""
-    from dataclasses import asdict
-
-    from search import confirm as confirming
-    from search import study as studies
-    from search.errors import ExportError
-    from search.run import Run
-    from search.terminal import claimed_table, front_table
-
-    opened = Run.open(run)
-    if opened.confirmed.is_file():
-        members = confirmed_members(opened)
-        try:
-            chosen = confirming.choose(opened.search, members)
-        except ExportError:
-            chosen = None
-        if as_json:
-            trials = studies.scored(studies.open_study(opened, create=False))
-            print_json([{**asdict(m), **_retained(trials, m.trial)} for m in members])
-        else:
-            console.print(front_table(opened, members, chosen))
-        return
-    study = studies.open_study(opened, create=False)
-    numbers = studies.current_front(study, opened.search)
-    if as_json:
-        names = [objective.name for objective in opened.search.objectives]
-        trials = studies.scored(study)
-        rows = [
-            {
-                "trial": n,
-                "claimed": dict(zip(names, trials[n].values, strict=True)),
-                **_retained(trials, n),
-            }
-            for n in numbers
-        ]
-        print_json(rows)
+    if run is None:
+        if watch:
+            raise ConfigError("--watch: name the run: mergefront status runs/NAME --watch")
+        print_runs(console, runs, as_json=as_json)
+    elif watch:
+        watch_status(console, Run.open(run), plot=plot)
     else:
-        console.print(claimed_table(opened, numbers))
+        print_status(console, Run.open(run), plot=plot, as_json=as_json)
+
+
+@app.command()
+def front(
+    run: RunFolder,
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="as CSV: scores, intervals, parameters")
+    ] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="every trial and baseline; with --json or --csv")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="write it here; .csv and .json tell the form")
+    ] = None,
+    plot: Annotated[bool, typer.Option("--plot", help="draw it, too")] = False,
+) -> None:
+    """Print the front: confirmed if it is, claimed otherwise.
+
+    Example: mergefront front runs/thai --plot
+
+    Example: mergefront front runs/thai --all -o trials.csv
+    """
+    from search.looking import print_front
+    from search.run import Run
+
+    print_front(
+        console, Run.open(run), as_json=as_json, as_csv=as_csv, every=every, out=out, plot=plot
+    )
 
 
 @app.command()
 def compare(
     run: RunFolder,
-    a: Annotated[str, typer.Argument(help="trial number or baseline", show_default=False)],
-    b: Annotated[str, typer.Argument(help="trial number or baseline", show_default=False)],
+    a: Label,
+    b: Label,
     split: Annotated[
         Literal["dev", "confirm", "test"] | None,
         typer.Option(help="items; default confirm where both have them, else dev"),
@@ -97,7 +105,10 @@ def compare(
 
 @app.command()
 def noise(run: RunFolder, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
-    """Say which differences the dev items can tell, and how many items it takes."""
+    """Say which differences the dev items can tell, and how many items it takes.
+
+    Example: mergefront noise runs/thai
+    """
     from search.comparison import print_noise
     from search.run import Run
 
@@ -106,7 +117,10 @@ def noise(run: RunFolder, as_json: Annotated[bool, typer.Option("--json")] = Fal
 
 @app.command()
 def importance(run: RunFolder, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
-    """Say how much each parameter matters for each objective, and which could be frozen."""
+    """Say how much each parameter matters for each objective, and which could be frozen.
+
+    Example: mergefront importance runs/thai
+    """
     from search import importance as important
     from search.run import Run
 
@@ -146,7 +160,10 @@ def score(
     limit: Annotated[int | None, typer.Option(help="first items of each task only", min=1)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="per-item scores as JSON")] = False,
 ) -> None:
-    """Score any checkpoint on the tasks of a search file."""
+    """Score any checkpoint on the tasks of a search file.
+
+    Example: mergefront score models/ct-then-sft thai.yaml --split dev --limit 20
+    """
     from search.describe import score_model
 
     score_model(console, model, file, split, limit, as_json=as_json)
@@ -160,7 +177,10 @@ def ui(
         str, typer.Option(help="address; on any other, who reaches it reads and deletes all runs")
     ] = "127.0.0.1",
 ) -> None:
-    """Open the MLflow UI on a run's store, for this machine alone unless told otherwise."""
+    """Open the MLflow UI on a run's store, for this machine alone unless told otherwise.
+
+    Example: mergefront ui runs/thai --port 5001
+    """
     from search.describe import ui_command
     from search.run import Run
 
@@ -170,11 +190,3 @@ def ui(
         return
     say(f"MLflow UI: {link}  (Ctrl-C ends it)")
     os.execve(command[0], command, {**os.environ, **environment})
-
-
-def _retained(trials: Mapping[int, FrozenTrial], number: int | None) -> dict[str, Any]:
-    """The shares of the experts in a trial's merge, where they were counted."""
-    from search.study import RETAINED
-
-    attributes = {} if number is None else trials[number].user_attrs
-    return {RETAINED: attributes[RETAINED]} if RETAINED in attributes else {}

@@ -64,10 +64,11 @@ def run(
         for text in sample_recipes(search, 3):
             sys.stdout.write(f"---\n{text}")
         return
-    with Progress(console) as progress:
-        found = run_search(prepared, folder, progress)
     again = ["mergefront", *(word for word in sys.argv[1:] if word != "--new")]
-    print_found(console, found, shlex.join(again + (["--name", folder.name] if new else [])))
+    command = shlex.join(again + (["--name", folder.name] if new else []))
+    with Progress(console, command) as progress:
+        found = run_search(prepared, folder, progress)
+    print_found(console, found, command)
     if found.stopped:
         sys.exit(INTERRUPTED)
     if found.chosen is None:

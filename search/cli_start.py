@@ -34,7 +34,12 @@ def demo(
         typer.Option(help="a published protocol in miniature, on a world of two languages"),
     ] = None,
 ) -> None:
-    """Train a tiny trio, search its merges, print the front, export and merge the best recipe."""
+    """Train a tiny trio, search its merges, print the front, export and merge the best recipe.
+
+    Example: mergefront demo
+
+    Example: mergefront demo --trials 12 --workers 1
+    """
     from search.demo.show import run_demo, run_twin
     from search.errors import ConfigError
 
@@ -99,6 +104,10 @@ def check(
     """Open everything that a search file names, and say what a search of it would do.
 
     What a large model needs of a node comes first, from headers alone: no weights are fetched.
+
+    Example: mergefront check thai.yaml
+
+    Example: mergefront check thai-70b.yaml --gpus 4,8 --gpu-memory 80,141
     """
     from search.config import load
     from search.describe import describe
@@ -113,7 +122,10 @@ def check(
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of search files (editors complete and check with it)."""
+    """Print the JSON Schema of search files (editors complete and check with it).
+
+    Example: mergefront schema > mergefront.schema.json
+    """
     from search.config import SearchFile
 
     print_json(SearchFile.model_json_schema())

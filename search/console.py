@@ -13,11 +13,16 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from search.completion import run_folders
+
 # A log file has no width of its own; tables need more than the default 80 columns.
 console = Console(width=None if sys.stdout.isatty() else 160)
 
 File = Annotated[Path, typer.Argument(help="search file (YAML)", show_default=False)]
-RunFolder = Annotated[Path, typer.Argument(help="run folder: runs/NAME", show_default=False)]
+RunFolder = Annotated[
+    Path,
+    typer.Argument(help="run folder: runs/NAME", show_default=False, autocompletion=run_folders),
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="setting that goes before the file's: a.b=value")
 ]
@@ -45,6 +50,12 @@ def say(line: str) -> None:
     from search.secrets import redacted
 
     console.print(redacted(line), highlight=False, markup=False, soft_wrap=True)
+
+
+def shown(path: Path) -> Path:
+    """A path as the user would type it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 @contextmanager

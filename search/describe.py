@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import optuna
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -19,15 +17,12 @@ from merge_core.references import resolve_reference
 from merge_core.values import Scalar
 from merge_core.yaml_io import dump_yaml
 from objectives import summarize
-from search import study as studies
-from search.account import Account
 from search.budget import until
 from search.config import Search, load
 from search.console import print_json
 from search.errors import ConfigError
 from search.estimate import estimate
 from search.export import spelled
-from search.ledger import sessions
 from search.mlflow_store import import_mlflow
 from search.mlflow_view import ALL, PREFIX, runs_link, view_key, view_link
 from search.prompts import check_prompts
@@ -91,56 +86,6 @@ def sample_recipes(search: Search, count: int) -> list[str]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=sampler)
     return [dump_yaml(search.space.sample(study.ask()).plain()) for _ in range(count)]
-
-
-def status_of(run: Run) -> dict[str, Any]:
-    """How far a run is, as JSON data."""
-    study = studies.open_study(run, create=False)
-    trials = study.get_trials(deepcopy=False)
-    states: dict[str, int] = {}
-    for trial in trials:
-        states[trial.state.name.lower()] = states.get(trial.state.name.lower(), 0) + 1
-    return {
-        "run": str(run.folder),
-        "working": _leased(run),
-        "finished": len(studies.paid(studies.scored(study))),
-        "budget": run.search.file.budget.trials,
-        "trials": dict(sorted(states.items())),
-        "duplicates": sum(studies.DUPLICATE_OF in trial.user_attrs for trial in trials),
-        "tokens": sum(int(trial.user_attrs.get("tokens", 0)) for trial in trials),
-        "front": studies.current_front(study, run.search),
-        "confirmed": run.confirmed.is_file(),
-        "account": Account.of(run, study, sessions(run)).plain(),
-    }
-
-
-def status_lines(data: dict[str, Any]) -> list[str]:
-    """What `status_of` tells, for people."""
-    of = f" of {data['budget']}" if data["budget"] else ""
-    running = data["trials"].get("running", 0)
-    if data["working"]:
-        driver = f"working, {running} trials running"
-    else:
-        driver = f"not running{f', {running} to be run again' if running else ''}"
-    rows = {
-        "run": data["run"],
-        "driver": driver,
-        "finished": f"{data['finished']}{of}",
-        "front": " ".join(map(str, data["front"])) or "empty",
-        "confirmed": "yes" if data["confirmed"] else "no",
-        **Account.read(data["account"]).rows(),
-    }
-    return [f"{what:<11} {told}" for what, told in rows.items()]
-
-
-def _leased(run: Run) -> bool:
-    lock = FileLock(run.folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
-    return False
 
 
 def score_model(

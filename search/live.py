@@ -37,6 +37,7 @@ class Live:
         reserve: seconds that confirmation and test will take.
         done, total: merges that are confirmed, of all.
         why: what it failed with.
+        command: starts the search again.
     """
 
     at: float
@@ -48,6 +49,7 @@ class Live:
     done: int = 0
     total: int = 0
     why: str = ""
+    command: str = ""
 
     def save(self, folder: Path) -> None:
         """Write it; a full disk is told by whoever writes a result."""

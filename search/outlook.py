@@ -38,6 +38,7 @@ def outlook(
     *,
     now: float,
     began: float,
+    working: float | None,
     finished: int,
     tokens: int,
     hours: float,
@@ -52,6 +53,7 @@ def outlook(
         ended: trials of this session, oldest first: when (epoch seconds), and their tokens.
         now: epoch seconds; of a search that has ended, when it did.
         began: when the session began, epoch seconds.
+        working: when its first worker began to work; None before.
         finished: trials of all sessions that count.
         tokens: generated in all sessions, for whatever.
         hours: that are paid for so far (`Session.priced_hours`).
@@ -60,7 +62,8 @@ def outlook(
         searching: whether trials are still started; otherwise nothing is foretold.
     """
     last = list(ended[-RECENT:])
-    since = began if len(ended) <= RECENT else ended[-RECENT - 1][0]
+    since = working or began
+    since = since if len(ended) <= RECENT else ended[-RECENT - 1][0]
     took = max(1e-9, now - since)
     rate = len(last) / took if last else None
     speed = sum(some for _, some in last) / took if last else 0.0

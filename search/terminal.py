@@ -1,13 +1,17 @@
 """What the terminal shows: progress while a search runs, tables of fronts.
 
-On a terminal one live panel; where there is none (a log file, CI) one plain line an event.
+On a terminal one live panel (`search.panel`); where there is none (a log file, CI) one plain line
+an event, and a summary every few minutes.
 """
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from collections import deque
+from dataclasses import replace
+from typing import Any
 
+from optuna.trial import TrialState
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
@@ -18,40 +22,72 @@ from objectives import Estimate
 from search.budget import until
 from search.confirm import Member
 from search.confirmed import findings, ordered, standing
+from search.console import shown as shown
 from search.driver import Driver
 from search.export import spelled
+from search.live import EVERY_S, Phase
+from search.live import Live as Kept
 from search.narrow import at_ends
+from search.outlook import RECENT, outlook
+from search.panel import Panel, facts
 from search.results import Result, reported, values_of
 from search.run import Run
-from search.secrets import redacted
+from search.secrets import redacted, said
 from search.session import Found
-from search.study import CUT_SHORT
+from search.status import Status, best_of, points_of, state_line
+from search.study import CUT_SHORT, DUPLICATE_OF
+from search.view import baseline_labels
 
+_SUMMARY_S = 180.0
 _WORTH_TELLING = 0.05
 """The share of answers that do not end by themselves from which a line says so."""
 
 
 class Progress:
-    """A `Listener` that prints. Use as a context: the live panel ends with it."""
+    """A `Listener` that prints. Use as a context: the live panel ends with it.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        console: takes the lines.
+        command: starts the search again; for `mergefront status`.
+        every: seconds between two summaries where there is no panel.
+    """
+
+    def __init__(self, console: Console, command: str = "", every: float = _SUMMARY_S) -> None:
         self.console = console
+        self._command = command
+        self._every = every
         self._live: Live | None = None
+        self._run: Run | None = None
+        self._shows: Watched | None = None
+        self._kept = Kept(at=0.0, began=time.time(), phase="searching", command=command)
+        self._wrote = self._summed = 0.0
 
     def __enter__(self) -> Progress:
-        if self.console.is_terminal:
-            self._live = Live(console=self.console, refresh_per_second=4, transient=True)
+        if self.console.is_terminal and not self.console.is_dumb_terminal:
+            self._live = Live(
+                console=self.console, refresh_per_second=2, transient=True, vertical_overflow="crop"
+            )
             self._live.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
         if self._live is not None:
             self._live.stop()
+        phase: Phase = "stopped" if self._kept.phase == "stopping" else "done"
+        why = ""
+        if error is not None:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            phase, why = ("stopped", "") if interrupted else ("failed", said(error))
+        self._keep(phase, force=True, workers={}, why=why)
 
     def reading(self, reference: str) -> None:
         say(self.console, f"reading {reference}")
 
     def started(self, driver: Driver) -> None:
+        self._run = driver.run
+        self._shows = Watched(driver)
         say(
             self.console,
             f"run {driver.run.name}: {driver.pool.size} workers, {driver.finished} trials done, "
@@ -59,8 +95,14 @@ class Progress:
         )
         for note in driver.notes:
             say(self.console, note)
+        where = shown(driver.run.folder)
+        say(self.console, f"from another shell: mergefront status {where}; mergefront ui {where}")
+        self._summed = time.monotonic()
+        self.tick(driver)
 
     def finished(self, driver: Driver, what: str, result: Result | None) -> None:
+        if self._shows is not None:
+            self._shows.add(what, result)
         scores = "failed: see run.log"
         if result is not None:
             scores = "  ".join(
@@ -87,39 +129,137 @@ class Progress:
     def stopping(self, driver: Driver) -> None:
         running = ", ".join(d.job for d in driver.pool.doing().values() if d.job) or "nothing"
         say(self.console, f"stopping: {running} to be finished; Ctrl-C again drops it")
+        self._keep("stopping", force=True)
+        self.tick(driver)
 
     def tick(self, driver: Driver) -> None:
+        if self._shows is None:
+            return
+        phase: Phase = "stopping" if driver.stopping else "searching"
+        status = self._shows.status(phase)
         if self._live is not None:
-            self._live.update(self._panel(driver))
+            self._live.update(Panel(status))
+        elif time.monotonic() - self._summed >= self._every:
+            self._summed = time.monotonic()
+            say(self.console, summary(status))
+        self._keep(
+            phase,
+            workers=status.workers,
+            items=status.items,
+            reserve=driver.budget.reserved(driver.progress.able),
+        )
 
     def confirming(self, what: str, done: int, total: int) -> None:
-        line = f"confirmed {done} of {total}: {what}"
+        self._keep("confirming", force=True, workers={}, done=done, total=total)
         if self._live is not None:
-            self._live.update(Text(line))
-        elif done == total:
-            say(self.console, line)
+            if self._shows is not None:
+                status = self._shows.status("confirming")
+                self._live.update(Panel(replace(status, workers={}, confirming=(done, total))))
+            else:
+                self._live.update(Text(f"confirmed {done} of {total}: {what}"))
+        elif done == total or time.monotonic() - self._summed >= self._every:
+            self._summed = time.monotonic()
+            say(self.console, f"confirmed {done} of {total}: {what}")
 
-    def _panel(self, driver: Driver) -> Table:
-        budget = driver.budget
-        spent = time.monotonic() - budget.began
-        table = Table.grid(padding=(0, 2))
-        if driver.stopping:
-            table.add_row("stopping", "Ctrl-C again drops what is running")
-        most = driver.search.file.budget.trials
-        rate = budget.done_trials / spent if spent else 0.0
-        left = f", {(most - driver.finished) / rate / 60:.1f} min left" if most and rate else ""
-        table.add_row(
-            # Text, not markup: a line printed above the panel draws it with markup off.
-            Text(f"{driver.finished}{f' of {most}' if most else ''} trials", style="bold"),
-            f"{budget.done_tokens / spent:,.0f} tokens/s{left}" if budget.done else "starting",
+    def _keep(self, phase: Phase, *, force: bool = False, **more: Any) -> None:
+        """Let other shells know, every few seconds or by `force`."""
+        clock = time.monotonic()
+        if self._run is None or (not force and clock - self._wrote < EVERY_S):
+            return
+        self._wrote = clock
+        self._kept = replace(self._kept, at=time.time(), phase=phase, **more)
+        self._kept.save(self._run.folder)
+
+
+class Watched:
+    """What a driver has come to, for the panel: kept trial by trial, so that looking is cheap.
+
+    Args:
+        driver: that has just started.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._began = time.time() - (time.monotonic() - driver.budget.began)
+        self._working: float | None = None
+        self._ended: deque[tuple[float, int]] = deque(maxlen=RECENT + 1)
+        told = driver.study.get_trials(deepcopy=False)
+        self._values = {
+            t.number: tuple(t.values)
+            for t in told
+            if t.state == TrialState.COMPLETE and not {"fault", DUPLICATE_OF} & t.user_attrs.keys()
+        }
+        self._failed = sum(t.state == TrialState.FAIL for t in told)
+        self._faults = driver.run.incidents.counts
+        labels = baseline_labels(driver.run)
+        places = (
+            (label, driver.run.folder / "baselines" / f"{s}.json") for s, label in labels.items()
         )
-        table.add_row(
-            f"front of {len(driver.front)}",
-            f"hypervolume {driver.volume:.4f}",
+        self._baselines = {
+            label: values_of(Result.load(path), driver.search)
+            for label, path in places
+            if path.is_file()
+        }
+
+    def add(self, what: str, result: Result | None) -> None:
+        """A job ended."""
+        kind, _, label = what.partition(" ")
+        if self._working is None and result is not None:
+            self._working = time.time() - sum(result.seconds.values())
+        if result is None:
+            self._failed += kind == "trial"
+        elif kind == "baseline":
+            self._baselines[label] = values_of(result, self._driver.search)
+        else:
+            self._ended.append((time.time(), result.tokens))
+            if result.fault is None:
+                self._values[int(label)] = tuple(values_of(result, self._driver.search))
+        if result is None or result.fault is not None:
+            self._faults = self._driver.run.incidents.counts
+
+    def status(self, phase: Phase) -> Status:
+        """How the search stands now."""
+        driver, now = self._driver, time.time()
+        search, budget, front = driver.search, driver.budget, driver.front
+        own = budget.ledger.own
+        return Status(
+            name=driver.run.name,
+            folder=driver.run.folder,
+            search=search,
+            phase=phase,
+            began=self._began,
+            at=now,
+            finished=driver.finished,
+            front=tuple(front),
+            volume=driver.volume,
+            best=best_of(search, {n: self._values[n] for n in front if n in self._values}),
+            failed=self._failed,
+            faults=self._faults,
+            last=self._ended[-1][0] if self._ended else None,
+            workers=driver.pool.doing(),
+            items=budget.items,
+            outlook=outlook(
+                search.file.budget,
+                list(self._ended),
+                now=now,
+                began=self._began,
+                working=self._working,
+                finished=driver.finished,
+                tokens=budget.tokens,
+                hours=budget.ledger.priced_hours,
+                per_hour=own.workers * (own.gpus or 1.0),
+                reserve=budget.reserved(driver.progress.able),
+                searching=phase == "searching",
+            ),
+            points=points_of(search, self._values, front, self._baselines),
         )
-        for name, doing in driver.pool.doing().items():
-            table.add_row(name, doing.job or doing.what)
-        return table
+
+
+def summary(status: Status) -> str:
+    """A status on one line, for log files."""
+    clock = time.strftime("%H:%M", time.localtime(status.at))
+    told = "; ".join(f"{label} {text.plain}" for label, text in facts(status, bars=False))
+    return f"{clock} {state_line(status, status.at)}: {told}"
 
 
 def say(console: Console, text: str) -> None:
@@ -211,12 +351,6 @@ def print_found(console: Console, found: Found, command: str) -> None:
     if found.tracking_problem is not None:
         say(console, f"MLflow lacks some of it: {found.tracking_problem}")
     say(console, f"look at every trial: mergefront ui {where}")
-
-
-def shown(path: Path) -> Path:
-    """A path as the user would type it."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _marks(member: Member, chosen: Member | None) -> str:

@@ -1,0 +1,180 @@
+"""What `mergefront status` and `mergefront front` print."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+
+from merge_core.yaml_io import write_atomic
+from search import study as studies
+from search.cli_export import confirmed_members
+from search.console import print_json, say, shown, writing
+from search.errors import ConfigError, RunError
+from search.listing import as_csv as csv_of
+from search.listing import points, rows
+from search.panel import Panel, beside, is_plain, runs_table, status_lines
+from search.results import finite
+from search.run import Run
+from search.sketch import sketch
+from search.status import Seen, as_json, look
+from search.terminal import claimed_table, front_table
+from search.view import RunView
+
+_EVERY_S = 2.0
+_SHARE = 0.2  # of the time at most that looking takes: a large run is looked at less often
+
+
+def print_status(console: Console, run: Run, *, plot: bool, as_json: bool) -> None:
+    """How a run stands: on a terminal with its front drawn, else a fact a line; or as JSON."""
+    seen = look(run)
+    if as_json:
+        print_json(json_of(seen))
+    elif console.is_terminal:
+        console.print(Panel(seen.status, lines=console.height - 4, plot=plot))
+        _print_beside(console, seen)
+    else:
+        for line in status_lines(seen):
+            say(line)
+
+
+json_of = as_json
+
+
+def _print_beside(console: Console, seen: Seen) -> None:
+    now = time.time()
+    told = beside(seen, now)
+    for what, value in [("run", str(shown(seen.status.folder))), *told]:
+        console.print(f"[dim]{what:<11}[/dim]{escape(value)}", highlight=False)
+    for line in seen.next:
+        console.print(f"[dim]{'next':<11}[/dim]{escape(line)}", highlight=False)
+
+
+def watch_status(console: Console, run: Run, *, plot: bool) -> None:
+    """The same again and again until the run is not worked on any more, or Ctrl-C.
+
+    Raises:
+        ConfigError: this is no terminal.
+    """
+    if not console.is_terminal or console.is_dumb_terminal:
+        raise ConfigError("--watch needs a terminal; for programs there is --json")
+    seen = look(run)
+    try:
+        with Live(console=console, refresh_per_second=2, transient=True) as live:
+            while seen.status.state == "running":
+                live.update(Panel(seen.status, lines=console.height - 1, plot=plot))
+                began = time.monotonic()
+                seen = look(run)
+                time.sleep(max(_EVERY_S, (time.monotonic() - began) / _SHARE))
+    except KeyboardInterrupt:
+        return
+    print_status(console, run, plot=plot, as_json=False)
+
+
+def print_runs(console: Console, runs: Path, *, as_json: bool) -> None:
+    """All runs of a folder.
+
+    Raises:
+        RunError: there are none.
+    """
+    if as_json:
+        places = [p.parent for p in sorted(runs.glob("*/run.json"))]
+        print_json([json_of(look(Run.open(place))) for place in places])
+        return
+    table = runs_table(runs, time.time())
+    if table is None:
+        raise RunError(f"{runs}: holds no runs; name a run folder, or another folder with --runs")
+    console.print(table)
+    say(f"more of one: mergefront status {runs}/NAME")
+
+
+def print_front(
+    console: Console,
+    run: Run,
+    *,
+    as_json: bool,
+    as_csv: bool,
+    every: bool,
+    out: Path | None,
+    plot: bool,
+) -> None:
+    """The front as a table, a plot, JSON or CSV.
+
+    Raises:
+        ConfigError: the options contradict each other.
+        RunError, StorageError: there is no trial yet, or the run is damaged.
+    """
+    if out is not None and not (as_json or as_csv):
+        as_json, as_csv = out.suffix == ".json", out.suffix == ".csv"
+        if not (as_json or as_csv):
+            raise ConfigError(f"--out {out}: end it in .csv or .json, or give --csv or --json")
+    if as_json and as_csv:
+        raise ConfigError("--json and --csv: give one of them")
+    if every and not (as_json or as_csv):
+        raise ConfigError("--all: is for --json and --csv")
+    study = studies.open_study(run, create=False)
+    if as_json or as_csv:
+        view = RunView.of(run, study)
+        if as_csv or every:
+            table = rows(view, every=every)
+            text = csv_of(table) if as_csv else _json(table)
+        else:
+            text = _json(_front(view))
+        if out is None:
+            console.file.write(text)
+        else:
+            with writing(out):
+                write_atomic(out, text)
+            say(f"wrote {shown(out)}")
+        return
+    if run.confirmed.is_file():
+        members = confirmed_members(run)
+        console.print(front_table(run, members, RunView.of(run, study).chosen))
+    else:
+        console.print(claimed_table(run, studies.current_front(study, run.search)))
+    if plot:
+        drawn = sketch(
+            points(RunView.of(run, study)),
+            min(console.width, 100),
+            24,
+            plain=is_plain(console),
+        )
+        console.print(drawn or "no room to draw it")
+
+
+def _front(view: RunView) -> list[dict[str, Any]]:
+    """The members, or the front where none is confirmed, as JSON data."""
+    if view.members:
+        return [
+            {**asdict(m), **_more(view, m.trial), "exported": m is view.chosen}
+            for m in view.members
+        ]
+    names = [objective.name for objective in view.search.objectives]
+    return [
+        {
+            "trial": number,
+            "claimed": dict(zip(names, view.trials[number].values, strict=True)),
+            "intervals": view.trials[number].intervals,
+            **_more(view, number),
+        }
+        for number in view.front
+    ]
+
+
+def _more(view: RunView, number: int | None) -> Mapping[str, Any]:
+    """A trial's parameters, and the shares of the experts in its merge where they were counted."""
+    if number is None:
+        return {}
+    trial = view.trials[number]
+    return {"params": trial.params, **({"retained": trial.retained} if trial.retained else {})}
+
+
+def _json(data: Any) -> str:
+    return json.dumps(finite(data), indent=2, ensure_ascii=False) + "\n"
