@@ -15,6 +15,7 @@ import hashlib
 import heapq
 import json
 import math
+import os
 import random
 import sys
 from collections import deque
@@ -36,7 +37,7 @@ from merge_core.yaml_io import dump_yaml
 from objectives.engines.base import Generation, GenerationSettings, Prompt
 from objectives.engines.scripted import ScriptedEngine
 from search import incidents, ledger, run, session, storage, worker
-from search.care import Care
+from search.care import Care, Doing
 from search.config import load
 from search.driver import Driver
 from search.incidents import Kind
@@ -288,10 +289,16 @@ class Landscape(ScriptedEngine):
 
 
 class Clock:
-    """Seconds since the epoch, as far as the workers have come."""
+    """Seconds since the epoch, as far as the workers have come.
+
+    Attributes:
+        at: now.
+        ended: when each merge was scored, by its split and fingerprint.
+    """
 
     def __init__(self) -> None:
         self.at = START
+        self.ended: dict[str, float] = {}
 
     def monotonic(self) -> float:
         return self.at
@@ -335,9 +342,11 @@ class Pool:
     def busy(self) -> bool:
         return bool(self._queue or self._running)
 
-    def running(self) -> dict[str, Job | None]:
-        held = {worker: outcome.job for _, worker, outcome in self._running}
-        return {f"w{n}": held.get(n) for n in range(WORKERS)}
+    def doing(self) -> dict[str, Doing]:
+        held = {worker: outcome.job.key for _, worker, outcome in self._running}
+        return {
+            f"w{n}": Doing(held.get(n, ""), "" if n in held else "idle") for n in range(WORKERS)
+        }
 
     def submit(self, job: Job) -> None:
         self._queue.append(job)
@@ -353,6 +362,7 @@ class Pool:
         self.clock.at, worker, outcome = heapq.heappop(self._running)
         self._free.append(worker)
         self._assign()
+        self.clock.ended[f"{outcome.job.split} {outcome.job.fingerprint}"] = self.clock.at
         return [outcome]
 
     def _assign(self) -> None:
@@ -427,6 +437,11 @@ def make(
             patched.enter_context(mock.patch.object(owner, name, value))
         for stop in stops or (int(0.6 * trials), None):
             session.run(session.prepare(load(path), place), place, Stopping(stop))
+            for folder in ("baselines", "confirm", "test"):
+                for file in (place / folder).glob("*.json"):  # its time is when it was scored
+                    held = Result.load(file)
+                    at = clock.ended[f"{held.split} {held.fingerprint}"]
+                    os.utime(file, (at, at))
             clock.at += NIGHT_S
             after()
     return place

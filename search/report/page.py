@@ -1,0 +1,149 @@
+"""The page itself: facts and figures put into the template, escaped and without passwords."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import DictLoader, Environment, StrictUndefined
+from markupsafe import Markup
+
+from merge_core.yaml_io import write_atomic
+from search.comparison import signed
+from search.export import spelled
+from search.figures import Figure, figures
+from search.report.headline import Standing, headline
+from search.report.samples import samples
+from search.report.sections import (
+    certainty,
+    clock,
+    confirmed,
+    failures,
+    growth,
+    searched,
+    spent,
+    told_apart,
+)
+from search.report.steps import advice, commands, recipes, versions
+from search.report.verdict import against
+from search.secrets import redacted
+from search.view import RunView
+
+NAME = "report.html"
+"""Of the report in a run folder."""
+
+
+def write(view: RunView, standing: Standing, path: Path | None = None) -> Path:
+    """Write a run's report, atomically; its path.
+
+    Args:
+        view: of the run, in any state: running, stopped, failed, finished.
+        standing: whether somebody works on it.
+        path: the file; default `report.html` in the run folder.
+
+    Raises:
+        RunError, StorageError: what the run holds is damaged.
+        OSError: the file cannot be written.
+    """
+    path = view.run.folder / NAME if path is None else path
+    write_atomic(path, page(view, standing))
+    return path
+
+
+def page(view: RunView, standing: Standing) -> str:
+    """The report of a run as HTML that needs nothing but itself.
+
+    Raises:
+        RunError, StorageError: as `write`.
+    """
+    from plotly.offline import get_plotlyjs
+
+    found = against(view)
+    noise = told_apart(view)
+    told = noise[0] if noise is not None else []
+    tiles, account = spent(view)
+    recipe, not_mergekit = recipes(view)
+    drawn = figures(view)
+    plots = _plots(drawn)
+    scripts = [f"{get_plotlyjs()}\n"] if drawn else []
+    scripts.append(_resource("page.js"))
+    facts = {
+        "name": view.name,
+        "headline": headline(view, standing, found),
+        "against": found,
+        "members": len(view.members),
+        "confirmed": confirmed(view),
+        "certainty": certainty(view, told),
+        "noise": None if noise is None else noise[1],
+        "searched": searched(view),
+        "tiles": tiles,
+        "account": account,
+        "rows": view.account.rows(),
+        "growth": growth(view),
+        "figures": {figure.name: figure for figure in drawn},
+        "plots": plots,
+        "samples": samples(view),
+        "failures": failures(view),
+        "advice": advice(view, standing, told),
+        "commands": commands(view),
+        "recipe": recipe,
+        "not_mergekit": not_mergekit,
+        "versions": versions(),
+        "text": view.search.text,
+        "written": clock(datetime.now(UTC).timestamp()),
+        "span": _span(view.sessions[0].began if view.sessions else "", standing.at),
+        "style": Markup(_resource("page.css")),
+        "scripts": [Markup(script) for script in scripts],
+        "allowed": " ".join(_hash(script) for script in scripts),
+    }
+    return _environment().get_template("page.html").render(facts)
+
+
+def _environment() -> Environment:
+    """Everything that is put in is escaped, and passwords are hidden before."""
+
+    def safe(value: Any) -> Any:
+        hide = isinstance(value, str) and not isinstance(value, Markup)
+        return redacted(value) if hide else value
+
+    environment = Environment(
+        loader=DictLoader({"page.html": _resource("page.html")}),
+        autoescape=True,
+        finalize=safe,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"spelled": spelled, "signed": signed}
+    return environment
+
+
+def _resource(name: str) -> str:
+    return files("search.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _plots(drawn: list[Figure]) -> Markup:
+    """What plotly draws, by name, as JSON that can stand in a page."""
+    data = {figure.name: json.loads(figure.html().to_json()) for figure in drawn}
+    text = redacted(json.dumps(data, ensure_ascii=False, separators=(",", ":")))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _hash(script: str) -> str:
+    """By which the page's own scripts are allowed, and no other."""
+    digest = hashlib.sha256(script.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _span(began: str, at: float) -> str:
+    """When the run was worked on."""
+    if not began:
+        return clock(at)
+    return f"{clock(datetime.fromisoformat(began).timestamp())} to {clock(at)}"

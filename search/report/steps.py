@@ -1,0 +1,204 @@
+"""What to do next with a run, and the commands that reproduce it and take its merge away."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from merge_core import Recipe
+from merge_core.errors import MergeError
+from merge_core.mergekit import to_mergekit
+from merge_core.yaml_io import dump_yaml
+from search.comparison import Told
+from search.narrow import FEWEST, at_ends
+from search.report.headline import Standing
+from search.results import Result
+from search.study import CUT_SHORT
+from search.view import RunView
+
+WANTED = 0.05
+"""A difference between two merges that is worth telling, as a share of a score's range."""
+_WORTH_TELLING = 0.05
+"""Share of answers that do not end by themselves from which the page says so."""
+_VERSIONED = ("mergefront", "torch", "transformers", "vllm", "optuna", "ray", "mlflow")
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One thing to do.
+
+    Attributes:
+        what: in a sentence.
+        command: that does it; "" if there is none.
+    """
+
+    what: str
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Places:
+    """How the run's files are typed by somebody in the folder of its search file."""
+
+    root: str
+    run: str
+    file: str
+
+    @classmethod
+    def of(cls, view: RunView) -> Places:
+        """Of a run."""
+        root = view.search.root
+        run = shlex.quote(os.path.relpath(view.run.folder, root))
+        return cls(shlex.quote(str(root)), run, shlex.quote(f"{view.name}.yaml"))
+
+
+def advice(view: RunView, standing: Standing, told: Sequence[Told]) -> list[Advice]:
+    """What to do next, most urgent first."""
+    places = Places.of(view)
+    found = []
+    if standing.state in ("stopped", "failed", "dead"):
+        found.append(Advice("Go on with the search where it stands.", _run(places)))
+    if view.front and not view.members and standing.state != "running":
+        found.append(
+            Advice("Score the front on held-out items.", f"mergefront confirm {places.run}")
+        )
+    if view.problem:
+        found.append(
+            Advice(
+                "Search on, loosen the constraints, or take the nearest merge knowingly.",
+                f"mergefront export {places.run} --best-effort -o recipe.yaml",
+            )
+        )
+    if view.chosen is not None:
+        found.append(
+            Advice(
+                "Look at where the chosen merge differs from a baseline, item by item.",
+                f"mergefront compare {places.run} {view.chosen.trial} {_other(view)}",
+            )
+            if view.baselines
+            else Advice("Look at the front.", f"mergefront front {places.run}")
+        )
+    found += [Advice(f"{line[:1].upper()}{line[1:]}.") for line in at_ends(view.run)]
+    found += _items(told)
+    found += _cut_short(view)
+    if view.account.misjudged:
+        found.append(
+            Advice(
+                f"Racing stopped {view.account.misjudged} of {view.account.audited} audited trials"
+                " wrongly: raise racing.level."
+            )
+        )
+    found += _parameters(view, places)
+    return found
+
+
+def _run(places: Places) -> str:
+    return f"mergefront run {places.file}"
+
+
+def _other(view: RunView) -> str:
+    first = view.search.objectives[0]
+    label = max(view.baselines, key=lambda name: first.sign * view.baselines[name].values[0])
+    return shlex.quote(label)
+
+
+def _items(told: Sequence[Told]) -> list[Advice]:
+    return [
+        Advice(
+            f"{one.score}: {one.n:,} dev items tell differences of"
+            f" {'none' if one.smallest is None else f'{one.smallest:.2f}'}; to tell merges"
+            f" {WANTED:g} apart takes about {one.items[WANTED]:,}: raise splits.dev in the next"
+            " search."
+        )
+        for one in told
+        if one.items[WANTED] > 1.5 * one.n
+    ]
+
+
+def _cut_short(view: RunView) -> list[Advice]:
+    """Answers of the chosen merge that did not end by themselves."""
+    if view.chosen is None:
+        return []
+    path = view.run.held_out("confirm", view.chosen.fingerprint)
+    if not path.is_file():
+        return []
+    result = Result.load(path)
+    says = {
+        "length": "were cut at max_tokens: if they are not loops, raise generate.max_tokens",
+        "loop": "ended in a loop: look at them before you take it",
+    }
+    return [
+        Advice(f"{share:.0%} of the chosen merge's answers {says[reason]}.")
+        for reason in CUT_SHORT
+        if (share := result.ended(reason)) >= _WORTH_TELLING
+    ]
+
+
+def _parameters(view: RunView, places: Places) -> list[Advice]:
+    """Freezing what does not matter, narrowing to where the good ones lie."""
+    full = sum(
+        trial.state in ("full", "taken") and trial.feasible for trial in view.trials.values()
+    )
+    if full < FEWEST:
+        return []
+    idle = [one.name for one in view.importances if one.idle]
+    command = f"mergefront narrow {places.run}"
+    if not idle:
+        return [Advice("Search on in narrower ranges, around the front.", command)]
+    frozen = " ".join(f"--freeze {shlex.quote(name)}" for name in idle)
+    return [
+        Advice(
+            f"Search on in narrower ranges, without what shows no effect ({', '.join(idle)}).",
+            f"{command} {frozen}",
+        )
+    ]
+
+
+def commands(view: RunView) -> list[tuple[str, str]]:
+    """(what for, command) to reproduce, confirm, look at and take away, typed in the root."""
+    places = Places.of(view)
+    found = [
+        ("the folder of the search file", f"cd {places.root}"),
+        ("this search again, from its beginning", f"mergefront run {places.file} --new"),
+        ("its front, as a table", f"mergefront front {places.run}"),
+        ("this page again", f"mergefront report {places.run}"),
+    ]
+    if view.members:
+        found += [
+            ("the chosen recipe", f"mergefront export {places.run} -o recipe.yaml"),
+            (
+                "the same for mergekit",
+                f"mergefront export {places.run} --mergekit -o mergekit.yaml",
+            ),
+            ("the merged model", "mergefront merge recipe.yaml merged"),
+        ]
+    else:
+        found.append(("confirm the front", f"mergefront confirm {places.run}"))
+    return found
+
+
+def recipes(view: RunView) -> tuple[str, str]:
+    """The chosen recipe's YAML, and why mergekit cannot do it ("" if it can)."""
+    if view.chosen is None:
+        return "", ""
+    recipe = Recipe.parse(view.chosen.recipe)
+    try:
+        to_mergekit(recipe.resolved(view.search.root))
+    except MergeError as error:
+        return dump_yaml(recipe.plain()), str(error)
+    return dump_yaml(recipe.plain()), ""
+
+
+def versions() -> list[tuple[str, str]]:
+    """Of what matters for scores, where the page was written; what is not installed is left out."""
+    found = [("Python", platform.python_version())]
+    for name in _VERSIONED:
+        try:
+            found.append((name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
