@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from statistics import median
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from merge_core.yaml_io import unknown
 from objectives import Estimate, ItemScore, aggregate
 from objectives.comparing import Comparison, paired
 from objectives.power import Components, Noise, items_to_tell, paired_components
@@ -20,9 +20,11 @@ from objectives.scorers.base import Measure
 from objectives.splits import Split
 from objectives.statistics import mean_of
 from search import study as studies
-from search.config import Constraint, Objective, measures_of
+from search.config import Constraint, Objective, Search, measures_of
 from search.console import print_json, say
 from search.errors import ConfigError
+from search.item_changes import as_data, changed, print_changes
+from search.pairs import Pair, pair_of
 from search.results import Result
 from search.run import Run
 
@@ -56,10 +58,7 @@ class Row:
 
 
 def compare(run: Run, a: str, b: str, split: Split | None = None) -> tuple[Split, list[Row], str]:
-    """Two trials or baselines of a run, paired by item: "12", "trial:12", or a baseline's label.
-
-    Without a split it is the confirming items if both were asked them, else the dev items; of
-    those, where a race stopped one of the two, the items that both were asked.
+    """Two trials or baselines of a run, paired by item; arguments as `pair_of`.
 
     Returns:
         The split, a row for each score, and what to know of stopped trials ("" if none is).
@@ -67,18 +66,20 @@ def compare(run: Run, a: str, b: str, split: Split | None = None) -> tuple[Split
     Raises:
         ConfigError: one of them is unknown, failed, or was not asked these items.
     """
-    one, other = _dev(run, a), _dev(run, b)
-    if split is None:
-        held = all(run.held_out("confirm", r.fingerprint).is_file() for r in (one, other))
-        split = "confirm" if held else "dev"
-    if split != "dev":
-        one, other = _held_out(run, a, one, split), _held_out(run, b, other, split)
-    note = _stopped(a, one, b, other)
-    if note:
-        one, other = _shared(one, other), _shared(other, one)
+    pair = pair_of(run, a, b, split)
+    return pair.split, rows_of(pair, run.search), pair.note
+
+
+def rows_of(pair: Pair, search: Search) -> list[Row]:
+    """A row for each score that both have, the objectives first.
+
+    Raises:
+        ConfigError: the two share no item that has an objective's score.
+    """
+    one, other = pair.a, pair.b
     measures = {
         (task, key): measure
-        for task, config in run.search.file.tasks.items()
+        for task, config in search.file.tasks.items()
         for key, measure in measures_of(config).items()
         if measure.always and _has(one, task, key) and _has(other, task, key)
     }
@@ -86,35 +87,14 @@ def compare(run: Run, a: str, b: str, split: Split | None = None) -> tuple[Split
         _row(
             objective.name, list(zip(objective.parts, objective.measures, strict=True)), one, other
         )
-        for objective in run.search.objectives
+        for objective in search.objectives
     ]
-    known = {o.parts for o in run.search.objectives}
-    rows = _holm(rows) + [
+    known = {o.parts for o in search.objectives}
+    return _holm(rows) + [
         _row(f"{task}/{key}", [((task, key), measure)], one, other, objective=False)
         for (task, key), measure in measures.items()
         if ((task, key),) not in known
     ]
-    return split, rows, note
-
-
-def _stopped(a: str, one: Result, b: str, other: Result) -> str:
-    """Which of the two were asked a part of the dev items only, in words; "" for neither."""
-    found = [
-        f"{_called(label)} was stopped after {stopped.asked} of {stopped.of} items"
-        for label, result in ((a, one), (b, other))
-        if (stopped := result.stopped) is not None and not stopped.audited
-    ]
-    return f"{' and '.join(found)}: both are compared on what both answered" if found else ""
-
-
-def _shared(one: Result, other: Result) -> Result:
-    """`one` with the items that `other` was asked too."""
-    asked = {task: {item.id for item in items} for task, items in other.items.items()}
-    items = {
-        task: [item for item in items if item.id in asked.get(task, ())]
-        for task, items in one.items.items()
-    }
-    return replace(one, items=items)
 
 
 Part = tuple[tuple[str, str], Measure]
@@ -190,61 +170,22 @@ def _has(result: Result, task: str, key: str) -> bool:
     return any(key in item.scores for item in result.items.get(task, ()))
 
 
-def _dev(run: Run, label: str) -> Result:
-    """The result of a trial or a baseline on the dev items."""
-    number = _number(label)
-    path = run.baseline(label)
-    if number.isdecimal() and len(number) < 10:
-        trials = studies.open_study(run, create=False).get_trials(deepcopy=False)
-        told = trials[int(number)].user_attrs if int(number) < len(trials) else {}
-        path = run.trial(int(told.get(studies.DUPLICATE_OF, number)))
-    if not path.is_file():
-        if number.isdecimal():
-            scored = sorted(studies.scored(studies.open_study(run, create=False)))
-            raise ConfigError(
-                f"{run.folder}: no result of trial {number}; there are {len(scored)} trials"
-                + (f", up to {scored[-1]}" if scored else "")
-            )
-        labels = [*run.search.file.baselines, *(f"expert:{n}" for n in run.search.space.names)]
-        there = [one for one in dict.fromkeys(labels) if run.baseline(one).is_file()]
-        raise ConfigError(unknown("trial or baseline", label, [*there, "12", "trial:12"]))
-    result = Result.load(path)
-    if result.fault is not None:
-        raise ConfigError(f"{label}: its merge could not be scored: {result.fault}")
-    return result
-
-
-def _number(label: str) -> str:
-    """Of a trial, however it was typed; of a baseline, no number."""
-    return label.removeprefix("trial").lstrip(": ")
-
-
-def _called(label: str) -> str:
-    number = _number(label)
-    return f"trial {number}" if number.isdecimal() else label
-
-
-def _held_out(run: Run, label: str, result: Result, split: Split) -> Result:
-    path = run.held_out(split, result.fingerprint)
-    if not path.is_file():
-        raise ConfigError(
-            f"{label}: not scored on the {split} items; --split dev compares what the search saw"
-        )
-    return Result.load(path)
-
-
 def print_comparison(
     console: Console, run: Run, a: str, b: str, split: Split | None, as_json: bool
 ) -> None:
     """Print what `compare` finds."""
-    asked, rows, note = compare(run, a, b, split)
+    pair = pair_of(run, a, b, split)
+    rows, items = rows_of(pair, run.search), changed(pair, run.search)
     if as_json:
-        found = {"a": a, "b": b, "split": asked, "note": note}
-        print_json({**found, "rows": [asdict(row) for row in rows]})
+        found = {"a": a, "b": b, "split": pair.split, "note": pair.note}
+        rows_data = [asdict(row) for row in rows]
+        print_json({**found, "rows": rows_data, "items": as_data(items)})
         return
-    table = Table(title=f"{run.name}: {a} against {b} on {asked} items", title_justify="left")
-    for title in ("", a, b, "difference [95%]", "p", "better", "worse", "same"):
-        table.add_column(escape(title), no_wrap=True, justify="right" if title else "left")
+    title = f"{run.name}: {a} against {b} on {pair.split} items"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", overflow="fold")  # the one that gives way in 80 columns
+    for head in (a, b, "difference [95%]", "p", "better", "worse", "same"):
+        table.add_column(escape(head), no_wrap=True, justify="right")
     for row in rows:
         told = "" if row.difference is None else signed(row.difference)
         p = "" if row.p_value is None else f"{row.p_value:.3f}" if row.p_value >= 0.001 else "<.001"
@@ -253,13 +194,14 @@ def print_comparison(
         cells = (escape(row.score), *means, told, p, *map(str, counts))
         table.add_row(*cells, style="bold" if row.objective else None)
     console.print(table)
-    if note:
-        say(note)
+    if pair.note:
+        say(pair.note)
     say(
         "objectives are bold, their p corrected for their number (Holm); other rows are for looking"
     )
-    if asked == "dev":
+    if pair.split == "dev":
         say("the search chose by these items: what it found looks better on them than it is")
+    print_changes(console, items, a, b)
 
 
 def signed(difference: Estimate) -> str:
