@@ -14,7 +14,16 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from search import cli_cluster, cli_export, cli_look, cli_run, cli_start, cli_sync
+from search import (
+    cli_cluster,
+    cli_experiment,
+    cli_export,
+    cli_look,
+    cli_register,
+    cli_run,
+    cli_start,
+    cli_sync,
+)
 from search.console import INTERRUPTED, no_color
 
 app = typer.Typer(
@@ -28,7 +37,9 @@ app.add_typer(cli_start.app)
 app.add_typer(cli_run.app)
 app.add_typer(cli_look.app)
 app.add_typer(cli_export.app)
+app.add_typer(cli_experiment.app)
 app.add_typer(cli_sync.app)
+app.add_typer(cli_register.app)
 app.add_typer(cli_cluster.app)
 _MENDABLE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),

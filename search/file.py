@@ -305,6 +305,16 @@ class TrackingEntry(Strict):
     retained: bool = Field(
         True, description="count how much of each expert a trial's merge retains"
     )
+    register_as: str | None = Field(
+        None,
+        pattern=r"^[^/:'\"`]+$",
+        description="register the exported recipe as a version of this model in MLflow",
+    )
+    alias: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z][\w-]*$",
+        description="of that version, for example champion",
+    )
 
 
 class ChoiceEntry(Strict):

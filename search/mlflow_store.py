@@ -6,20 +6,22 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy.engine import make_url
 
 from merge_core.yaml_io import dump_yaml
+from search.errors import StorageError
 from search.item_pages import Asked, diff_table, items_table, prompts_of
 from search.mlflow_note import NOTE, above
 from search.mlflow_view import views_of
-from search.projection import BASELINE, BESIDE, ROLE, TRIAL, Report, Row
+from search.projection import BASELINE, BESIDE, COLOR, ROLE, SEARCH_COLOR, TRIAL, Report, Row
 from search.results import Result
 from search.run import Run
-from search.secrets import redacted
+from search.secrets import redacted, said
 
 RUN = "mergefront.run"
 PARENT = "mlflow.parentRunId"
@@ -182,9 +184,9 @@ class Store:
                 self.client.set_tag(run_id, key, value)
             (self.tagged.add if tags["front"] == "true" else self.tagged.discard)(number)
 
-    def confirm(self, number: int, metrics: Mapping[str, float]) -> None:
-        """Give a trial's run its confirmed scores."""
-        run_id = self.find((TRIAL, str(number)))
+    def confirm(self, key: tuple[str, str], metrics: Mapping[str, float]) -> None:
+        """Give a trial's or baseline's run its confirmed scores."""
+        run_id = self.find(key)
         if run_id is not None:
             self.client.set_tag(run_id, "confirmed", "true")
             self.latest(run_id, metrics)
@@ -245,7 +247,9 @@ class Store:
         if ids or not create:
             return (ids[0] if ids else ""), ids[1:]
         created = self.client.create_run(
-            self.experiment, run_name=run.name, tags={RUN: run.id, ROLE: "search"}
+            self.experiment,
+            run_name=run.name,
+            tags={RUN: run.id, ROLE: "search", COLOR: SEARCH_COLOR},
         )
         return str(created.info.run_id), []
 
@@ -320,6 +324,16 @@ class Store:
                     self.baselines.add(tags[BASELINE])
             if tags.get("front") == "true" and TRIAL in tags:
                 self.tagged.add(int(tags[TRIAL]))
+
+
+@contextmanager
+def answering(run: Run, uri: str | None) -> Iterator[None]:
+    """Turn what an absent store raises into one line."""
+    mlflow = import_mlflow()
+    try:
+        yield
+    except mlflow.exceptions.MlflowException as error:
+        raise StorageError(f"{redacted(uri or run.tracking)}: {said(error)[:200]}") from error
 
 
 def experiment_name(run: Run) -> str:

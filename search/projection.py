@@ -16,6 +16,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from objectives import Estimate
 from search import confirm as confirming
 from search import study as studies
 from search.config import Search
@@ -23,7 +24,7 @@ from search.item_pages import nearest_baseline
 from search.ledger import Session, sessions
 from search.mlflow_note import note_of
 from search.names import to_mlflow
-from search.plots import BASELINE_COLOR, FRONT_COLOR, TRIAL_COLOR
+from search.figures.chart import BLUE, GREY, ORANGE
 from search.progress import Progress
 from search.results import Result, joint, reported
 from search.run import Run
@@ -36,6 +37,7 @@ ROLE = "role"
 """Tag of every run: baseline, front, search or trial. In this order the saved views list them."""
 BESIDE = "beside"
 """Tag of a trial's run: the baseline that its answers are compared with."""
+SEARCH_COLOR = "#57606a"
 COST = "cost"
 _FILES = (
     *("report.html", "front.html", "front.png", "plots.html", "recipe.yaml"),
@@ -80,6 +82,7 @@ class Report:
         fixed: names of those metrics that no later session changes.
         tags: of the search's own run.
         note: its description, as Markdown.
+        chosen: the member that is exported; None if nothing is.
     """
 
     files: Sequence[Path]
@@ -87,6 +90,7 @@ class Report:
     fixed: frozenset[str] = frozenset()
     tags: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
+    chosen: confirming.Member | None = None
 
 
 def rows(run: Run, study: optuna.Study) -> Iterator[Row]:
@@ -176,7 +180,7 @@ def front_tags(*, on_front: bool) -> dict[str, str]:
     return {
         "front": "true" if on_front else "false",
         ROLE: "front" if on_front else "trial",
-        COLOR: FRONT_COLOR if on_front else TRIAL_COLOR,
+        COLOR: BLUE if on_front else GREY,
     }
 
 
@@ -195,11 +199,7 @@ def of_baseline(run: Run, path: Path) -> Row:
     result = Result.load(path)
     metrics: dict[str, float] = {}
     for objective in run.search.objectives:
-        estimate = result.estimate(objective)
-        metrics[objective.name] = estimate.value
-        metrics[f"{objective.name}_low"] = estimate.low
-        metrics[f"{objective.name}_high"] = estimate.high
-        metrics[f"{objective.name}_n"] = estimate.n
+        metrics |= _estimated(objective.name, result.estimate(objective))
     metrics["tokens"] = float(result.tokens)
     for stage, spent in result.seconds.items():
         metrics[f"seconds_{stage}"] = float(spent)
@@ -214,7 +214,7 @@ def of_baseline(run: Run, path: Path) -> Row:
         name=baseline_labels(run).get(path.stem, path.stem),
         params={"merge_method": "baseline"},
         metrics=metrics,
-        tags={BASELINE: path.stem, "front": "false", ROLE: "baseline", COLOR: BASELINE_COLOR},
+        tags={BASELINE: path.stem, "front": "false", ROLE: "baseline", COLOR: ORANGE},
         result=path,
         failed=False,
         times=(end - int(sum(result.seconds.values()) * 1000), end),
@@ -270,24 +270,25 @@ def _hours_until(session: Session, at: int) -> float:
     return session.priced_hours * min(1.0, max(0.0, share))
 
 
-def confirmed(run: Run) -> dict[int, dict[str, float]]:
-    """Confirmed scores by trial number; none before the confirmation.
+def confirmed(run: Run) -> dict[tuple[str, str], dict[str, float]]:
+    """Confirmed scores of trials and baselines, by the key of their rows; {} before they are.
+
+    Their intervals hold all at once, with 95%.
 
     Raises:
         RunError: their file is damaged.
     """
-    if not run.confirmed.is_file():
-        return {}
-    return of_members(confirming.load(run)[0])
-
-
-def of_members(members: Sequence[confirming.Member]) -> dict[int, dict[str, float]]:
-    """Confirmed scores by trial number."""
-    return {
-        member.trial: {f"confirmed_{name}": e.value for name, e in member.confirmed.items()}
-        for member in members
-        if member.trial is not None
-    }
+    members = confirming.load(run)[0] if run.confirmed.is_file() else []
+    found = {}
+    for member in members:
+        metrics: dict[str, float] = {}
+        told = member.confirmed | ({"joint": member.joint} if member.joint is not None else {})
+        for name, estimate in told.items():
+            metrics |= _estimated(f"confirmed_{name}", estimate)
+        trial = member.trial
+        key = (BASELINE, run.baseline(member.label).stem) if trial is None else (TRIAL, str(trial))
+        found[key] = metrics
+    return found
 
 
 def report(run: Run, study: optuna.Study, experiment: str) -> Report:
@@ -310,7 +311,7 @@ def report(run: Run, study: optuna.Study, experiment: str) -> Report:
         return Report(files, metrics, note=note)
     fixed = of_test(run.search, view.test)
     tags = {"exported": view.chosen.label}
-    return Report(files, metrics | fixed, frozenset(fixed), tags, note)
+    return Report(files, metrics | fixed, frozenset(fixed), tags, note, view.chosen)
 
 
 def of_test(search: Search, test: Result) -> dict[str, float]:
@@ -341,6 +342,16 @@ def _scores(frozen: FrozenTrial, search: Search) -> dict[str, float]:
     if "joint" in frozen.user_attrs and not partial:
         metrics["joint"] = float(frozen.user_attrs["joint"])
     return metrics
+
+
+def _estimated(name: str, estimate: Estimate) -> dict[str, float]:
+    """A score with its interval and the items that it is of."""
+    return {
+        name: estimate.value,
+        f"{name}_low": estimate.low,
+        f"{name}_high": estimate.high,
+        f"{name}_n": float(estimate.n),
+    }
 
 
 def _retained(shares: Mapping[str, float]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from objectives import Task
 from objectives.errors import ObjectiveError, ScorerError, TaskError
 from objectives.splits import SPLITS, Split, check_disjoint
 from search import confirm as confirming
+from search import figures
 from search import study as studies
 from search.account import Account
 from search.baselines import baselines
@@ -36,15 +37,14 @@ from search.filters import unused_filters
 from search.idle import idle
 from search.ledger import Ledger
 from search.placement import Resources, clustered, nodes
-from search.plots import FrontPlot
 from search.pool import Pool, connected
-from search.projection import of_members
 from search.prompts import check_prompts
 from search.racing import Race, unfit
 from search.results import Result
 from search.run import Run, check, locked, logging_to
 from search.samplers import notes as sampling_notes
 from search.tracking import Tracker
+from search.view import RunView
 from search.warm import check as warm_starts
 from search.worker import Setup
 
@@ -336,7 +336,7 @@ def _confirm(
 ) -> Found:
     search = opened.search
     members = confirming.confirm(opened, study, pool, listener.confirming)
-    tracker.confirmed(of_members(members))
+    tracker.confirmed()
     try:
         chosen = confirming.choose(search, members)
     except ExportError as error:
@@ -364,36 +364,21 @@ def _end(
     """Give the workers back, draw the plots, hand everything to MLflow, and say how it ended."""
     pool.close()  # nobody needs to wait for MLflow with a GPU in hand
     ledger.close()
-    search = opened.search
     trials = studies.scored(study)
-    front = studies.current_front(study, search)
-    claimed = {}
-    for label in baselines(search):
-        if opened.baseline(label).is_file():
-            result = Result.load(opened.baseline(label))
-            claimed[label] = [result.estimate(o).value for o in search.objectives]
-    account = Account.of(opened, study, ledger.sessions)
+    view = RunView.of(opened, study, ledger.sessions)
     if not stopped:
         opened.blocks.clear()
     if trials:
-        FrontPlot(
-            search=search,
-            trials={number: trial.values for number, trial in trials.items()},
-            front=front,
-            stopped=[n for n, trial in trials.items() if studies.PARTIAL in trial.user_attrs],
-            baselines=claimed,
-            members=members,
-            title=f"{opened.name}: {len(trials)} trials",
-        ).write(opened.folder)
+        figures.draw(view)
     if members:
-        write_report(opened, members, account)
+        write_report(opened, members, view.account)
     tracker.report()  # what the folder holds by now
     tracker.close()
     return Found(
         run=opened,
         finished=len(trials),
-        account=account,
-        front=front,
+        account=view.account,
+        front=view.front,
         members=members,
         chosen=chosen,
         test=test,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,21 +16,19 @@ import optuna
 
 from search import projection
 from search import study as studies
-from search.errors import StorageError
 from search.mlflow_note import NOTE, above
 from search.mlflow_store import (
     LONGEST,
     PARENT,
     Store,
+    answering,
     artifacts_of,
-    import_mlflow,
     key_of,
     own_params,
     tags_of,
 )
-from search.projection import COST, TRIAL, Row
+from search.projection import COST, Row
 from search.run import Run
-from search.secrets import redacted, said
 
 Key = tuple[str, str]
 
@@ -71,7 +68,7 @@ def differences(run: Run, uri: str | None = None) -> list[str]:
     Raises:
         StorageError: the store does not answer, or the study cannot be read.
     """
-    with _answering(run, uri):
+    with answering(run, uri):
         state = _State(run, uri, create=False)
         return [*state.of_search(), *state.of_children()]
 
@@ -89,7 +86,7 @@ def sync(run: Run, uri: str | None = None) -> Synced:
     Raises:
         StorageError: the store does not answer, or the study cannot be read.
     """
-    with _answering(run, uri):
+    with answering(run, uri):
         state = _State(run, uri, create=True)
         done = Synced()
         if state.is_beyond():
@@ -171,7 +168,7 @@ class _State:
     def _write(self, row: Row) -> None:
         self.store.child(row)
         if confirmed := self._confirmed(row):
-            self.store.confirm(int(row.key[1]), confirmed)
+            self.store.confirm(row.key, confirmed)
 
     def _wrong(self, row: Row, child: Any) -> Iterator[str]:
         """What can only be mended by another run in its place."""
@@ -205,7 +202,7 @@ class _State:
             yield f"{name} is missing"
 
     def _confirmed(self, row: Row) -> Mapping[str, float]:
-        return self.confirmed.get(int(row.key[1]), {}) if row.key[0] == TRIAL else {}
+        return self.confirmed.get(row.key, {})
 
     # ---- the search's own run
 
@@ -300,13 +297,3 @@ def _same_number(held: Any, value: Any) -> bool:
 def _some(names: list[str], most: int = 8) -> str:
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
-
-
-@contextmanager
-def _answering(run: Run, uri: str | None) -> Iterator[None]:
-    """Turn what an absent store raises into one line."""
-    mlflow = import_mlflow()
-    try:
-        yield
-    except mlflow.exceptions.MlflowException as error:
-        raise StorageError(f"{redacted(uri or run.tracking)}: {said(error)[:200]}") from error

@@ -24,6 +24,7 @@ from search.mlflow_link import link_for
 from search.mlflow_note import note_of
 from search.mlflow_store import Store, import_mlflow
 from search.projection import baseline_files, front_tags, of_baseline, of_trial
+from search.registry import register
 from search.results import Result
 from search.run import Run
 from search.secrets import redacted, said
@@ -66,7 +67,6 @@ class Tracker:
         self._lost = False  # MLflow is away, and that is recorded
         self._rest = _REST_S
         self._rests_until = 0.0
-        self._members: dict[int, dict[str, float]] = {}
         self._ending = False
         self._near: projection.Nearby | None = None
         self._noted = 0.0
@@ -104,9 +104,8 @@ class Tracker:
         self._ending = True
         self._put(self._tell_of_search)
 
-    def confirmed(self, trials: dict[int, dict[str, float]]) -> None:
-        """Confirmed scores by trial number."""
-        self._members = trials
+    def confirmed(self) -> None:
+        """Members are confirmed; their scores are in the run folder."""
         self._put(self._tell_confirmed)
 
     def close(self) -> None:
@@ -249,14 +248,17 @@ class Tracker:
             self._note()
 
     def _tell_confirmed(self) -> None:
-        for number, metrics in self._members.items():
-            self._opened().confirm(number, metrics)
+        for key, metrics in projection.confirmed(self.run).items():
+            self._opened().confirm(key, metrics)
 
     def _tell_of_search(self) -> None:
-        if self._ending:
-            self._opened().report(
-                projection.report(self.run, self.study, self._opened().experiment)
-            )
+        if not self._ending:
+            return
+        report = projection.report(self.run, self.study, self._opened().experiment)
+        self._opened().report(report)
+        wanted = self.run.search.file.tracking
+        if wanted.register_as is not None and report.chosen is not None:
+            register(self._opened(), report.chosen, wanted.register_as, wanted.alias)
 
 
 def _all_but_a_few(actions: Iterable[Callable[[], None]]) -> None:

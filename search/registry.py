@@ -1,0 +1,159 @@
+"""A recipe as a version of a model in MLflow's registry."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from merge_core.errors import RecipeError
+from search.confirm import Member
+from search.errors import ExportError, RunError
+from search.export import save_recipe, spelled, tested
+from search.mlflow_store import RUN, Store
+from search.projection import TRIAL
+from search.run import Run
+
+NAME = r"[^/:'\"`\x00-\x1f]{1,250}"
+"""Names of registered models: what MLflow takes, without what its filters cannot say."""
+ALIAS = r"(?!latest$|[vV]\d+$)[A-Za-z][\w-]{0,200}"
+"""Names of versions: MLflow keeps `latest` and `v1` for its own."""
+FOLDER = "registered"
+"""Of a trial's files: those of the version."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model.
+
+    Attributes:
+        name, number: which.
+        label: the member whose recipe it holds.
+        made: whether it was made just now; the recipe was registered before otherwise.
+        files: that it holds.
+    """
+
+    name: str
+    number: str
+    label: str
+    made: bool
+    files: tuple[str, ...]
+
+
+def register(store: Store, member: Member, name: str, alias: str | None = None) -> Version:
+    """Make a confirmed member's recipe a version of the model `name`, which may be a new one.
+
+    A recipe that is one already stays the one version, with the scores that it has now. Its files
+    are those of the trial's own run: `recipe.yaml`, and `mergekit_config.yml` where mergekit has
+    the method.
+
+    Args:
+        store: of the member's run, with its trial.
+        member: a trial.
+        name: of the registered model.
+        alias: of the version; taken from the one that has it.
+
+    Raises:
+        ExportError: MLflow takes no such name or alias.
+        RunError: MLflow does not have the trial.
+    """
+    if not re.fullmatch(NAME, name):
+        raise ExportError(f"{name!r}: a registered model's name has no / : or quotes in it")
+    if alias is not None and not re.fullmatch(ALIAS, alias):
+        raise ExportError(f"--alias {alias!r}: letters, digits, _ and -; neither latest nor v1")
+    run_id = store.find((TRIAL, str(member.trial)))
+    if run_id is None:
+        raise RunError(f"{store.run.folder}: MLflow lacks {member.label}: `mergefront sync` it")
+    _model(store, name)
+    tags = dict(_tags(store.run, member))
+    found = [
+        each
+        for each in store.client.search_model_versions(f"name='{name}'")
+        if each.tags.get("fingerprint") == member.fingerprint
+    ]
+    if found:
+        version = found[0]
+        for key, value in tags.items():
+            if version.tags.get(key) != value:
+                store.client.set_model_version_tag(name, version.version, key, value)
+    else:
+        _put_files(store, run_id, member)
+        version = store.client.create_model_version(
+            name,
+            f"runs:/{run_id}/{FOLDER}",
+            run_id,
+            tags=tags,
+            description=_description(store.run, member),
+        )
+    if alias is not None:
+        store.client.set_registered_model_alias(name, alias, version.version)
+    held = store.client.list_artifacts(version.run_id, FOLDER)
+    files = tuple(file.path.removeprefix(f"{FOLDER}/") for file in held)
+    return Version(name, str(version.version), member.label, not found, files)
+
+
+def _model(store: Store, name: str) -> None:
+    """The registered model, made if there is none."""
+    from mlflow.exceptions import MlflowException
+
+    file = store.run.search.file
+    models = ", ".join(entry.model for entry in file.models)
+    on = f" onto {file.base_model}" if file.base_model else ""
+    try:
+        store.client.create_registered_model(
+            name, description=f"Recipes of merges of {models}{on}, found by mergefront."
+        )
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _put_files(store: Store, run_id: str, member: Member) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        recipe, config = Path(folder) / "recipe.yaml", Path(folder) / "mergekit_config.yml"
+        test = tested(store.run, member)
+        save_recipe(store.run, member, recipe, test=test)
+        store.client.log_artifact(run_id, str(recipe), FOLDER)
+        try:
+            save_recipe(store.run, member, config, mergekit=True, test=test)
+        except RecipeError:  # mergekit does not have all methods
+            return
+        store.client.log_artifact(run_id, str(config), FOLDER)
+
+
+def _tags(run: Run, member: Member) -> Iterator[tuple[str, str]]:
+    yield "fingerprint", member.fingerprint
+    yield RUN, run.id
+    yield "run", run.name
+    yield "trial", str(member.trial)
+    yield "merge_method", str(member.recipe["merge_method"])
+    for name, estimate in member.confirmed.items():
+        yield f"confirmed_{name}", f"{spelled(estimate)} on {estimate.n}"
+    if (test := tested(run, member)) is not None:
+        for objective in run.search.objectives:
+            estimate = test.estimate(objective)
+            yield f"test_{objective.name}", f"{spelled(estimate)} on {estimate.n}"
+
+
+def _description(run: Run, member: Member) -> str:
+    """What a version is and how to make its checkpoint, as Markdown."""
+    test = tested(run, member)
+    last = " test, scored once |" if test else ""
+    lines = [
+        f"{member.label} of the search `{run.name}`, fingerprint `{member.fingerprint}`.",
+        "",
+        f"| objective | confirmed [95%], held out | items |{last}",
+        f"|---|---|---|{'---|' if test else ''}",
+    ]
+    for objective in run.search.objectives:
+        estimate = member.confirmed[objective.name]
+        row = f"| {objective.name} | {spelled(estimate)} | {estimate.n} |"
+        lines.append(row + (f" {spelled(test.estimate(objective))} |" if test else ""))
+    if member.joint is not None:
+        lines.append(f"| right and in the language | {spelled(member.joint)} | {member.joint.n} |")
+    if not member.feasible:
+        lines += ["", "**It does not hold the search's constraints with 95% confidence.**"]
+    lines += ["", "`mergefront merge recipe.yaml OUT` writes its checkpoint."]
+    return "\n".join(lines)
