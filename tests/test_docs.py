@@ -3,11 +3,13 @@
 import json
 import math
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import typer
 
+from merge_core.methods import METHODS
 from merge_core.yaml_io import dump_yaml, parse_yaml
 from objectives import Task
 from objectives.engines.base import Generation
@@ -62,13 +64,13 @@ EXAMPLES = [
         (part for block in blocks(read(page), "yaml") for part in alternatives(block)), 1
     )
 ]
-COMMANDS = [
-    pytest.param(line.partition("#")[0].split(), id=line.strip()[:50])
+COMMANDS = {
+    match[1].strip(): pytest.param(shlex.split(match[1], comments=True), id=match[1].strip()[:60])
     for page in PAGES
-    for block in blocks(read(page), "(?:sh)?")
-    for line in block.splitlines()
-    if line.startswith("mergefront ")
-]
+    for block in blocks(read(page), "(?:sh|bash|console)?")
+    for match in re.finditer(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*mergefront (.+)$", block, re.MULTILINE)
+}
+"""Of all blocks, run or not: their words after `mergefront`."""
 LINKS = [
     pytest.param(page, link, id=f"{page.name}-{link}")
     for page in PAGES
@@ -92,15 +94,18 @@ def test_every_example_loads(text, tmp_path):
     load(file)
 
 
-@pytest.mark.parametrize("words", COMMANDS)
-def test_every_command_exists_with_its_options(words):
+@pytest.mark.parametrize("words", COMMANDS.values())
+def test_every_command_parses(words):
+    """Commands, options and their values are those of the real command line; nothing is run."""
     from search.cli import app
 
-    commands = typer.main.get_command(app).commands
-    assert words[1] in commands, words
-    known = {name for parameter in commands[words[1]].params for name in parameter.opts}
-    given = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
-    assert given <= known, words
+    command, name = typer.main.get_command(app), "mergefront"
+    while True:
+        context = command.make_context(name, list(words))
+        if not hasattr(command, "resolve_command"):
+            return
+        words = [*context._protected_args, *context.args]
+        name, command, words = command.resolve_command(context, words)
 
 
 @pytest.mark.parametrize(("page", "link"), LINKS)
@@ -214,3 +219,53 @@ def test_numbers_of_the_guide_are_those_of_the_code():
     low = estimate([1.0] * 30, binary=True).low
     assert f"30 of 30 leaves [{low:.3f}".replace("0.", ".") in read(GUIDE)
     assert estimate([1.0] * 165 + [0.0] * 135, binary=True, side="lower").low >= 0.5
+
+# --- Messages, parameters, the site --------------------------------------------------------------
+
+
+def said():
+    """All texts of the code, what is filled in left out."""
+    import ast
+
+    found = []
+    for package in ("merge_core", "objectives", "search"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(read(path))):
+                if isinstance(node, ast.JoinedStr):
+                    parts = [v.value if isinstance(v, ast.Constant) else "…" for v in node.values]
+                    found.append("".join(map(str, parts)))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.append(node.value)
+    return "\n".join(found)
+
+
+def test_every_message_of_the_troubleshooting_is_one_of_the_code():
+    texts = said()
+    rows = re.findall(r"^\| `([^`]+)` \|", read(ROOT / "docs" / "troubleshooting.md"), re.MULTILINE)
+    assert len(rows) > 25
+    pieces = [(row, p.strip(" …")) for row in rows for p in row.split("…") if len(p.strip()) > 3]
+    assert [(row, piece) for row, piece in pieces if piece not in texts] == []
+
+
+def test_the_tables_of_parameters_are_the_declarations():
+    import runpy
+
+    written = runpy.run_path(str(ROOT / "docs" / "_site" / "parameters.py"))["filled"]
+    text = read(ROOT / "docs" / "methods.md")
+    assert written(text) == text, "run `python docs/_site/parameters.py`"
+    assert set(re.findall(r"`(\w+)`", text)) >= set(METHODS)
+
+
+def test_every_example_in_python_is_run():
+    """By `make docs-test`, or by the tests that are named here."""
+    elsewhere = {
+        "objectives.md": "test_the_function_of_the_page_scores",
+        "protocols.md": "tests/search/test_protocols.py",
+        "adding_a_scorer.md": "tests/objectives/test_adding_a_scorer.py",
+        "adding_a_method.md": "tests/docs/test_extending.py",
+        "adding_an_engine.md": "tests/docs/test_extending.py",
+    }
+    for page in (ROOT / "docs").rglob("*.md"):
+        text = read(page)
+        if blocks(text, "python") or blocks(text, "console"):
+            assert page.name in elsewhere or "\n<!-- starts in: " in text, page

@@ -1,0 +1,78 @@
+"""The examples of the pages are run as they stand, and show what the pages show.
+
+A ```console block is a session: `$ command`, then what it prints. In what it prints `...` stands
+for anything, over lines too. A page that has such blocks says where it starts:
+`<!-- starts in: ... -->`; its blocks are run there one after the other.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.docs.conftest import shell
+
+DOCS = Path(__file__).parents[2] / "docs"
+STARTS = re.compile(r"^<!-- starts in: (.*) -->$", re.MULTILINE)
+BLOCK = re.compile(r"^```(console|python)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PAGES = [p for p in sorted(DOCS.rglob("*.md")) if STARTS.search(p.read_text(encoding="utf-8"))]
+
+
+def sessions(block):
+    """(command, what it prints) of a console block."""
+    for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+        command, _, shown = part.partition("\n")
+        yield command, shown
+
+
+def shows(shown, printed):
+    """Whether `printed` is what the page shows; blank lines and ends of lines do not count."""
+
+    def plain(text):
+        return "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
+
+    parts = [re.escape(part) for part in plain(shown).split("...")]
+    return re.fullmatch(".*".join(parts), plain(printed), re.DOTALL) is not None
+
+
+def before(page, folder):
+    """What a page's reader has besides the folder: the files that its blocks are."""
+    if page.name == "from_mergekit.md":
+        text = page.read_text(encoding="utf-8")
+        (merge,) = re.findall(r"^```yaml\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+        (diff,) = re.findall(r"^```diff\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+        lines = diff.splitlines(keepends=True)
+        assert "".join(line[1:] for line in lines if line[0] != "+") == merge
+        assert sum(line[0] == "+" for line in lines) < 10
+        (folder / "merge.yaml").write_text(merge, encoding="utf-8")
+        made = "".join(line[1:] for line in lines if line[0] != "-")
+        (folder / "search.yaml").write_text(made, encoding="utf-8")
+        for name in ("trio", "items.jsonl"):
+            (folder / name).symlink_to(folder / "demo" / name)
+    if page.parent.name == "api":
+        (folder / "recipe.yaml").write_bytes((folder / "runs/demo/recipe.yaml").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("page", "place"),
+    [
+        pytest.param(p, STARTS.findall(p.read_text(encoding="utf-8"))[0], id=p.stem)
+        for p in PAGES
+    ],
+    indirect=["place"],
+)
+def test_what_a_page_shows_is_what_happens(page, place):
+    before(page, place)
+    for kind, block in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if kind == "python":
+            (place / "example.py").write_text(block, encoding="utf-8")
+            done = shell("python example.py", place)
+            assert done.returncode == 0, done.stdout
+            continue
+        for command, shown in sessions(block):
+            done = shell(command, place)
+            assert shows(shown, done.stdout), (
+                f"$ {command}\nexit code {done.returncode}, it printed:\n{done.stdout}"
+            )
+            ends = 2 if re.search(r"^mergefront: ", shown, re.MULTILINE) else 0
+            assert done.returncode == ends, f"$ {command}\n{done.stdout}"
