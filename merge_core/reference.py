@@ -14,7 +14,7 @@ r(j) the rank of element j among ties.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,18 @@ from merge_core.recipe import Recipe, TensorSettings
 
 ZERO = np.float32(0.0)
 
+Criterion = Callable[[int, str, Float32, Float32], Float32]
+"""What slack restores first: takes an expert's place in the recipe, a tensor's name, the expert's
+differences and the magnitudes of the largest opponents; gives a number, 0 or more and finite, an
+entry: the smallest go first. All are flat float32 of the tensor's size."""
+
+
+def nearest(expert: int, tensor: str, delta: Float32, opponent: Float32) -> Float32:
+    """Slack rule 1, the only one that recipes and kernels know: what was lost most narrowly."""
+    del expert, tensor
+    distance: Float32 = np.abs(np.abs(delta) - opponent)
+    return distance
+
 
 def merge(
     recipe: Recipe,
@@ -43,6 +55,7 @@ def merge(
     experts: Sequence[Mapping[str, torch.Tensor]],
     depths: Mapping[str, float],
     dtype: torch.dtype,
+    criterion: Criterion = nearest,
 ) -> dict[str, torch.Tensor]:
     """Merge whole models held in memory.
 
@@ -52,6 +65,7 @@ def merge(
         experts: as base, one mapping per expert, in recipe order, of the same shapes.
         depths: t of each tensor (see `merge_core.values`).
         dtype: of the result.
+        criterion: what slack restores first; for experiments, as no recipe can name another.
 
     Returns:
         The merged tensors, shaped as base's.
@@ -106,7 +120,7 @@ def merge(
             for i in range(count):
                 keep[i][name] = elected[i]
         for group in groups:
-            _restore(recipe, group, delta, t, keep, settings, ids)
+            _restore(recipe, group, delta, t, keep, settings, ids, criterion)
     else:
         # Dropped entries count as zeros here, so that every expert is in every sum.
         keep = [{name: np.ones_like(mask) for name, mask in masks.items()} for masks in keep]
@@ -213,13 +227,15 @@ def _restore(
     keep: list[dict[str, Mask]],
     settings: Mapping[str, TensorSettings],
     ids: Mapping[str, int],
+    criterion: Criterion = nearest,
 ) -> None:
     """TIES-SV (arXiv 2407.03994), slack rule 1: give back what an expert lost narrowly.
 
     For expert q the candidates are the entries where t_q is not zero and lost the original
     election, less those restored for an earlier expert. The floor(slack candidates) with the
-    smallest D = | |delta_q| - |delta_opponent| | are restored, where the opponent is the
-    originally kept expert of largest |delta|. Changes `keep` in place.
+    smallest D = | |delta_q| - |delta_opponent| | (or what `criterion` says in its stead) are
+    restored, where the opponent is the originally kept expert of largest |delta|. Changes `keep`
+    in place.
     """
     won = [{name: keep[i][name].copy() for name in group} for i in range(len(t))]
     free = {name: np.ones(t[0][name].shape, bool) for name in group}
@@ -235,7 +251,7 @@ def _restore(
                 opponent = np.where(
                     won[i][name], np.maximum(opponent, np.abs(delta[i][name])), opponent
                 )
-            distance[name] = np.abs(np.abs(delta[q][name]) - opponent)
+            distance[name] = criterion(q, name, delta[q][name], opponent)
         chosen = np.concatenate([candidates[name] for name in group])
         order = _order(
             np.concatenate([distance[name].view(np.uint32) for name in group]), group, delta[q], ids

@@ -108,7 +108,7 @@ def run_twin(
     """
     run_name = name if seed == 0 else f"{name}-seed{seed}"
     folder = folder if seed == 0 else folder.with_name(f"{folder.name}-seed{seed}")
-    with _training_bars(console) as progress:
+    with training_bars(console) as progress:
         file = write_twin(name, folder, seed=seed, progress=progress)
     say(console, f"search file: {shown(file)}")
     budget = [] if trials is None else [f"budget.trials={trials}"]
@@ -120,7 +120,7 @@ def run_twin(
 
 
 @contextmanager
-def _training_bars(console: Console) -> Iterator[TrainingProgress]:
+def training_bars(console: Console) -> Iterator[TrainingProgress]:
     """A bar for each model in training; what training raises is the user's one line."""
     columns = (TextColumn("training {task.description:<11}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bars:
@@ -141,7 +141,7 @@ def _training_bars(console: Console) -> Iterator[TrainingProgress]:
 
 def _prepare_folder(console: Console, folder: Path, seed: int, vocabulary: Vocabulary) -> None:
     """Put trio, items and search file into `folder`."""
-    with _training_bars(console) as progress:
+    with training_bars(console) as progress:
         trio = ensure_trio(seed=seed, progress=progress)
     for name in ("base", "language", "reasoning"):
         target = folder / "trio" / name

@@ -6,12 +6,17 @@ them in English and guesses in the other two languages; a language expert reads 
 
 Three models are trained as the merges' rivals are: fine-tuned for reasoning, with the reasoning
 expert's texts and steps, *after* continued pre-training on Thai, on Bengali, or on both.
+
+One continued pre-training on Thai goes on and on, checkpoint after checkpoint, each with a rival
+that was fine-tuned from it: the amount of continued pre-training is what experiments vary.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
 from .corpora import (
@@ -156,6 +161,15 @@ COURSES: dict[str, Course] = {
     "bengali_sft": Course(reasoning_document, 4, 40, 5, 2e-3, parent="bengali"),
     "both_sft": Course(reasoning_document, 4, 40, 5, 2e-3, parent="both"),
 }
+CHECKPOINTS = (10, 30, 90, 200, 400)
+"""Steps of continued pre-training on Thai after which the series keeps a model, `ct_10` and on."""
+for _stream, (_before, _steps) in enumerate(pairwise((0, *CHECKPOINTS)), start=5):
+    # Each goes on from the one before, its rates falling at its end as if it were the last.
+    _parent = f"ct_{_before}" if _before else "base"
+    COURSES[f"ct_{_steps}"] = Course(
+        thai_document, _stream, _steps - _before, 5, 1e-3, parent=_parent
+    )
+    COURSES[f"ct_{_steps}_sft"] = replace(COURSES["reasoning"], parent=f"ct_{_steps}")
 WORDS = WIDE_VOCABULARY
 CHECKED: tuple[Language, ...] = ("th", "bn")
 """Languages in which the reasoning expert's problems are checked."""

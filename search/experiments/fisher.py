@@ -1,0 +1,54 @@
+"""Diagonal Fisher information of a model: how much its answers depend on each parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+def write_fisher(model: Path, prompts: Sequence[str], out: Path, *, tokens: int) -> None:
+    """Estimate and write it: float32 tensors by the model's parameter names, shaped as they.
+
+    F = mean over prompts of (d log p(answer | prompt) / d parameter)^2, where the answer is the
+    model's own greedy one, end token included: the empirical Fisher information at the model's
+    most likely answers, per answer, not per token.
+
+    Args:
+        model: a Hugging Face model directory.
+        prompts: user messages; the chat template makes them prompts.
+        out: the safetensors file.
+        tokens: most new tokens of an answer.
+    """
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    sums = {name: torch.zeros_like(value) for name, value in network.named_parameters()}
+    for prompt in prompts:
+        asked = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
+        given = tokenizer(asked, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        with torch.inference_mode():
+            said = network.generate(
+                input_ids=given,
+                attention_mask=torch.ones_like(given),
+                max_new_tokens=tokens,
+                do_sample=False,
+            )
+        whole = said.clone()  # made in inference mode, which takes no gradients
+        logits = network(input_ids=whole, use_cache=False).logits[0, given.shape[1] - 1 : -1]
+        loss = functional.cross_entropy(logits, whole[0, given.shape[1] :], reduction="sum")
+        network.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        for name, value in network.named_parameters():
+            if value.grad is not None:
+                sums[name] += value.grad.square()
+    held = {name: (total / len(prompts)).contiguous() for name, total in sums.items()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}")
+    save_file(held, temporary)
+    temporary.replace(out)

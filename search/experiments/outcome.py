@@ -1,0 +1,227 @@
+"""What an experiment found: values with intervals, differences item by item, sentences from them.
+
+Sentences are computed: what is ahead is what its interval says, whatever a paper found.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from objectives import Estimate, ItemScore
+from objectives.comparing import paired
+from objectives.statistics import estimate, mean_of, simultaneous
+from search.config import Objective
+from search.figures.chart import Chart
+from search.results import Result
+
+LEVEL = 0.95
+Sign = Literal["ahead", "behind", "not told apart"]
+
+
+@dataclass(frozen=True)
+class Value:
+    """One number.
+
+    Attributes:
+        series: what it is of: a line of a plot.
+        at: where on the horizontal axis, in words.
+        score: an objective's name, or what was counted.
+        estimate: mean and 95% interval; a count of everything has no width.
+        how: the setting it came from.
+    """
+
+    series: str
+    at: str
+    score: str
+    estimate: Estimate
+    how: str = ""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """`a` less `b` on the same items, turned so that more is better.
+
+    Attributes:
+        a, b: what is compared.
+        at: where.
+        score: an objective's name.
+        estimate: mean difference; all intervals of one family hold together with 95%.
+    """
+
+    a: str
+    b: str
+    at: str
+    score: str
+    estimate: Estimate
+
+    @property
+    def sign(self) -> Sign:
+        """What the interval tells."""
+        if self.estimate.low > 0.0:
+            return "ahead"
+        return "behind" if self.estimate.high < 0.0 else "not told apart"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an experiment found.
+
+    Attributes:
+        findings: sentences, computed.
+        values: all numbers.
+        differences: all comparisons, family by family.
+        chart: the plot.
+        notes: what else to know of this run.
+    """
+
+    findings: Sequence[str]
+    values: Sequence[Value]
+    differences: Sequence[Difference]
+    chart: Chart
+    notes: Sequence[str] = field(default_factory=tuple)
+
+
+def counted(share: float, entries: int) -> Estimate:
+    """A share that was counted, not sampled."""
+    return Estimate(share, share, share, entries)
+
+
+def mean(results: Sequence[Result], objective: Objective) -> Estimate:
+    """An objective's mean over items; of several results, such as random draws, over them too."""
+    if len(results) == 1:
+        return results[0].estimate(objective)
+    parts = []
+    for (task, key), measure in zip(objective.parts, objective.measures, strict=True):
+        scores = _averaged([result.items[task] for result in results], key)
+        parts.append(estimate(list(scores.values()), False, LEVEL, measure.range))
+    return mean_of(parts)
+
+
+def difference(
+    objective: Objective, a: Sequence[Result], b: Sequence[Result], family: int = 1
+) -> Estimate:
+    """How much better `a` is than `b`, paired by item.
+
+    Args:
+        objective: by which.
+        a: one result, or several that are averaged item by item.
+        b: likewise.
+        family: how many such intervals are to hold together.
+    """
+    level = simultaneous(LEVEL, family)
+    parts = []
+    for (task, key), measure in zip(objective.parts, objective.measures, strict=True):
+        one, other = (_averaged([r.items[task] for r in results], key) for results in (a, b))
+        both = [name for name in one if name in other]
+        found = paired(
+            [one[name] for name in both],
+            [other[name] for name in both],
+            False,
+            level,
+            measure.range,
+        )
+        parts.append(Estimate(found.value, found.low, found.high, found.n))
+    return _turned(mean_of(parts), objective)
+
+
+def change(
+    objective: Objective,
+    first: tuple[Sequence[Result], Sequence[Result]],
+    last: tuple[Sequence[Result], Sequence[Result]],
+) -> Estimate:
+    """How much larger the gain of one pair's a over its b is than another's, item by item.
+
+    Args:
+        objective: by which.
+        first: the pair (a, b) that is taken away.
+        last: the pair that it is taken from.
+    """
+    parts = []
+    for (task, key), measure in zip(objective.parts, objective.measures, strict=True):
+        w, x, y, z = (_averaged([r.items[task] for r in side], key) for side in (*last, *first))
+        gains = [w[i] - x[i] - y[i] + z[i] for i in w if i in x and i in y and i in z]
+        width = 2 * (measure.range[1] - measure.range[0])
+        parts.append(estimate(gains, False, LEVEL, (-width, width)))
+    return _turned(mean_of(parts), objective)
+
+
+def _averaged(results: Sequence[Sequence[ItemScore]], key: str) -> dict[str, float]:
+    """Each item's mean over results that asked the same items."""
+    scores: dict[str, list[float]] = {}
+    for items in results:
+        for item in items:
+            if key in item.scores:
+                scores.setdefault(item.id, []).append(item.scores[key])
+    return {name: math.fsum(given) / len(given) for name, given in scores.items()}
+
+
+def _turned(found: Estimate, objective: Objective) -> Estimate:
+    if objective.sign > 0:
+        return found
+    return Estimate(-found.value, -found.high, -found.low, found.n)
+
+
+# --- Sentences -----------------------------------------------------------------------------------
+
+
+def verdict(subject: str, differences: Sequence[Difference], places: str) -> str:
+    """Where `subject` is ahead, behind, or neither: `places` names what they are, in the plural."""
+    total = len(differences)
+    by: dict[Sign, list[str]] = {"ahead": [], "behind": [], "not told apart": []}
+    for one in differences:
+        by[one.sign].append(one.at)
+    if total == 1:
+        one = differences[0]
+        return f"{subject}: {one.sign}, {signed(one.estimate)}."
+    told = [
+        f"{sign} at {len(at)} of {total} {places} ({', '.join(at)})"
+        for sign, at in by.items()
+        if 0 < len(at) < total
+    ] or [f"{next(sign for sign in by if by[sign])} at all {total} {places}"]
+    largest = max(differences, key=lambda one: abs(one.estimate.value))
+    where = f"; the largest difference is {signed(largest.estimate)} at {largest.at}"
+    return f"{subject}: {', '.join(told)}{where}."
+
+
+def trend(what: str, found: Estimate, first: str, last: str) -> str:
+    """Whether something shrinks or grows from one place to another, by its interval."""
+    if found.high < 0.0:
+        said = "shrinks"
+    elif found.low > 0.0:
+        said = "grows"
+    else:
+        said = "neither shrinks nor grows so that it could be told"
+    return f"{what} {said} from {first} to {last}: {signed(found)}."
+
+
+def signed(found: Estimate) -> str:
+    """A difference as text: +0.034 [-0.011, +0.080]."""
+    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+
+
+def plain(found: Estimate) -> str:
+    """A value as text: .93 [.88, .96]; a count without interval is itself alone."""
+
+    def short(value: float) -> str:
+        return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
+
+    if found.low == found.high == found.value:
+        return short(found.value)
+    return f"{short(found.value)} [{short(found.low)}, {short(found.high)}]"
+
+
+def table(values: Sequence[Value], score: str) -> list[str]:
+    """A Markdown table of one score: a row a series, a column a place."""
+    own = [value for value in values if value.score == score]
+    places = list(dict.fromkeys(value.at for value in own))
+    rows: dict[str, Mapping[str, Estimate]] = {}
+    for series in dict.fromkeys(value.series for value in own):
+        rows[series] = {value.at: value.estimate for value in own if value.series == series}
+    lines = [f"| {score} | " + " | ".join(places) + " |", "|---" * (len(places) + 1) + "|"]
+    for series, cells in rows.items():
+        shown = [plain(cells[at]) if at in cells else "" for at in places]
+        lines.append(f"| {series} | " + " | ".join(shown) + " |")
+    return lines
