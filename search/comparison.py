@@ -24,10 +24,11 @@ from search.config import Constraint, Objective, Search, measures_of
 from search.console import print_json, say
 from search.errors import ConfigError
 from search.item_changes import as_data, changed, print_changes
-from search.pairs import Pair, pair_of
+from search.pairs import Pair, called, pair_of
 from search.results import Result
 from search.run import Run
 
+_WIDE = 104  # columns from which a row of `compare` stands in one line
 DELTAS = (0.02, 0.05, 0.1)
 """True differences, as shares of a score's range, that `noise` gives the items for."""
 
@@ -181,9 +182,13 @@ def print_comparison(
         rows_data = [asdict(row) for row in rows]
         print_json({**found, "rows": rows_data, "items": as_data(items)})
         return
+    a, b = called(a), called(b)
     title = f"{run.name}: {a} against {b} on {pair.split} items"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", overflow="fold")  # the one that gives way in 80 columns
+    narrow = console.width < _WIDE
+    padding = (0, 0) if narrow else (0, 1)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=padding)
+    table.show_edge = False
+    table.add_column("", overflow="fold")
     for head in (a, b, "difference [95%]", "p", "better", "worse", "same"):
         table.add_column(escape(head), no_wrap=True, justify="right")
     for row in rows:
@@ -191,7 +196,8 @@ def print_comparison(
         p = "" if row.p_value is None else f"{row.p_value:.3f}" if row.p_value >= 0.001 else "<.001"
         counts = (row.better, row.worse, row.same) if row.difference is not None else ("",) * 3
         means = (f"{row.a.value:.3f}", f"{row.b.value:.3f}")
-        cells = (escape(row.score), *means, told, p, *map(str, counts))
+        name = row.score.replace("/", "/\n", 1) if narrow else row.score
+        cells = (escape(name), *means, told, p, *map(str, counts))
         table.add_row(*cells, style="bold" if row.objective else None)
     console.print(table)
     if pair.note:

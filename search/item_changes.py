@@ -52,7 +52,7 @@ def print_changes(console: Console, found: Sequence[Change], a: str, b: str) -> 
         return
     better = sum(bool(one.better) for one in found)
     worse = sum(bool(one.worse) for one in found)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, title_justify="left")
     table.title = f"items that changed: {len(found)}, {a} better in {better} and worse in {worse}"
     table.add_column("item", overflow="fold", max_width=22)
     table.add_column("", overflow="fold", max_width=22)
@@ -62,6 +62,7 @@ def print_changes(console: Console, found: Sequence[Change], a: str, b: str) -> 
         for at, cells in enumerate(_lines(one)):
             named = f"{one.task}/{one.ours.id}" if at == 0 else ""
             table.add_row(*map(escape, (named, *cells)))
+    console.print()
     console.print(table)
     if len(found) > LISTED:
         say(f"the {LISTED} that changed most; --json lists all {len(found)}")

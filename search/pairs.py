@@ -52,7 +52,7 @@ def pair_of(run: Run, a: str, b: str, split: Split | None = None) -> Pair:
 def _stopped(a: str, one: Result, b: str, other: Result) -> str:
     """Which of the two were asked a part of the dev items only, in words; "" for neither."""
     found = [
-        f"{_called(label)} was stopped after {stopped.asked} of {stopped.of} items"
+        f"{called(label)} was stopped after {stopped.asked} of {stopped.of} items"
         for label, result in ((a, one), (b, other))
         if (stopped := result.stopped) is not None and not stopped.audited
     ]
@@ -98,7 +98,8 @@ def _number(label: str) -> str:
     return label.removeprefix("trial").lstrip(": ")
 
 
-def _called(label: str) -> str:
+def called(label: str) -> str:
+    """What a label names, for people: "trial 12", or a baseline's label."""
     number = _number(label)
     return f"trial {number}" if number.isdecimal() else label
 

@@ -63,6 +63,7 @@ _ASKED, _ASKED_SHARE, _UNCLEAR_SHARE = 12, 1 / 7, 0.05
 _QUOTED = 0.3
 # From this share on a language is named beside the first: terms and names are seldom as much.
 _MIXED = 0.15
+_ENGLISH = 1 / 3  # of the letters of a few words in words that only English has
 _GLANCE = 1000  # letters that tell a script
 
 
@@ -223,8 +224,8 @@ def spoken(text: str, expected: Expected, detector: Name = "auto") -> str:
 
     Returns:
         Its code; "mixed th 62%, en 38%" with shares of bytes; "none" without words. Where the
-        detector is in doubt (of a few words, say) a script's one language, or else "Latin
-        letters", and shares are of letters.
+        detector is in doubt (of a few words, say) a script's one language, English by its own
+        little words, or else "Latin letters", and shares are of letters.
     """
     text = _said(text, expected)
     if not count(_LETTER, text):
@@ -241,7 +242,12 @@ def _by_letters(text: str) -> dict[str, float]:
     """Shares of letters by language, where one owns their script, or by script."""
     letters = LETTER_OF_A_SCRIPT.findall(text)[:_GLANCE]
     scripts = [unicodedata.name(letter, "UNKNOWN").split()[0].capitalize() for letter in letters]
-    owners = {**OWNER, "Cjk": "ja" if {"Hiragana", "Katakana"} & set(scripts) else "zh"}
+    latin = "en" if english_words(text, "") >= _ENGLISH else "Latin letters"
+    owners = {
+        **OWNER,
+        "Latin": latin,
+        "Cjk": "ja" if {"Hiragana", "Katakana"} & set(scripts) else "zh",
+    }
     codes = Counter(owners.get(script, f"{script} letters") for script in scripts)
     return {code: size / len(scripts) for code, size in codes.items()} or {"unclear": 1.0}
 

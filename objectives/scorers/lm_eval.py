@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from objectives.engines.base import ChatSettings, Engine, Generation
 from objectives.errors import ScorerError, TaskError
-from objectives.item import Item, ItemScore
+from objectives.item import Item, ItemScore, detail
 from objectives.item_source import ItemsConfig, LmEvalItems
 from objectives.scorers import base
 from objectives.scorers.base import Direction, EngineScorer, Measure, Sample
@@ -243,7 +243,9 @@ class LmEval(EngineScorer):
         if generated:
             first = generated[0]
             tokens = sum(answer.tokens for answer in generated)
-            return ItemScore(item.id, scores, first.text, tokens, first.finish_reason)
+            read = ordered[0].filtered_resps[way]
+            details = {f"{self.name}.answer": detail(read)} if isinstance(read, str) else {}
+            return ItemScore(item.id, scores, first.text, tokens, first.finish_reason, (), details)
         return ItemScore(item.id, scores, _likeliest(ordered), 0, "stop")
 
     def _checked(self, value: float, metric: str, measure: Measure, item: Item) -> float:

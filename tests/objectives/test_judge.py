@@ -161,6 +161,19 @@ class TestPairwise:
         judge(server).check_item(case("", answer="").item)
 
 
+def test_what_it_said_is_kept_from_the_one_asking(server):
+    server.replies = [says("Good,\nbut short.\nRating: [[7]]")]
+    found = judge(server, cache=False).rated(case("mine"))
+    assert found.scores == {"judge": 6 / 9}
+    assert found.details == {"judge.judgement": "7", "judge.said": "Good, but short."}
+    assert len(server.asked) == 1
+    server.replies = [says("First is.\nVerdict: [[A]]"), says("Alike.\nVerdict: [[C]]")]
+    found = judge(server, kind="pairwise").rated(case("mine", reference="theirs"))
+    assert found.scores == {"judge": 0.75}
+    assert found.details == {"judge.judgement": "better, tie", "judge.said": "First is."}
+    assert judge(server).rated(case("")).details == {"judge.judgement": "no answer"}
+
+
 class TestInjection:
     @staticmethod
     def strict_judge(body) -> Reply:

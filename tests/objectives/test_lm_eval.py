@@ -323,6 +323,7 @@ def test_chats_are_rendered_by_the_engine(folder, tiny):
     task = load(folder, "gen", drop_thinking=True)
     (one,) = score_task(ScriptedEngine(ScriptedConfig(), respond=respond), task, items(task, 1))
     assert one.text == "w1 "
+    assert one.details.keys() == {"lm_eval.answer"}  # as the task's filter has it
     task = load(folder, "gen")
     (one,) = score_task(ScriptedEngine(ScriptedConfig(), respond=respond), task, items(task, 1))
     assert one.text == "<think> "
