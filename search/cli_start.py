@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from search.console import HERE, File, Runs, Set, console, print_json, say, writing
+from search.console import HERE, File, Runs, Set, console, print_json
 
 app = typer.Typer()
 
@@ -63,31 +62,47 @@ def demo(
 @app.command()
 def init(
     file: Annotated[Path, typer.Argument(help="search file to write")] = Path("search.yaml"),
-    base: Annotated[str, typer.Option(help="base model")] = "path/or/hub-id/of/base",
-    language: Annotated[str, typer.Option(help="language expert")] = "path/or/hub-id/of/language",
-    reasoning: Annotated[
-        str, typer.Option(help="reasoning expert")
-    ] = "path/or/hub-id/of/reasoning",
-    items: Annotated[str, typer.Option(help="item file")] = "items.jsonl",
+    base: Annotated[str | None, typer.Option(help="base model: folder or hub id")] = None,
+    language: Annotated[str | None, typer.Option(help="language expert")] = None,
+    reasoning: Annotated[str | None, typer.Option(help="reasoning expert")] = None,
+    items: Annotated[
+        str | None, typer.Option(help="item file; default items.jsonl, with examples if not there")
+    ] = None,
+    expect: Annotated[str, typer.Option(help="language that answers have to be in")] = "th",
+    from_mergekit: Annotated[
+        Path | None,
+        typer.Option("--from-mergekit", help="around this recipe: mergekit's YAML, or ours"),
+    ] = None,
 ) -> None:
-    """Write a commented search file.
+    """Write a commented search file that `check` accepts; it asks nothing.
 
-    Example: mergefront init search.yaml --base meta-llama/Llama-3.1-8B --items data/th.jsonl
+    Without models it is of the demo's tiny ones, which are put beside it (trained once, a minute).
+
+    Example: mergefront init
+
+    Example: mergefront init thai.yaml --base meta-llama/Llama-3.1-8B --language models/thai
+    --reasoning models/r1 --items data/th.jsonl
+
+    Example: mergefront init thai.yaml --from-mergekit merge.yaml --items data/th.jsonl
     """
-    from importlib.resources import files
-
-    from merge_core.yaml_io import write_atomic
+    from search.beginning import Models, write_from_recipe, write_search
     from search.errors import ConfigError
 
-    if file.exists():
-        raise ConfigError(f"{file}: exists already; name another file")
-    text = files("configs").joinpath("template.yaml").read_text(encoding="utf-8")
-    values = {"BASE": base, "LANGUAGE": language, "REASONING": reasoning, "ITEMS": items}
-    for key, value in values.items():
-        text = text.replace(f"@{key}@", json.dumps(value, ensure_ascii=False))
-    with writing(file):
-        write_atomic(file, text)
-    say(f"wrote {file}; next: mergefront check {file}")
+    given = {"--base": base, "--language": language, "--reasoning": reasoning}
+    missing = [option for option, value in given.items() if value is None]
+    if from_mergekit is not None:
+        if len(missing) < len(given):
+            raise ConfigError("--from-mergekit: the recipe names the models; leave out the others")
+        write_from_recipe(console, file, from_mergekit, items, expect)
+        return
+    if missing and len(missing) < len(given):
+        raise ConfigError(
+            f"{', '.join(missing)}: give all three models, or none for the demo's tiny ones"
+        )
+    models = None
+    if base is not None and language is not None and reasoning is not None:
+        models = Models(base, language, reasoning)
+    write_search(console, file, models, items, expect)
 
 
 @app.command()
