@@ -36,6 +36,7 @@ app = typer.Typer(
 app.add_typer(cli_start.app)
 app.add_typer(cli_run.app)
 app.add_typer(cli_look.app)
+app.add_typer(cli_report.app)
 app.add_typer(cli_export.app)
 app.add_typer(cli_experiment.app)
 app.add_typer(cli_sync.app)
