@@ -20,6 +20,7 @@ from search import (
     cli_export,
     cli_look,
     cli_register,
+    cli_report,
     cli_run,
     cli_start,
     cli_sync,
