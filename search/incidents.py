@@ -51,6 +51,7 @@ class Kind(StrEnum):
     NOT_WRITABLE = "not_writable"
     STORAGE_LOST = "storage_lost"
     TRACKER_LOST = "tracker_lost"
+    NOT_DRAWN = "not_drawn"
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,10 @@ POLICIES: Mapping[Kind, Policy] = {
     ),
     Kind.TRACKER_LOST: Policy(
         "MLflow gives no answer; what it misses is filled in later",
+        then="go on",
+    ),
+    Kind.NOT_DRAWN: Policy(
+        "a figure of the end could not be drawn or written; what was found is not touched",
         then="go on",
     ),
 }

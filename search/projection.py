@@ -20,11 +20,11 @@ from objectives import Estimate
 from search import confirm as confirming
 from search import study as studies
 from search.config import Search
+from search.figures.chart import BLUE, GREY, ORANGE
 from search.item_pages import nearest_baseline
 from search.ledger import Session, sessions
 from search.mlflow_note import note_of
 from search.names import to_mlflow
-from search.figures.chart import BLUE, GREY, ORANGE
 from search.progress import Progress
 from search.results import Result, joint, reported
 from search.run import Run

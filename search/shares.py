@@ -15,7 +15,7 @@ from merge_core.analysis import BY, SHARES, Analysis, By, Row, analyze
 from merge_core.yaml_io import unknown, write_atomic
 from search.console import bar, print_json, say, writing
 from search.errors import ConfigError
-from search.plots import SharePlot
+from search.figures.analysis import SharePlot
 from search.recipes import load_recipe
 
 

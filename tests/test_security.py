@@ -14,8 +14,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import optuna
 import pytest
 import torch
 from hypothesis import given, settings
@@ -33,7 +35,7 @@ from objectives.item_source import read_rows
 from search.config import load
 from search.describe import server
 from search.errors import ConfigError
-from search.plots import FrontPlot
+from search.figures import write
 from search.run import Run, freeze, locked, logging_to
 from search.secrets import (
     MASK,
@@ -46,6 +48,7 @@ from search.secrets import (
     said,
     without_password,
 )
+from search.view import BaselineView, RunView
 from tests.merge_core.conftest import CONFIG, make_model, write_checkpoint
 from tests.search.small import GOOD, CommandLine, make_workplace
 
@@ -587,17 +590,12 @@ def test_the_tracking_servers_command_tells_nothing() -> None:
 def test_names_are_no_markup_in_a_plot(tmp_path: Path) -> None:
     make_workplace(tmp_path)
     evil = "</script><script>alert(1)</script><a href='javascript:alert(2)'>x</a>"
-    opened = load(tmp_path / "search.yaml")
-    plot = FrontPlot(
-        search=opened,
-        trials={0: [0.1, 0.2]},
-        front=[0],
-        stopped=[],
-        baselines={f"recipe:{evil}": [0.3, 0.4]},
-        members=[],
-        title=evil,
-    )
-    page = plot.write(tmp_path)[0].read_text(encoding="utf-8")
+    run = Run(tmp_path / "runs" / "r", load(tmp_path / "search.yaml"), {"sources": {}})
+    run.folder.mkdir(parents=True)
+    study = optuna.create_study(directions=["maximize", "maximize"])
+    held = BaselineView(evil, (0.3, 0.4), {}, {}, "", 0.0, 1.0, evil, 0, {}, {}, None, "", True)
+    view = replace(RunView.of(run, study), baselines={f"recipe:{evil}": held})
+    page = write(view, tmp_path)[-1].read_text(encoding="utf-8")
     assert evil not in page
     assert "<script>alert" not in page
     assert "\\u003ca href" not in page  # which plotly would read as markup

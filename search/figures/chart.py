@@ -175,6 +175,11 @@ class Chart:
         """How many rows of panels there are."""
         return -(-len(self.panels) // self.columns)
 
+    def named_before(self, index: int) -> bool:
+        """Whether a panel's rows have the names of those of the panel to its left."""
+        names = self.panels[index].y.names
+        return bool(names) and index % self.columns > 0 and self.panels[index - 1].y.names == names
+
 
 def spanned(values: Sequence[float], least: float = 0.02) -> tuple[float, float]:
     """A span that has all finite `values` well inside, and is `least` wide at least."""

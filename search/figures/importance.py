@@ -20,7 +20,7 @@ def importance(view: RunView) -> Figure | None:
     shown = found[:MOST]
     names = Axis(names=tuple(one.name for one in shown))
     columns = [FRONT, *(name for name in shown[0].shares if name != FRONT)][:_COLUMNS]
-    most = max(max(one.shares[c], one.noise[c]) for one in shown for c in columns)
+    most = 1.08 * max(one.shares[c] for one in shown for c in columns) or 1.0
     panels = []
     for column in columns:
         series: list[Series] = []
@@ -32,20 +32,21 @@ def importance(view: RunView) -> Figure | None:
                 color = BLUE if matters else GREY
                 begin = [0.0] * len(rows)
                 series.append(Bars(what, rows, begin, shares, told, color, not matters))
-        noise = [one.noise[column] for one in shown]
+        noise = [min(most, one.noise[column]) for one in shown]
         told = [f"{one.name}: chance alone reaches {one.noise[column]:.1%}" for one in shown]
         series.append(
             Points("chance alone (1 in 20)", noise, range(len(shown)), told, ORANGE, "tick", 14)
         )
         title = "coming close to the front" if column == FRONT else column
-        x = Axis("share of what can be explained", (0.0, most * 1.08 or 1.0), percent=True)
+        x = Axis("share of what can be explained", (0.0, most), percent=True)
         panels.append(Panel(x, names, series, title))
     rest = f" The {MOST} most important of {len(found)} are shown." if len(found) > MOST else ""
     caption = (
         "How different the values of a parameter are in the best fifth of the trials (PED-ANOVA). "
-        "A bar that ends left of its mark says no more than chance does. Do not conclude that a "
-        "parameter with a short bar has no effect: two that matter only together look idle, and so "
-        "does one that the sampler hardly varied." + rest
+        "A bar that ends left of its mark says no more than chance does; a mark at the right edge "
+        "lies there or beyond. Do not conclude that a parameter with a short bar has no effect: "
+        "two that matter only together look idle, and so does one that the sampler hardly varied."
+        + rest
     )
     columns_in_row = min(3, len(panels))
     chart = Chart(panels, columns_in_row, 90 + 24 * len(shown))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
+from merge_core.yaml_io import write_atomic
 from search.figures.chart import SHADES, Axis, Bars, Chart, Line, Panel, Points
 
 _SYMBOLS = {
@@ -14,7 +16,8 @@ _SYMBOLS = {
     "x": "x",
     "tick": "line-ns-open",
 }
-_GAP = 74  # pixels between rows of panels: titles and tick labels stand there
+_GAP = 72  # pixels between rows of panels: titles and tick labels stand there
+_ASIDE = 0.2  # of a panel's width: tick labels and a title stand there
 _CLEAR = "rgba(0,0,0,0)"
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -61,13 +64,15 @@ def drawn_plotly(chart: Chart) -> Any:
         cols=chart.columns,
         subplot_titles=[panel.title for panel in chart.panels],
         vertical_spacing=_GAP / height if rows > 1 else 0.0,
-        horizontal_spacing=0.26 / chart.columns if chart.columns > 1 else 0.0,
+        horizontal_spacing=_ASIDE / chart.columns if chart.columns > 1 else 0.0,
     )
     shown: set[str] = set()
     for index, panel in enumerate(chart.panels):
         place = {"row": index // chart.columns + 1, "col": index % chart.columns + 1}
         figure.update_xaxes(**_axis(panel.x), **place)
         figure.update_yaxes(**_axis(panel.y, upright=True), **place)
+        if chart.named_before(index):
+            figure.update_yaxes(showticklabels=False, **place)
         for trace in _traces(panel):
             name = trace["name"]
             trace["showlegend"] = bool(name) and name not in shown
@@ -109,7 +114,7 @@ def drawn_plotly(chart: Chart) -> Any:
                     "xanchor": "right",
                     "y": 1.0,
                     "yanchor": "bottom",
-                    "ypad": 26,
+                    "ypad": 22,
                     "tickfont": {"size": 10},
                 },
             }
@@ -135,22 +140,35 @@ def drawn_plotly(chart: Chart) -> Any:
     return go.Figure(_escaped(figure.to_plotly_json()))
 
 
-def page(title: str, parts: Iterable[tuple[str, str, Chart]]) -> str:
-    """An HTML page of charts, each with title and caption; plotly.js is in it, once."""
+def section(heading: str, caption: str, chart: Chart) -> str:
+    """A part of a page: a chart under its heading and caption."""
+    html = drawn_plotly(chart).to_html(
+        include_plotlyjs=False,
+        full_html=False,
+        config={"responsive": True, "displayModeBar": False},
+    )
+    return f"<h2>{escape(heading)}</h2>\n<p>{escape(caption)}</p>\n{html}"
+
+
+def page(title: str, parts: Sequence[str]) -> str:
+    """An HTML page of sections; plotly.js is in it, once."""
     from plotly.offline import get_plotlyjs
 
-    body = []
-    for heading, caption, chart in parts:
-        html = drawn_plotly(chart).to_html(
-            include_plotlyjs=False, full_html=False, config={"responsive": True}
-        )
-        body.append(f"<h2>{escape(heading)}</h2>\n<p>{escape(caption)}</p>\n{html}")
     script = f'<script charset="utf-8">{get_plotlyjs()}</script>\n'
-    return _PAGE.format(title=escape(title), script=script, body="\n".join(body))
+    return _PAGE.format(title=escape(title), script=script, body="\n".join(parts))
+
+
+def write_page(figure: Any, path: Path) -> None:
+    """Write one plotly figure as a page that works offline; names in it are text."""
+    shown = type(figure)(_escaped(figure.to_plotly_json()))
+    write_atomic(path, shown.to_html(include_plotlyjs=True, full_html=True))
 
 
 def _axis(axis: Axis, *, upright: bool = False) -> dict[str, Any]:
-    given: dict[str, Any] = {"title": {"text": axis.title, "standoff": 8}, "automargin": True}
+    given: dict[str, Any] = {
+        "title": {"text": axis.title, "font": {"size": 12}},
+        "automargin": True,
+    }
     if axis.log:
         given["type"] = "log"
     if axis.percent:

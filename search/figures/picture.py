@@ -35,8 +35,10 @@ def drawn_matplotlib(chart: Chart, title: str) -> Any:
     what, low, high = chart.shades or ("", 0.0, 1.0)
     norm = Normalize(low, max(high, low + 1e-9))
     known: dict[str, Any] = {}
-    for one, panel in zip(axes, chart.panels, strict=False):
-        _draw(one, panel, lambda shade: colors(norm(shade)), known)
+    for index, panel in enumerate(chart.panels):
+        _draw(axes[index], panel, lambda shade: colors(norm(shade)), known)
+        if chart.named_before(index):
+            axes[index].tick_params(labelleft=False)
     for one in axes[len(chart.panels) :]:
         one.set_visible(False)
     if chart.shades is not None:

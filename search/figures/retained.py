@@ -74,7 +74,7 @@ def _panel(view: RunView, expert: str, index: int, trials: Sequence[TrialView]) 
     x = Axis(f"{expert}: share retained", percent=True)
     values = [trial.values[index] for trial in trials]
     objective = view.search.objectives[index].name
-    return Panel(x, Axis(objective, spanned(values)), series)
+    return Panel(x, Axis(span=spanned(values)), series, objective)
 
 
 def _medians(pairs: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:

@@ -105,7 +105,7 @@ def _panel(
         if shown
     ]
     values = [trial.values[index] for trial in trials]
-    return Panel(x, Axis(view.search.objectives[index].name, spanned(values)), series)
+    return Panel(x, Axis(span=spanned(values)), series, view.search.objectives[index].name)
 
 
 def _plain(trial: TrialView) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from merge_core import MergePlan, Recipe
 from merge_core.analysis import analyze
-from search.plots import SharePlot
+from search.figures.analysis import SharePlot
 from tests.merge_core.conftest import SHAPES
 
 RECIPE = """\

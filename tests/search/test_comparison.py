@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import random
@@ -11,14 +12,14 @@ from pathlib import Path
 
 import optuna
 import pytest
+from rich.console import Console
 
 from merge_core.yaml_io import dump_yaml, load_yaml
 from objectives import Estimate, ItemScore, SampleScore
-from search.comparison import compare, noise, signed
+from search.comparison import compare, noise, print_comparison, signed
 from search.confirm import Member, load, members_of, save
 from search.confirmed import findings, standing
 from search.errors import ConfigError
-from search.plots import FrontPlot
 from search.projection import _scores
 from search.results import Result, Stopped
 from search.run import Run
@@ -128,6 +129,29 @@ def test_what_cannot_be_compared_is_one_line(
     ended = cli("compare", "runs/search", *arguments)
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert words in ended.err
+
+
+def test_items_that_changed_show_what_was_read(
+    folder: Path, cli: CommandLine, capsys: pytest.CaptureFixture
+) -> None:
+    data = json.loads(cli("compare", "runs/search", "0", "1", "--split", "dev", "--json").out)
+    right = next(row for row in data["rows"] if row["score"] == "right")
+    items = data["items"]
+    assert sum("math" in one["better"] for one in items) == right["better"] > 0
+    assert sum("math" in one["worse"] for one in items) == right["worse"]
+    first = items[0]
+    assert first["a"]["scores"]["math"] != first["b"]["scores"]["math"]
+    assert first["a"]["details"]["math.answer"] != first["b"]["details"]["math.answer"]
+    assert first["a"]["details"]["language.answer"]
+    for width in (80, 160):
+        to = io.StringIO()
+        run = Run.open(folder / "runs" / "search")
+        print_comparison(Console(file=to, width=width), run, "0", "1", "dev", as_json=False)
+        out = to.getvalue()
+        assert max(map(len, out.splitlines())) <= width
+        assert f"items that changed: {len(items)}, trial 0 better in" in out
+        assert first["a"]["details"]["math.answer"] in out
+        assert "…" not in out
 
 
 def test_noise_says_how_many_items_it_takes(folder: Path, cli: CommandLine) -> None:
@@ -366,19 +390,6 @@ def test_a_missing_result_is_one_line(command: str, folder: Path, cli: CommandLi
     ended = cli(command, "runs/search")
     assert ended.code == 2
     assert ended.err == f"mergefront: {run.trial(1)}: is missing; put it back from a copy\n"
-
-
-def test_estimates_of_stopped_trials_are_a_series_of_their_own(folder: Path) -> None:
-    search = Run.open(folder / "runs" / "search").search
-    values = {0: (0.9, 0.9), 1: (0.5, 0.5), 2: (0.2, 0.3)}
-    plot = FrontPlot(search, values, [0], [2], {}, [], "t")
-    drawn = {trace.name: list(zip(trace.x, trace.y, strict=True)) for trace in plot._html().data}
-    assert drawn["trials (dev)"] == [values[1]]
-    assert drawn["stopped early (estimate)"] == [values[2]]
-    labels = plot._png().axes[0].get_legend_handles_labels()[1]
-    assert labels[:2] == ["trials (dev)", "stopped early (estimate)"]
-    plain = replace(plot, stopped=[])
-    assert "stopped early (estimate)" not in [trace.name for trace in plain._html().data]
 
 
 def test_an_estimate_is_tracked_without_what_is_of_the_answered_items(folder: Path) -> None:
