@@ -26,17 +26,18 @@ from search.account import Account
 from search.amounts import amount
 from search.budget import GAIN, Budget, Shares, start_up, until, volumes
 from search.config import Search, load
-from search.describe import status_lines, status_of
 from search.dispatch import CEILINGS, Ceiling, ceiling, warning
 from search.errors import ConfigError, RunError
 from search.estimate import estimate, measured
 from search.file import BudgetEntry
 from search.front import hypervolume
 from search.ledger import Ledger, Session, sessions
+from search.panel import status_lines
 from search.results import Result, Stopped
 from search.run import Run
 from search.sampler_classes import START
 from search.session import Prepared, prepare
+from search.status import as_json, look
 from tests.search.test_driver import write
 
 DEV = 4
@@ -474,10 +475,10 @@ def test_the_account_of_a_run_is_whole_and_in_its_status(folder: Path) -> None:
     assert account.metrics()["tokens_confirm"] == 80.0
     assert math.isclose(account.metrics()["cost"], 0.072)
 
-    data = json.loads(json.dumps(status_of(begun.run)))
+    data = json.loads(json.dumps(as_json(look(begun.run))))
     assert data["account"]["gpu_hours"] == pytest.approx(0.024)
     assert data["account"]["stages"]["test"]["tokens"] == 40
-    lines = status_lines(data)
+    lines = status_lines(look(begun.run))
     assert "trials      2 full, 3 stopped early, 1 taken over, 1 duplicate, 1 failed" in lines
     assert "tokens      340 (search 180, baselines 40, confirm 80, test 40)" in lines
     assert "saved       about 60 tokens, by stopping trials early" in lines

@@ -28,12 +28,13 @@ from search.blocks import Blocks
 from search.care import Care, kind_of_death, kind_of_error
 from search.config import load
 from search.deadlines import AWAY_S, FACTOR, FIRST_S, FLOOR_S, Deadlines, Presence
-from search.describe import status_lines, status_of
 from search.incidents import POLICIES, Incidents, Kind
+from search.panel import status_lines
 from search.pool import connected
 from search.results import Result
 from search.run import Run
 from search.session import prepare
+from search.status import look
 from search.worker import Evaluator, Job, Scored, Step
 from tests.search import life
 from tests.search.test_driver import search
@@ -420,7 +421,7 @@ def test_what_a_dead_engine_had_scored_is_not_asked_again(
     assert set(counts_of(file)) == {"engine_died"}
     check_whole(file, monkeypatch)
     opened = Run.open(file.parent / "runs" / "s")
-    status = "\n".join(status_lines(status_of(opened)))
+    status = "\n".join(status_lines(look(opened)))
     assert f"{counts_of(file)['engine_died']} engine_died" in status
 
 

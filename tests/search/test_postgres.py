@@ -19,11 +19,11 @@ from optuna.trial import FrozenTrial, TrialState
 from search import study as studies
 from search.config import load
 from search.database import connect, connectable, place_of
-from search.describe import status_of
 from search.errors import StorageError
 from search.incidents import Kind
 from search.lease import Lease
 from search.run import Run, locked
+from search.status import as_json, look
 from search.storage import OwnedStorage
 from tests.processes import free_port, until
 from tests.search.kit import finish, start, trial_files
@@ -334,7 +334,7 @@ def test_a_search_goes_on_when_its_server_is_killed_and_restarted(
         assert same(trial, run / "trials" / f"{trial.number:06d}.json")
     log = (run / "run.log").read_text(encoding="utf-8")
     assert log.count("the search waits") == log.count("answers again after") == 2
-    assert status_of(Run.open(run))["finished"] == 32
+    assert as_json(look(Run.open(run)))["finished"] == 32
     counted = [json.loads(line) for line in (run / "incidents.jsonl").read_text().splitlines()]
     assert [row["kind"] for row in counted] == ["storage_lost"] * 2
     assert PASSWORD not in output
