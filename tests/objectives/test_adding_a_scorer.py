@@ -39,6 +39,7 @@ class TestTheExample(ScorerSuite):
         assert scorer.score(sample("<think>7</think> it is 8")) == 0.0
         assert scorer.score(sample("no " * 20 + "7")) == 0.0
         assert scorer.extras(sample("7 it is")) == {"early": 1.0}
+        assert scorer.details(sample("<think>8</think> it is 7")) == {"start": "it is 7"}
 
 
 def test_the_diff_is_of_the_table_as_it_is():
