@@ -85,7 +85,7 @@ def ours(recipe: Recipe, folder: Path) -> Callable[[Path], Run]:
     file = folder / "recipe.yaml"
     recipe.save(file)
     command = Path(sys.executable).with_name("mergefront")
-    return lambda out: watched([command, "merge", file, out])
+    return lambda out: watched([command, "merge", "--no-verify", file, out])
 
 
 def theirs(recipe: Recipe, folder: Path, mergekit: Path, *, plain: bool) -> Callable[[Path], Run]:

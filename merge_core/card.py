@@ -199,9 +199,14 @@ def _lead(plan: MergePlan, known: Sequence[Parent]) -> str:
         if parent.roles != ("base",) and not parent.roles[0].startswith("base of ")
     )
     return (
-        f"Weights of {experts} merged with the method `{method.name}` ({md(method.source)}) by "
-        f"mergefront {version('mergefront')}: no weight was trained.\n"
+        f"Weights of {experts} merged by mergefront {version('mergefront')} with the method "
+        f"`{method.name}` ({_linked(method.source)}): no weight was trained.\n"
     )
+
+
+def _linked(source: str) -> str:
+    """A method's source; a paper of arXiv as a link, by which the hub knows it."""
+    return re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", source)
 
 
 def _table_of(known: Sequence[Parent]) -> str:
@@ -231,6 +236,11 @@ def _licences(known: Sequence[Parent]) -> str:
         if (trap := licence.trap) is not None
     }
     text = ""
+    if all(licence.id is None for licence in licences):
+        return (
+            "**Warning:** no licence of any parent is known: their cards say none, or are not "
+            "there. Who publishes or uses this merge has to find them first.\n"
+        )
     if both.name == MIXED:
         text = (
             "**Warning:** the parents' licences are not one, so this merge has none of its own "
@@ -257,7 +267,8 @@ def _recipe(plan: MergePlan, known: Sequence[Parent], why_not: str | None) -> st
     text = block(dump_yaml(public_recipe(plan, known).plain()), "yaml")
     if why_not is None:
         return text + "\nmergekit makes the same merge of `mergekit_config.yml`.\n"
-    return text + f"\nThere is no mergekit configuration of this merge: {md(why_not)}.\n"
+    why = md(why_not.partition(";")[0])  # what follows is for whoever merges
+    return text + f"\nThere is no mergekit configuration of this merge: {why}.\n"
 
 
 def _provenance(plan: MergePlan, known: Sequence[Parent], making: Making) -> str:

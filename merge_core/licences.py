@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 MIXED = "parents-licences-differ"
-"""`license_name` of a merge whose parents' licences are not one."""
+UNKNOWN = "parents-licences-unknown"
+"""`license_name` of a merge whose parents' licences are not one, and where none is known."""
 
 _LLAMA = (
     "publish the licence's text and the notice it asks for, show “Built with {brand}”, and begin "
@@ -80,7 +81,9 @@ def together(licences: Iterable[Licence]) -> Licence:
     found = list(dict.fromkeys(licences))
     same = {(licence.id, licence.name) for licence in found}
     unclear = found[0].id is None or (found[0].id == "other" and found[0].name is None)
-    return found[0] if len(same) == 1 and not unclear else Licence("other", MIXED)
+    if len(same) == 1 and not unclear:
+        return found[0]
+    return Licence("other", UNKNOWN if same == {(None, None)} else MIXED)
 
 
 def begins(licences: Iterable[Licence]) -> str | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from merge_core import Recipe
@@ -9,8 +12,11 @@ from merge_core.mergekit import to_mergekit
 from merge_core.yaml_io import dump_yaml, write_atomic
 from objectives import Estimate
 from search.confirm import Member
+from search.errors import ConfigError, ExportError
 from search.results import Result
 from search.run import Run
+
+_BOUND = re.compile(r"\s*([^<>=\s]+)\s*([<>]=)\s*(\S+)\s*")
 
 
 def save_recipe(
@@ -27,6 +33,53 @@ def save_recipe(
         write_atomic(path, dump_yaml(to_mergekit(recipe), header=header))
     else:
         recipe.save(path, header=header)
+
+
+def required(run: Run, members: Sequence[Member], bounds: Sequence[str]) -> list[Member]:
+    """The members, feasible only where they hold more bounds too: `language>=0.9`.
+
+    A bound is read as one of `constraints` is, and holds by its one-sided 95% confirmed bound.
+
+    Raises:
+        ConfigError: no objective or score has that name, or the bound is none.
+        ExportError: no member holds them all; the nearest is named.
+    """
+    if not bounds:
+        return list(members)
+    wanted: dict[str, str] = {}
+    for text in bounds:
+        found = _BOUND.fullmatch(text)
+        if found is None:
+            raise ConfigError(f"--require {text}: write a score and its bound, as language>=0.9")
+        wanted[found[1]] = f"{found[2]} {found[3]}"
+    typed = " ".join(f"--require {text!r}" for text in bounds)
+    constraints = run.search.with_value("constraints", wanted, typed).constraints
+    results = {m.label: _held(run, m) for m in members if m.trial is not None}
+    able = {
+        label
+        for label, result in results.items()
+        if all(result.holds(constraint, confirmed=True) for constraint in constraints)
+    }
+    if not able:
+        missed = {
+            label: sum(max(0.0, c.violation(result.estimate(c).value)) for c in constraints)
+            for label, result in results.items()
+            if result.fault is None
+        }
+        nearest = min(missed, key=lambda label: missed[label], default=None)
+        told = ""
+        if nearest is not None:
+            values = (f"{c.key} {results[nearest].estimate(c).value:.3f}" for c in constraints)
+            told = f"; the nearest is {nearest} with {', '.join(values)}"
+        raise ExportError(
+            f"no confirmed member holds {', '.join(map(str, constraints))} with 95% confidence"
+            + told
+        )
+    return [replace(m, feasible=m.feasible and m.label in able) for m in members]
+
+
+def _held(run: Run, member: Member) -> Result:
+    return Result.load(run.held_out("confirm", member.fingerprint))
 
 
 def tested(run: Run, member: Member) -> Result | None:

@@ -105,7 +105,7 @@ def run_mergekit(mergekit: Path, jobs: Sequence[tuple[Path, Path]], work: Path) 
     file = work / "jobs.json"
     file.write_text(json.dumps([[str(one), str(other)] for one, other in jobs]))
     started = [mergekit / "python", "-c", _RUN_ALL, file]
-    ended = subprocess.run(started, capture_output=True, text=True, env=environment(), timeout=280)
+    ended = subprocess.run(started, capture_output=True, text=True, env=environment(), timeout=1000)
     assert ended.returncode == 0, ended.stderr[-3000:]
 
 

@@ -33,6 +33,8 @@ from tests.mergekit.kit import (
     write_sets,
 )
 
+pytestmark = pytest.mark.timeout(1200)
+
 GRADIENT = [0.2, 0.9, 0.4]
 KNEE = {"plateau": 0.75, "end": 0.125, "knee": 0.7}
 FILTERS = [
@@ -86,13 +88,11 @@ STEP = {
     "ties, gradients and filters, untied": Case(
         "ties", dense(VARIED, [0.2, 0.6], FILTERS), models="untied"
     ),
-    "ties, large": Case("ties", DENSE, models="large"),
     "ties, gradients and filters, large": Case(
         "ties", dense(VARIED, [0.2, 0.6], FILTERS), models="large"
     ),
     "slerp": Case("slerp", shared={"t": 0.35}),
     "slerp, gradient and filters": Case("slerp", shared={"t": FILTERS}),
-    "slerp, large": Case("slerp", shared={"t": GRADIENT}, models="large"),
 }
 """At most one step of bfloat16, outside the boundary in fewer than 2 of 10,000 entries; of linear,
 whose sums are fused there, in fewer than 5."""
@@ -165,7 +165,7 @@ def test_the_exceptions_are_needed(found):
     ]
     assert all(0 < d.tied < 0.3 * d.entries for d in trimmed)
     assert all(d.differ > d.differ_untied for d in trimmed)
-    for name in ("linear, large", "ties, large"):
+    for name in ("linear, large", "ties, gradients and filters, large"):
         assert found[name].differ_untied > 0, name
 
 

@@ -943,7 +943,7 @@ def test_a_pick_that_was_not_confirmed_is_named_beside_what_was(workplace, merge
     [
         (("run", "search.yaml"), "runs/search"),
         (("init", "new.yaml"), "new.yaml"),
-        (("merge", "recipe.yaml", "out"), "out"),
+        (("merge", "--no-verify", "recipe.yaml", "out"), "out"),
     ],
 )
 def test_a_folder_that_cannot_be_written(

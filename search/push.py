@@ -1,0 +1,124 @@
+"""A verified checkpoint to the hub: only when asked, private unless told, never over another's.
+
+What the hub gets is the folder, but for places of this machine: recipe.yaml and mergekit_config.yml
+name models as the card does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from merge_core import MergePlan
+from merge_core.card import mergekit_lack, model_card
+from merge_core.licences import begins
+from merge_core.mergekit import to_mergekit
+from merge_core.parents import HUB_ID, parents, public_recipe
+from merge_core.writing import CARD_FILE, MERGEKIT_FILE, RECIPE_FILE
+from merge_core.yaml_io import dump_yaml, one_line
+from search.errors import ExportError
+from search.publish import Written
+
+_OURS = {".gitattributes", CARD_FILE}
+"""What a repository may hold that is pushed to: what the hub itself puts into a new one."""
+
+
+class Push:
+    """A repository of the hub that a checkpoint will be pushed to.
+
+    Args:
+        repository: `org/name`.
+        public: whether all may read it.
+
+    Raises:
+        ExportError: no hub id, no token, no network, or a repository that holds something. Known
+            before anything is merged.
+    """
+
+    def __init__(self, repository: str, *, public: bool = False) -> None:
+        from huggingface_hub import HfApi, constants, get_token
+
+        self.repository, self.public = repository, public
+        if not HUB_ID.fullmatch(repository):
+            raise ExportError(f"--push {repository}: is no hub id; write ORG/NAME")
+        if constants.HF_HUB_OFFLINE:
+            raise ExportError(f"--push {repository}: HF_HUB_OFFLINE is set: unset it to push")
+        token = get_token()
+        if token is None:
+            raise ExportError(
+                f"--push {repository}: no token: `hf auth login`, or set HF_TOKEN, with the right "
+                "to write"
+            )
+        self._api = HfApi(token=token)
+        self._check()
+
+    def warnings(self, plan: MergePlan) -> list[str]:
+        """What a publisher should look at, a line each."""
+        found = []
+        wanted = begins(parent.licence for parent in parents(plan))
+        name = self.repository.partition("/")[2]
+        if wanted is not None and not name.lower().startswith(wanted.lower().replace(" ", "-")):
+            found.append(f"a parent's licence asks for a name that begins with '{wanted}'")
+        return found
+
+    def send(self, plan: MergePlan, folder: Path, written: Written) -> str:
+        """Upload the folder in one commit; its address.
+
+        Raises:
+            ExportError: the hub refuses.
+        """
+        from huggingface_hub import CommitOperationAdd
+
+        texts = self._texts(plan, written)
+        files = sorted(p for p in folder.rglob("*") if p.is_file())
+        operations = []
+        for file in files:
+            name = file.relative_to(folder).as_posix()
+            content: Any = texts[name].encode() if name in texts else file
+            operations.append(CommitOperationAdd(path_in_repo=name, path_or_fileobj=content))
+        message = f"Merge {written.fingerprint}"
+        self._told(self._api.create_repo, self.repository, private=not self.public, exist_ok=True)
+        self._told(self._api.create_commit, self.repository, operations, commit_message=message)
+        return f"{self._api.endpoint}/{self.repository}"
+
+    def _texts(self, plan: MergePlan, written: Written) -> dict[str, str]:
+        """Files that name models, as others can read them."""
+        known = parents(plan, written.making.hub_ids)
+        public = public_recipe(plan, known)
+        texts = {
+            CARD_FILE: model_card(plan, written.making, written.found),
+            RECIPE_FILE: dump_yaml(public.plain()),
+        }
+        if mergekit_lack(plan) is None:
+            texts[MERGEKIT_FILE] = dump_yaml(to_mergekit(public, plan.sources))
+        return texts
+
+    def _check(self) -> None:
+        """Refuse a repository that is there and is not just made for this."""
+        if not self._told(self._api.repo_exists, self.repository):
+            return
+        info = self._told(self._api.repo_info, self.repository)
+        held = {file.rfilename for file in info.siblings or ()}
+        if held - _OURS:
+            raise ExportError(
+                f"--push {self.repository}: holds {min(held - _OURS)} already: name a new one"
+            )
+        if not info.private and not self.public:
+            raise ExportError(
+                f"--push {self.repository}: is public: add --public, or name a new one"
+            )
+
+    def _told(self, call: Any, *arguments: Any, **named: Any) -> Any:
+        """What the hub answers; what it refuses is one line."""
+        try:
+            return call(*arguments, **named)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ExportError(
+                f"--push {self.repository}: the hub does not take it: {one_line(error)[:200]}"
+            ) from error
+        except Exception as error:  # of whichever HTTP library the hub's client has inside
+            if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "requests"):
+                raise
+            raise ExportError(
+                f"--push {self.repository}: the hub cannot be reached: {one_line(error)[:200]}"
+            ) from error
