@@ -27,6 +27,8 @@ _LABEL = 9  # columns of what stands before the facts
 _BESIDE = 104  # columns from which the plot stands beside the facts
 _MOST_WORKERS = 12
 _MOST_LINES = 30
+_FEW_LINES = 24  # below, several facts share a line
+_GOOD_HEIGHT = 10  # of the plot, where there is room for it and for workers
 _DUMB = ("dumb", "linux", "vt100", "vt102", "vt220", "unknown")
 """Values of TERM whose screens have no braille, whatever the encoding."""
 
@@ -47,29 +49,27 @@ class Panel:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         now = time.time() if self._status.state == "running" else self._status.at
-        most = self._lines if self._lines is not None else min(_MOST_LINES, console.height - 4)
+        most = self._lines if self._lines is not None else min(_MOST_LINES, console.height - 2)
         plain = is_plain(console)
         width = options.max_width
         beside = width >= _BESIDE and self._plot
         left = width * 9 // 20 if beside else width
         head = _title(self._status, time.time(), width, plain=plain)
-        told = [
-            line
-            for label, value in facts(self._status, plain=plain)
-            for line in _wrapped(console, label, value, left)
-        ]
+        rows = facts(self._status, plain=plain)
+        if most < _FEW_LINES and not beside:
+            rows = _fewer(rows)
+        told = [line for row in rows for line in _wrapped(console, *row, left)]
         room = max(1, most - 1 - len(told))
-        if not beside and self._plot and room - LEAST_HEIGHT >= 1:
+        if not beside and self._plot and room > LEAST_HEIGHT:
             # The plot needs its lines; few workers leave more to it.
-            told += workers(self._status, left, min(_MOST_WORKERS, room - LEAST_HEIGHT), now)
-        else:
-            told += workers(self._status, left, min(_MOST_WORKERS, room), now)
+            room = max(1, room - _GOOD_HEIGHT)
+        told += workers(self._status, left, min(_MOST_WORKERS, room), now)
         points = self._status.points if self._plot else None
         if points is None:
             yield Group(head, *told)
         elif beside:
-            height = min(most - 1, max(len(told), 20))
-            drawn = sketch(points, width - left - 3, height, plain=plain)
+            height = min(most - 1, max(len(told), 24))
+            drawn = sketch(points, min(5 * height, width - left - 3), height, plain=plain)
             row = Table.grid(padding=(0, 3, 0, 0))
             row.add_column(width=left)
             row.add_column()
@@ -123,13 +123,27 @@ def facts(status: Status, *, plain: bool = False, bars: bool = True) -> list[tup
         best = Text()
         for name, (value, number) in status.best.items():
             best.append("; " if best.plain else "").append(f"{name} ")
-            best.append(f"{value:.3f}", "bold").append(f" (trial {number})")
+            best.append(f"{value:.3f}", "bold").append(f" (#{number})")
         rows.append(("best", best))
     faults = [many(status.failed, "trial") + " failed"] if status.failed else []
     faults += [f"{count} x {kind}" for kind, count in status.faults.items()]
     if faults:
         rows.append(("faults", Text(", ".join(faults), style="red")))
     return rows
+
+
+def _fewer(rows: list[tuple[str, Text]]) -> list[tuple[str, Text]]:
+    """The same facts on fewer lines."""
+    found = dict(rows)
+    for label, more, what in (
+        ("left", "rate", "; "),
+        ("left", "cost", "; cost "),
+        ("front", "best", "; best "),
+    ):
+        if label in found and more in found:
+            joined = Text().append_text(found[label]).append(what).append_text(found.pop(more))
+            found[label] = joined
+    return list(found.items())
 
 
 def workers(status: Status, width: int, most: int, now: float) -> list[Text]:
@@ -147,7 +161,7 @@ def workers(status: Status, width: int, most: int, now: float) -> list[Text]:
         told = [doing.job, doing.what or ("sent" if doing.job else "")]
         what = ", ".join(filter(None, [*told, took]))
         if doing.done and status.items and doing.job.startswith(("trial", "baseline")):
-            what += f", {doing.done} of {status.items} items done"
+            what += f", {doing.done} of {status.items}"
         elif doing.done:
             what += f", {many(doing.done, 'item')} done"
         line = Text.assemble((f"{name:<{max(column, _LABEL - 1)}} ", "dim"), what)
@@ -155,7 +169,8 @@ def workers(status: Status, width: int, most: int, now: float) -> list[Text]:
         lines.append(line)
     rest = {n: d for n, d in status.workers.items() if n not in names}
     if rest:
-        lines.append(Text(f"{'':<{_LABEL}}and {many(len(rest), 'worker')} more: {_summed(rest)}"))
+        more = f"and {many(len(rest), 'worker')} more" if names else many(len(rest), "worker")
+        lines.append(Text(f"{'':<{_LABEL}}{more}: {_summed(rest)}"))
     return lines
 
 

@@ -13,8 +13,9 @@ from rich.text import Text
 
 _BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # [row of 4][column of 2]
 _STYLES = {"other": "cyan", "front": "bold green", "chosen": "bold magenta", "baseline": "yellow"}
-LEAST_WIDTH, LEAST_HEIGHT = 24, 9
+LEAST_WIDTH, LEAST_HEIGHT = 24, 7
 """Of a plot with its axes; below, none is drawn."""
+_LOW = 12  # below, the legend has one line
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def sketch(points: Points, width: int, height: int, *, plain: bool = False) -> T
         None if there are no points, or no room.
     """
     every = points.all
-    legend = _legend(points, width, plain=plain)
+    legend = _legend(points, width, 1 if height < _LOW else 2, plain=plain)
     rows = height - 3 - len(legend)
     rows -= rows % 2 == 0  # an odd number has a middle
     if not every or width < LEAST_WIDTH or rows < LEAST_HEIGHT - 4:
@@ -172,8 +173,8 @@ def _letters(points: Points) -> list[str]:
     return found
 
 
-def _legend(points: Points, width: int, *, plain: bool) -> list[Text]:
-    """What the marks mean, in two lines at most; what has no room is left out."""
+def _legend(points: Points, width: int, most: int, *, plain: bool) -> list[Text]:
+    """What the marks mean, in `most` lines; what has no room is left out."""
     marks = [("o" if plain else "●", "front", "front")] if points.front else []
     marks += [("." if plain else "⠒", "other trials", "other")] if points.others else []
     marks += [("*" if plain else "★", "exported", "chosen")] if points.chosen else []
@@ -186,7 +187,7 @@ def _legend(points: Points, width: int, *, plain: bool) -> list[Text]:
         entry = Text(glyph, style=_STYLES[kind]).append(f" {what}", style="not bold default")
         gap = 2 if lines[-1].plain else 0
         if lines[-1].cell_len + gap + entry.cell_len > width:
-            if len(lines) == 2:
+            if len(lines) == most:
                 break
             lines.append(Text())
             gap = 0

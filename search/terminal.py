@@ -27,6 +27,7 @@ from search.driver import Driver
 from search.export import spelled
 from search.live import EVERY_S, Phase
 from search.live import Live as Kept
+from search.mlflow_link import link_for
 from search.narrow import at_ends
 from search.outlook import RECENT, outlook
 from search.panel import Panel, facts
@@ -61,6 +62,7 @@ class Progress:
         self._shows: Watched | None = None
         self._kept = Kept(at=0.0, began=time.time(), phase="searching", command=command)
         self._wrote = self._summed = 0.0
+        self._linked = False
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal and not self.console.is_dumb_terminal:
@@ -95,8 +97,7 @@ class Progress:
         )
         for note in driver.notes:
             say(self.console, note)
-        where = shown(driver.run.folder)
-        say(self.console, f"from another shell: mergefront status {where}; mergefront ui {where}")
+        say(self.console, f"from another shell: mergefront status {shown(driver.run.folder)}")
         self._summed = time.monotonic()
         self.tick(driver)
 
@@ -135,6 +136,9 @@ class Progress:
     def tick(self, driver: Driver) -> None:
         if self._shows is None:
             return
+        if not self._linked and driver.tracker.link is not None:
+            self._linked = True
+            say(self.console, f"every trial in MLflow: {driver.tracker.link}")
         phase: Phase = "stopping" if driver.stopping else "searching"
         status = self._shows.status(phase)
         if self._live is not None:
@@ -350,7 +354,9 @@ def print_found(console: Console, found: Found, command: str) -> None:
         say(console, line)
     if found.tracking_problem is not None:
         say(console, f"MLflow lacks some of it: {found.tracking_problem}")
-    say(console, f"look at every trial: mergefront ui {where}")
+    # Who does not answer would be waited for.
+    link = link_for(run) if found.tracking_problem is None else f"mergefront ui {where}"
+    say(console, f"every trial in MLflow: {link}")
 
 
 def _marks(member: Member, chosen: Member | None) -> str:
