@@ -35,15 +35,20 @@ def register(
     Example: mergefront register runs/thai thai-r1 --pick best:reasoning
     """
     from search import confirm as confirming
-    from search.mlflow_store import Store, answering
+    from search.errors import StorageError
+    from search.mlflow_store import Store, answering, is_made
     from search.registry import register as register_member
     from search.run import Run
+    from search.secrets import redacted
 
     opened = Run.open(run)
     members, _ = confirming.load(opened)
     chosen = confirming.choose(opened.search, members, pick, best_effort=best_effort)
+    uri = tracking_uri or opened.tracking
+    if not is_made(uri):
+        raise StorageError(f"{redacted(uri)}: nothing is tracked there yet")
     with answering(opened, tracking_uri):
-        store = Store(opened, tracking_uri, create=False)
+        store = Store(opened, uri, create=False)
         version = register_member(store, chosen, name, alias)
     how = "registered as" if version.made else "is already"
     say(f"{version.label} {how} {version.name} version {version.number}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from search.errors import ConfigError
-from search.mlflow_store import experiment_name, import_mlflow
+from search.mlflow_store import experiment_name, import_mlflow, is_made
 from search.mlflow_view import FRONT, PREFIX, key_for, runs_link, view_link
 from search.run import Run
 from search.secrets import redacted, said, without_password
@@ -52,7 +52,7 @@ def page_of(run: Run, base: str) -> str:
         ConfigError: nothing is tracked yet, or the store does not answer.
     """
     uri = run.tracking
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    if not is_made(uri):
         raise ConfigError(f"{run.folder}: nothing is tracked yet: start it with `mergefront run`")
     mlflow = import_mlflow()
     client = mlflow.MlflowClient(tracking_uri=uri)

@@ -41,30 +41,32 @@ def above(note: str, held: str) -> str:
 
 
 def _head(view: RunView, experiment: str) -> Iterator[str]:
+    """What MLflow shows before one asks for more: how it stands, where to look, what it is."""
     search, file = view.search, view.search.file
     models = ", ".join(f"`{entry.model}`" for entry in file.models)
     on = f" onto `{file.base_model}`" if file.base_model else ""
     links = [view_link("", experiment, key_for(view.run, key)) for key in (FRONT, ALL)]
-    yield (
-        f"A search over merges of {models}{on}: {len(search.space.distributions())} parameters, "
-        f"{len(search.objectives)} objectives. "
-        f"Open [the front]({links[0]}) or [all trials]({links[1]})."
-    )
-    yield ""
     yield _standing(view)
+    yield ""
+    yield (
+        f"Open **[the front]({links[0]})** or [all trials]({links[1]}). "
+        f"A search over merges of {models}{on}: {len(search.space.distributions())} parameters, "
+        f"{len(search.objectives)} objectives."
+    )
 
 
 def _standing(view: RunView) -> str:
-    """How far it is, in a sentence."""
+    """How far it is, in a sentence or two."""
     finished = view.account.trials
     if not finished:
         return "No trial has finished yet."
-    front = f"**{finished} trials, {len(view.front)} on the front.**"
+    front = f"{finished} trials, {len(view.front)} on the front"
     if view.chosen is not None:
-        return f"{front} Confirmed; {view.chosen.label} is exported (`recipe.yaml`)."
+        scores = (f"{name} {spelled(e)}" for name, e in view.chosen.confirmed.items())
+        return f"**{view.chosen.label} is exported: {', '.join(scores)}**, confirmed. {front}."
     if view.members:
-        return f"{front} Confirmed, but nothing is exported: {view.problem}."
-    return f"{front} Not confirmed yet: its scores are claims."
+        return f"**Confirmed, but nothing is exported: {view.problem}.** {front}."
+    return f"**{front}, not confirmed yet**: its scores are claims."
 
 
 def _found(view: RunView) -> Iterator[str]:
@@ -146,9 +148,9 @@ def _reading(view: RunView) -> Iterator[str]:
         yield f"| {objective.name} | {_cell(parts)} | {better} |"
     yield ""
     yield (
-        "- Blue is the front, grey the other trials, red the baselines. `NAME_low` and `NAME_high` "
-        "are an objective's 95% interval, `NAME_n` its items. A trial that was stopped early has "
-        "an estimate, and no interval."
+        "- Blue is the front, grey the other trials, orange the baselines. `NAME_low` and "
+        "`NAME_high` are an objective's 95% interval, `NAME_n` its items. A trial that was "
+        "stopped early has an estimate, and no interval."
     )
     yield (
         "- The best of many scores is optimistic: `confirmed_` columns are of items held out from "

@@ -57,15 +57,20 @@ def _make(uri: str) -> None:
     """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    url = make_url(uri) if uri.startswith("sqlite") else None
-    if url is None or not url.database or Path(url.database).exists():
+    if is_made(uri):
         return
-    file = Path(url.database).absolute()
+    file = Path(make_url(uri).database or "").absolute()
     half = file.with_name(f"{file.name}.half")
     half.unlink(missing_ok=True)
     store = SqlAlchemyStore(f"sqlite:///{half}", (file.parent / "mlartifacts").as_uri())
     store.engine.dispose()
     half.replace(file)
+
+
+def is_made(uri: str) -> bool:
+    """Whether a store can hold something: a SQLite file that is not there cannot."""
+    url = make_url(uri) if uri.startswith("sqlite") else None
+    return url is None or not url.database or Path(url.database).exists()
 
 
 class Store:
@@ -135,7 +140,8 @@ class Store:
                 self.experiment,
                 run_name=row.name,
                 start_time=row.times[0],
-                tags={PARENT: self.parent, kind: value, RUN: self.run.id},
+                # Only now: people may write another.
+                tags={PARENT: self.parent, kind: value, RUN: self.run.id, NOTE: row.note},
             )
             run_id = self._ids[row.key] = created.info.run_id
         result = None if row.result is None else Result.load(row.result)

@@ -191,8 +191,7 @@ def _page(
         "compareRunCharts": charts,
         # The page adds a chart of every metric to "Model metrics": folded, for they are many.
         "compareRunSections": [
-            _section(_SEARCH, "The front: claimed, and confirmed", display=True)
-            | {"columns": 2, "cardHeight": 420},
+            _section(_SEARCH, "The front", display=True) | {"columns": 2, "cardHeight": 420},
             _section(_RECIPES, "Recipes", display=True) | {"columns": 1, "cardHeight": 420},
             _section(_CURVES, "Progress over trials", display=True)
             | {"columns": 3, "cardHeight": 300},

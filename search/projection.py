@@ -70,6 +70,7 @@ class Row:
     failed: bool
     times: tuple[int, int]
     beside: tuple[str, Path] | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,29 @@ def of_trial(run: Run, frozen: FrozenTrial, near: Nearby, *, on_front: bool = Fa
         failed=frozen.state == TrialState.FAIL,
         times=(milliseconds(frozen.datetime_start), milliseconds(frozen.datetime_complete)),
         beside=beside,
+        note=_told(search, metrics, tags, beside),
     )
+
+
+def _told(
+    search: Search,
+    metrics: Mapping[str, float],
+    tags: Mapping[str, str],
+    beside: tuple[str, Path] | None = None,
+) -> str:
+    """What a trial or baseline scored, and what became of it, as Markdown."""
+    lines = []
+    for objective in search.objectives:
+        if (value := metrics.get(objective.name)) is not None:
+            low, high = (metrics.get(f"{objective.name}_{end}") for end in ("low", "high"))
+            sure = "estimated" if low is None else f"[{low:.3f}, {high:.3f}]"
+            n = metrics[f"{objective.name}_n"]
+            lines.append(f"- {objective.name} **{value:.3f}** {sure} on {n:.0f} items")
+    told = {"fault": "broken", studies.PARTIAL: "stopped early", studies.DUPLICATE_OF: "as trial"}
+    lines += [f"- {what}: {tags[key]}" for key, what in told.items() if key in tags]
+    if beside is not None:
+        lines.append(f"- `beside_baseline.json`: what changed against {beside[0]}")
+    return "\n".join(lines) or "No worker could do it: see `run.log`."
 
 
 def nearby(run: Run) -> Nearby:
@@ -217,6 +240,7 @@ def of_baseline(run: Run, path: Path) -> Row:
         tags={BASELINE: path.stem, "front": "false", ROLE: "baseline", COLOR: ORANGE},
         result=path,
         failed=False,
+        note=_told(run.search, metrics, {}),
         times=(end - int(sum(result.seconds.values()) * 1000), end),
     )
 

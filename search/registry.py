@@ -65,7 +65,8 @@ def register(store: Store, member: Member, name: str, alias: str | None = None) 
         raise ExportError(f"--alias {alias!r}: letters, digits, _ and -; neither latest nor v1")
     run_id = store.find((TRIAL, str(member.trial)))
     if run_id is None:
-        raise RunError(f"{store.run.folder}: MLflow lacks {member.label}: `mergefront sync` it")
+        run = f"{store.run.folder.parent.name}/{store.run.name}"
+        raise RunError(f"MLflow lacks {member.label}: `mergefront sync {run}` fills it in")
     _model(store, name)
     tags = dict(_tags(store.run, member))
     found = [

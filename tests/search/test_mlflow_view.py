@@ -15,20 +15,20 @@ PARAMETERS = ["language/weight", "reasoning/weight/knee"]
 
 
 def states(**options: object) -> tuple[dict, dict]:
+    """What the views of the front and of all trials hold."""
     tags = view_tags(OBJECTIVES, PARAMETERS, **options)  # type: ignore[arg-type]
     run = options.get("run")
-    keys = [PREFIX + view_key(key, run) for key in (ALL, FRONT)]  # type: ignore[arg-type]
+    keys = [PREFIX + view_key(key, run) for key in (FRONT, ALL)]  # type: ignore[arg-type]
     assert list(tags) == keys
     return decode(tags[keys[0]])["state"], decode(tags[keys[1]])["state"]
 
 
 def test_both_views_decode_and_name_the_given_columns() -> None:
-    everything, front = states()
     confirmed = ["confirmed_reasoning", "confirmed_language"]
-    for state, more in ((everything, []), (front, confirmed)):
+    for state in states():
         assert state["selectedColumns"] == [
-            *(f"metrics.`{name}`" for name in (*OBJECTIVES, *more, "joint", "tokens")),
-            "tags.`front`",
+            *(f"metrics.`{name}`" for name in (*OBJECTIVES, *confirmed, "joint", "tokens")),
+            "tags.`role`",
             *(f"params.`{name}`" for name in PARAMETERS),
         ]
         assert set(state["selectedColumns"]) <= set(state["columnOrder"])
@@ -36,42 +36,47 @@ def test_both_views_decode_and_name_the_given_columns() -> None:
         assert state["runsHiddenMode"] == "SHOW_ALL"  # the page draws ten runs unless told
 
 
-def test_charts_are_the_scatter_the_progress_and_the_recipes() -> None:
-    state, _ = states()
+def test_charts_are_the_scatters_the_progress_and_the_recipes() -> None:
+    state, _ = states(curves=["hypervolume", "cost"])
     sections = {section["uuid"] for section in state["compareRunSections"]}
-    charts = {chart["type"]: chart for chart in state["compareRunCharts"]}
+    charts = {
+        chart["uuid"].removeprefix("mergefront-"): chart for chart in state["compareRunCharts"]
+    }
     assert {chart["metricSectionId"] for chart in charts.values()} <= sections
-    assert charts["SCATTER"]["xaxis"] == {"key": "reasoning", "type": "METRIC"}
-    assert charts["SCATTER"]["yaxis"] == {"key": "language", "type": "METRIC"}
-    assert charts["LINE"]["metricKey"] == "hypervolume"
-    assert charts["PARALLEL"]["selectedParams"] == PARAMETERS
-    assert charts["PARALLEL"]["selectedMetrics"] == OBJECTIVES
+    for name, prefix in (("scatter", ""), ("scatter-confirmed", "confirmed_")):
+        assert charts[name]["xaxis"] == {"key": f"{prefix}reasoning", "type": "METRIC"}
+        assert charts[name]["yaxis"] == {"key": f"{prefix}language", "type": "METRIC"}
+    lines = [chart["metricKey"] for chart in charts.values() if chart["type"] == "LINE"]
+    assert lines == ["hypervolume", "cost"]
+    assert charts["parallel"]["selectedParams"] == PARAMETERS
+    assert charts["parallel"]["selectedMetrics"] == OBJECTIVES
 
 
 def test_one_objective_has_no_scatter_and_no_parameters_no_recipes() -> None:
     tags = view_tags(["reasoning"], [])
     state = decode(tags[PREFIX + ALL])["state"]
-    assert [chart["type"] for chart in state["compareRunCharts"]] == ["LINE"]
+    assert {chart["type"] for chart in state["compareRunCharts"]} == {"LINE"}
 
 
-def test_front_only_filters_on_the_tag() -> None:
-    everything, front = states()
+def test_the_front_is_without_the_other_trials_and_they_come_last_among_all() -> None:
+    front, everything = states()
+    assert front["searchFilter"] == "tags.role != 'trial'"
     assert everything["searchFilter"] == ""
-    assert front["searchFilter"] == "tags.front = 'true'"
+    # In this order of roles: baseline, front, search, trial; the page loads a hundred runs.
+    assert (everything["orderByKey"], everything["orderByAsc"]) == ("tags.`role`", True)
 
 
-def test_order_follows_joint_then_the_first_objectives_direction() -> None:
-    everything, front = states()
-    assert (everything["orderByKey"], everything["orderByAsc"]) == ("metrics.`joint`", False)
+def test_the_front_is_ordered_by_the_first_objective_best_first() -> None:
+    front, _ = states()
     assert (front["orderByKey"], front["orderByAsc"]) == ("metrics.`reasoning`", False)
-    for state in states(metrics=["tokens"], ascending=True):
-        assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`reasoning`", True)
+    front, _ = states(ascending=True)
+    assert (front["orderByKey"], front["orderByAsc"]) == ("metrics.`reasoning`", True)
 
 
 def test_searches_that_share_an_experiment_have_views_of_their_own() -> None:
-    everything, front = states(run="thai")
+    front, everything = states(run="thai")
     assert everything["searchFilter"] == "tags.`mergefront.run` = 'thai'"
-    assert front["searchFilter"] == "tags.`mergefront.run` = 'thai' and tags.front = 'true'"
+    assert front["searchFilter"] == "tags.`mergefront.run` = 'thai' and tags.role != 'trial'"
     assert not set(view_tags(OBJECTIVES, [], run="thai")) & set(view_tags(OBJECTIVES, []))
 
 
@@ -79,17 +84,17 @@ def test_tags_are_the_same_for_the_same_search() -> None:
     assert view_tags(OBJECTIVES, PARAMETERS) == view_tags(OBJECTIVES, PARAMETERS)
 
 
-def test_the_menu_lists_all_trials_first() -> None:
+def test_the_menu_lists_the_front_first() -> None:
     tags = view_tags(OBJECTIVES, PARAMETERS)
-    views = [json.loads(tags[PREFIX + key]) for key in (ALL, FRONT)]
+    views = [json.loads(tags[PREFIX + key]) for key in (FRONT, ALL)]
     assert views[0]["updatedAt"] > views[1]["updatedAt"]
-    assert [view["name"] for view in views] == ["All trials", "The front"]
+    assert [view["name"] for view in views] == ["The front", "All trials"]
 
 
 def test_links_give_the_key_and_no_filter_that_would_hide_it() -> None:
     link = view_link("http://127.0.0.1:5000/", "7", FRONT)
     assert link.startswith("http://127.0.0.1:5000/#/experiments/7/runs?")
-    assert link.endswith("&viewStateShareKey=front-only")
+    assert link.endswith("&viewStateShareKey=front")
     assert "searchFilter" not in link
     assert view_link("", "7", ALL).startswith("#/experiments/7/runs?")
     assert (
