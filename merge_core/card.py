@@ -132,7 +132,10 @@ def md(text: object) -> str:
 
 def code(text: object) -> str:
     """Any text as Markdown code, on one line; in tables too."""
-    plain = " ".join(str(text).split()).replace("|", "\\|")
+    plain = " ".join(str(text).split())
+    if "\\" in plain:  # no way to write both it and a bar into the code of a table
+        return md(plain)
+    plain = plain.replace("|", "\\|")
     ticks = "`" * (max(map(len, re.findall("`+", plain)), default=0) + 1)
     space = " " if plain.startswith("`") or plain.endswith("`") else ""
     return f"{ticks}{space}{plain}{space}{ticks}"
