@@ -39,10 +39,22 @@ app.add_typer(cli_run.app)
 app.add_typer(cli_look.app)
 app.add_typer(cli_report.app)
 app.add_typer(cli_export.app)
-app.add_typer(cli_experiment.app)
-app.add_typer(cli_sync.app)
 app.add_typer(cli_register.app)
+app.add_typer(cli_sync.app)
 app.add_typer(cli_cluster.app)
+app.add_typer(cli_experiment.app)
+_TOPICS = {
+    "Begin": (cli_start.app,),
+    "Search": (cli_run.app,),
+    "Look": (cli_look.app, cli_report.app),
+    "Take away": (cli_export.app, cli_register.app),
+    "Clusters, servers, experiments": (cli_sync.app, cli_cluster.app, cli_experiment.app),
+}
+"""The headings of `mergefront --help`."""
+for topic, parts in _TOPICS.items():
+    for part in parts:
+        for entry in (*part.registered_commands, *part.registered_groups):
+            entry.rich_help_panel = topic
 _MENDABLE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
     *(errno.ENOTDIR, errno.ENAMETOOLONG),

@@ -83,7 +83,10 @@ def status(
     address: Address = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
-    """Say how a job is, or all of them."""
+    """Say how a job is, or all of them.
+
+    Example: mergefront job status --address http://head:8265
+    """
     from search.submit import Jobs
 
     jobs = Jobs(address)
@@ -103,7 +106,10 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="until it ends")] = False,
     address: Address = None,
 ) -> None:
-    """Print what a job has printed."""
+    """Print what a job has printed.
+
+    Example: mergefront job logs mergefront-thai --follow
+    """
     from search.submit import Jobs
 
     jobs = Jobs(address)
@@ -118,7 +124,10 @@ def stop(
     id_: Annotated[str, typer.Argument(metavar="ID", help="the job's id")],
     address: Address = None,
 ) -> None:
-    """Have a job finish its running trials and end; the same submission goes on later."""
+    """Have a job finish its running trials and end; the same submission goes on later.
+
+    Example: mergefront job stop mergefront-thai
+    """
     from search.submit import Jobs
 
     say("stopping: its running trials are finished" if Jobs(address).stop(id_) else "had ended")

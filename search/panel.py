@@ -158,12 +158,12 @@ def workers(status: Status, width: int, most: int, now: float) -> list[Text]:
     for name in names:
         doing = status.workers[name]
         took = lasting(doing.seconds + max(0.0, now - status.at))
-        told = [doing.job, doing.what or ("sent" if doing.job else "")]
-        what = ", ".join(filter(None, [*told, took]))
-        if doing.done and status.items and doing.job.startswith(("trial", "baseline")):
-            what += f", {doing.done} of {status.items}"
-        elif doing.done:
-            what += f", {many(doing.done, 'item')} done"
+        done = ""
+        if doing.done:
+            searched = status.items and doing.job.startswith(("trial", "baseline"))
+            done = f"{doing.done}/{status.items}" if searched else f"{doing.done} done"
+        told = [doing.job, doing.what or ("sent" if doing.job else ""), done, took]
+        what = ", ".join(filter(None, told))
         line = Text.assemble((f"{name:<{max(column, _LABEL - 1)}} ", "dim"), what)
         line.truncate(width, overflow="ellipsis" if width > 20 else "crop")
         lines.append(line)

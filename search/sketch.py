@@ -15,7 +15,7 @@ _BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # [row of 4
 _STYLES = {"other": "cyan", "front": "bold green", "chosen": "bold magenta", "baseline": "yellow"}
 LEAST_WIDTH, LEAST_HEIGHT = 24, 7
 """Of a plot with its axes; below, none is drawn."""
-_LOW = 12  # below, the legend has one line
+_LOW, _HIGH = 12, 20  # lines from which the legend has two of them, and three
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def sketch(points: Points, width: int, height: int, *, plain: bool = False) -> T
         None if there are no points, or no room.
     """
     every = points.all
-    legend = _legend(points, width, 1 if height < _LOW else 2, plain=plain)
+    legend = _legend(points, width, 1 if height < _LOW else 2 if height < _HIGH else 3, plain=plain)
     rows = height - 3 - len(legend)
     rows -= rows % 2 == 0  # an odd number has a middle
     if not every or width < LEAST_WIDTH or rows < LEAST_HEIGHT - 4:
@@ -104,10 +104,10 @@ def sketch(points: Points, width: int, height: int, *, plain: bool = False) -> T
     labels[rows - 1] = y.low
     for row in range(rows):
         told = y.text(labels[row]) if row in labels else ""
-        line = Text(f"{told:>{gutter}} {tick if row in labels else bar}", style="dim")
+        line = Text.assemble((f"{told:>{gutter}} {tick if row in labels else bar}", "dim"))
         for column in range(columns):
             glyph, style = cells.get((row, column), (" ", ""))
-            line.append(glyph, style=style or "not dim")
+            line.append(glyph, style=style)
         lines.append(line)
     lines.append(Text(f"{'':>{gutter}} {corner}{dash * columns}", style="dim"))
     name = f"{points.names[0]}{' (less is better)' if points.less[0] else ''}"
@@ -120,10 +120,7 @@ def _under(x: _Axis, name: str, start: int, columns: int) -> Text:
     low, high = x.text(x.low), x.text(x.high)
     room = columns - len(low) - len(high) - 2
     name = name if len(name) <= room else name[: max(0, room - 1)] + "~" if room > 3 else ""
-    line = Text(" " * start + low, style="dim")
-    line.append(f"{name:^{max(0, room) + 2}}", style="not dim")
-    line.append(high)
-    return line
+    return Text.assemble((" " * start + low, "dim"), f"{name:^{max(0, room) + 2}}", (high, "dim"))
 
 
 def _cells(

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from objectives import Estimate
+from search.amounts import many
 from search.budget import until
 from search.confirm import Member
 from search.confirmed import findings, ordered, standing
@@ -92,7 +93,8 @@ class Progress:
         self._shows = Watched(driver)
         say(
             self.console,
-            f"run {driver.run.name}: {driver.pool.size} workers, {driver.finished} trials done, "
+            f"run {driver.run.name}: {many(driver.pool.size, 'worker')}, "
+            f"{many(driver.finished, 'trial')} done, "
             f"until {until(driver.search.file.budget)}",
         )
         for note in driver.notes:
