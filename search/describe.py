@@ -23,13 +23,12 @@ from search.console import print_json
 from search.errors import ConfigError
 from search.estimate import estimate
 from search.export import spelled
-from search.mlflow_store import import_mlflow
-from search.mlflow_view import ALL, PREFIX, runs_link, view_key, view_link
+from search.mlflow_link import is_served, page_of
 from search.prompts import check_prompts
 from search.ranges import spelled as spelled_range
 from search.run import Run
 from search.samplers import random_sampler
-from search.secrets import redacted, said, without_password
+from search.secrets import without_password
 from search.session import Prepared, load_tasks
 
 
@@ -137,28 +136,13 @@ def ui_command(run: Run, host: str, port: int) -> tuple[list[str] | None, dict[s
     and the run's saved view.
 
     Raises:
-        ConfigError: nothing is tracked yet.
+        ConfigError: nothing is tracked yet, or the store does not answer.
     """
     uri = run.tracking
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
-        raise ConfigError(f"{run.folder}: nothing is tracked yet: start it with `mergefront run`")
-    served = uri.startswith(("http://", "https://"))
-    mlflow = import_mlflow()
-    client = mlflow.MlflowClient(tracking_uri=uri)
-    name = run.search.file.tracking.experiment or run.name
-    try:
-        experiment = client.get_experiment_by_name(name)
-    except mlflow.exceptions.MlflowException as error:
-        raise ConfigError(f"{redacted(uri)}: does not answer: {said(error)[:120]}") from error
-    if experiment is None:
-        raise ConfigError(f"{run.folder}: MLflow has no experiment '{name}' yet")
-    key = view_key(ALL, run.id if run.search.file.tracking.experiment else None)
+    served = is_served(uri)
     shown = f"[{host}]" if ":" in host else host
     base = without_password(uri).rstrip("/") if served else f"http://{shown}:{port}"
-    if PREFIX + key in experiment.tags:
-        link = view_link(base, experiment.experiment_id, key)
-    else:
-        link = runs_link(base, experiment.experiment_id)
+    link = page_of(run, base)
     command, environment = server(uri, host, port)
     return (None if served else command), environment, link
 

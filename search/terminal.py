@@ -28,7 +28,6 @@ from search.driver import Driver
 from search.export import spelled
 from search.live import EVERY_S, Phase
 from search.live import Live as Kept
-from search.mlflow_link import link_for
 from search.narrow import at_ends
 from search.outlook import RECENT, outlook
 from search.panel import Panel, facts
@@ -356,9 +355,7 @@ def print_found(console: Console, found: Found, command: str) -> None:
         say(console, line)
     if found.tracking_problem is not None:
         say(console, f"MLflow lacks some of it: {found.tracking_problem}")
-    # Who does not answer would be waited for.
-    link = link_for(run) if found.tracking_problem is None else f"mergefront ui {where}"
-    say(console, f"every trial in MLflow: {link}")
+    say(console, f"every trial in MLflow: {found.link or f'mergefront ui {where}'}")
 
 
 def _marks(member: Member, chosen: Member | None) -> str:
