@@ -42,11 +42,11 @@ DETAIL = 200
 """Characters of a detail that are kept: a search keeps hundreds of thousands of them."""
 
 
-def detail(text: str) -> str:
-    """`text` in one line of at most `DETAIL` characters; "…" stands where it was cut."""
-    head = text[: 8 * DETAIL]
+def detail(text: str, most: int = DETAIL) -> str:
+    """`text` in one line of at most `most` characters; "…" stands where it was cut."""
+    head = text[: 8 * most]
     line = " ".join(head.split())
-    return line if len(line) <= DETAIL and head == text else line[: DETAIL - 1] + "…"
+    return line if len(line) <= most and head == text else line[: most - 1] + "…"
 
 
 @dataclass(frozen=True)

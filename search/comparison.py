@@ -20,12 +20,13 @@ from objectives.scorers.base import Measure
 from objectives.splits import Split
 from objectives.statistics import mean_of
 from search import study as studies
-from search.config import Constraint, Objective, Search, measures_of
+from search.config import Search, measures_of
 from search.console import print_json, say
 from search.errors import ConfigError
 from search.item_changes import as_data, changed, print_changes
+from search.item_pages import deciding
 from search.pairs import Pair, called, pair_of
-from search.results import Result
+from search.results import Result, common
 from search.run import Run
 
 _WIDE = 104  # columns from which a row of `compare` stands in one line
@@ -156,11 +157,10 @@ def _holm(rows: list[Row]) -> list[Row]:
 def _paired_scores(
     one: Result, other: Result, task: str, key: str
 ) -> tuple[list[float], list[float]]:
-    theirs = {item.id: item.scores[key] for item in other.items[task] if key in item.scores}
     both = [
-        (item.scores[key], theirs[item.id])
-        for item in one.items[task]
-        if key in item.scores and item.id in theirs
+        (a.scores[key], b.scores[key])
+        for a, b in common(one.items[task], other.items[task])
+        if key in a.scores and key in b.scores
     ]
     if not both:
         raise ConfigError(f"{task}/{key}: the two share no item that has this score")
@@ -271,11 +271,9 @@ def noise(run: Run) -> list[Told]:
             "how noisy they are"
         )
     results = [Result.load(run.trial(number)) for number in near]
-    targets: list[Objective | Constraint] = [*run.search.objectives, *run.search.constraints]
     parts = {
         part: measure
-        for target in targets
-        for part, measure in zip(target.parts, target.measures, strict=True)
+        for part, measure in deciding(run.search).items()
         if math.isfinite(measure.range[1] - measure.range[0])
     }
     return [_told(results, task, key, measure) for (task, key), measure in parts.items()]
@@ -312,8 +310,7 @@ def _told(results: Sequence[Result], task: str, key: str, measure: Measure) -> T
 
 def _within(one: Sequence[ItemScore], other: Sequence[ItemScore], key: str) -> float:
     """The samples' part of the variance of a difference between means over items."""
-    theirs = {item.id: item for item in other}
-    both = [(item, theirs[item.id]) for item in one if item.id in theirs]
+    both = common(one, other)
     found: Components = paired_components(
         [[sample.scores[key] for sample in a.samples] for a, _ in both],
         [[sample.scores[key] for sample in b.samples] for _, b in both],

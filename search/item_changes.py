@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich import box
@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from objectives.item import detail
 from search.config import Search
 from search.console import say
 from search.item_pages import Change, changes, deciding
@@ -77,13 +78,9 @@ def _lines(one: Change) -> Iterator[tuple[str, str, str]]:
     which = f" (answer {one.sample + 1})" if count > 1 else ""
     for key in sorted({*ours, *theirs}):
         if ours.get(key) != theirs.get(key):
-            yield f"{key}{which}", _text(ours, key), _text(theirs, key)
+            told, their_told = (detail(side.get(key, ""), _SHOWN) for side in (ours, theirs))
+            yield f"{key}{which}", told, their_told
 
 
 def _number(value: float) -> str:
     return f"{value:.3f}".rstrip("0").rstrip(".")
-
-
-def _text(details: Mapping[str, str], key: str) -> str:
-    told = details.get(key, "")
-    return told if len(told) <= _SHOWN else told[: _SHOWN - 1] + "…"

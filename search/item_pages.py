@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from objectives.scorers.base import Measure
 from objectives.splits import SPLITS
 from objectives.task import JOINT
 from search.config import Constraint, Objective, Search
-from search.results import Result
+from search.results import Result, common
 from search.run import Run
 
 PAGE = 1_500_000
@@ -230,17 +230,11 @@ def changes(
     Where a race stopped one of the two, these are the items that it answered by then.
     """
     found = [
-        _change(task, row, other_row, measures) for task, row, other_row in _common(result, other)
+        _change(task, row, their_row, measures)
+        for task, rows in result.items.items()
+        for row, their_row in common(rows, other.items.get(task, ()))
     ]
     return sorted(found, key=lambda one: -one.size)  # stable: else in the items' order
-
-
-def _common(result: Result, other: Result) -> Iterator[tuple[str, ItemScore, ItemScore]]:
-    for task, rows in result.items.items():
-        theirs = {row.id: row for row in other.items.get(task, ())}
-        for row in rows:
-            if row.id in theirs:
-                yield task, row, theirs[row.id]
 
 
 def _change(

@@ -190,6 +190,14 @@ def is_result_of(path: Path, fingerprint: str) -> bool:
     return path.is_file() and Result.load(path).fingerprint == fingerprint
 
 
+def common(
+    items: Sequence[ItemScore], others: Sequence[ItemScore]
+) -> list[tuple[ItemScore, ItemScore]]:
+    """The items of a task that two results both have, in the first one's order."""
+    theirs = {other.id: other for other in others}
+    return [(item, theirs[item.id]) for item in items if item.id in theirs]
+
+
 def reported(search: Search, test: Result) -> dict[str, dict[str, Estimate]]:
     """What the exported recipe scored on the tasks that are reported only, by task and score."""
     return {
