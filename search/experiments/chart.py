@@ -72,7 +72,7 @@ def panel_of(
 ) -> Panel:
     """One panel; see `chart_of`."""
     looks = cycle(_LOOKS)
-    grey: cycle[Symbol] = cycle(("circle-open", "triangle-open"))
+    grey: cycle[Symbol] = cycle(("circle-open", "triangle-open", "x", "star"))
     places = _places(values, x)
     series: list[Series] = []
     shown = [name for name in order if any(value.series == name for value in values)]

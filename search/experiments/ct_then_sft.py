@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -70,6 +72,12 @@ class CtThenSftFile(CheckpointsFile):
 
     def judges(self) -> dict[Where, str]:
         return {("judge",): self.judge}
+
+    def recipes(self) -> Iterator[tuple[Where, Callable[[], dict[str, Any]]]]:
+        models = {"ct": self.checkpoints[0].ct, "sft": self.sft}
+        for name, settings in self.merges.items():
+            for index, setting in enumerate(settings):
+                yield ("merges", name, index), partial(setting.recipe, self, models)
 
     def quick(self) -> dict[str, object]:
         first = {name: [tried[0].model_dump()] for name, tried in self.merges.items()}

@@ -6,7 +6,7 @@ line that begins with file:line:column.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -112,6 +112,10 @@ class ExperimentFile(Strict):
         """Every objective that is named, by its place in the file."""
         return {}
 
+    def recipes(self) -> Iterator[tuple[Where, Callable[[], dict[str, Any]]]]:
+        """Every kind of merge that is made, by its place in the file: what makes its YAML data."""
+        yield from ()
+
     def quick(self) -> dict[str, Any]:
         """Keys with less in them, for a first look; replaces the file's own."""
         return {}
@@ -191,6 +195,12 @@ def read(
     for where, judge in file.judges().items():
         if judge not in names:
             raise source.fault(where, unknown("objective", judge, names))
+    for where, make in file.recipes():
+        try:
+            data = make()
+        except ConfigError as error:
+            raise source.fault(where, error) from None
+        asked.recipe(data, where)
     _check_models(asked)
     return file, replace(asked, tasks=load_tasks(asked.search))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import combinations, cycle
 from typing import Any, ClassVar, Literal
 
@@ -13,13 +15,13 @@ from search.experiments.base import Experiment
 from search.experiments.chart import chart_of
 from search.experiments.file import ExperimentFile, Setting
 from search.experiments.lab import Lab
-from search.experiments.outcome import Difference, Outcome, Value, difference, signed
-from search.figures.chart import BLUE, GREEN, ORANGE, PURPLE, Axis, Line, Panel
+from search.experiments.outcome import Difference, Outcome, Value, difference
+from search.figures.chart import GREEN, PURPLE, Axis, Line, Panel
 from search.file import Number
 from search.results import Result
 
 Share = Number | list[Number]
-_COLORS = (BLUE, ORANGE, GREEN, PURPLE, "#7a6a00", "#56707f")
+_COLORS = (PURPLE, "#7a6a00", GREEN, "#56707f")
 
 
 class LayerSchedulesFile(ExperimentFile):
@@ -47,6 +49,13 @@ class LayerSchedulesFile(ExperimentFile):
     def models(self) -> dict[Where, str]:
         own: dict[Where, str] = {("language",): self.language, ("reasoning",): self.reasoning}
         return {**super().models(), **own}
+
+    def recipes(self) -> Iterator[tuple[Where, Callable[[], dict[str, Any]]]]:
+        experts = {"language": self.language, "reasoning": self.reasoning}
+        for name, method in self.methods.items():
+            for share in self.schedules.values():
+                setting = self.weighted(method, share)
+                yield ("methods", name), partial(setting.recipe, self, experts)
 
     def quick(self) -> dict[str, Any]:
         name, method = next(iter(self.methods.items()))
@@ -128,7 +137,7 @@ class LayerSchedules(Experiment[LayerSchedulesFile]):
             for (name, shape), color in zip(shapes.items(), cycle(_COLORS), strict=False)
         ]
         y = Axis("reasoning's share of the weight", span=(-0.03, 1.03))
-        weights = Panel(Axis("layer"), y, lines, title="schedules")
+        weights = Panel(_layer_axis(len(lines[0].x)), y, lines, title="schedules")
         chart = chart_of(
             values,
             [o.name for o in objectives],
@@ -138,6 +147,11 @@ class LayerSchedules(Experiment[LayerSchedulesFile]):
             more=[weights],
         )
         return Outcome(findings, values, differences, chart)
+
+
+def _layer_axis(layers: int) -> Axis:
+    """Each layer by its number, where there is room for it."""
+    return Axis("layer", names=tuple(map(str, range(layers))) if layers <= 16 else ())
 
 
 def _over_layers(plan: MergePlan) -> list[float]:
@@ -153,13 +167,11 @@ def _over_layers(plan: MergePlan) -> list[float]:
 
 def _ranking(differences: list[Difference]) -> str:
     """Which schedules are ahead of which, by their intervals."""
-    told = [
-        f"{one.a if one.sign == 'ahead' else one.b} is ahead of "
-        f"{one.b if one.sign == 'ahead' else one.a} ({signed(one.estimate)} for {one.a})"
-        for one in differences
-        if one.sign != "not told apart"
-    ]
-    equal = [f"{one.a} and {one.b}" for one in differences if one.sign == "not told apart"]
-    if equal:
-        told.append(f"not told apart: {', '.join(equal)}")
-    return "; ".join(told)
+    ahead: dict[str, list[str]] = {}
+    for one in differences:
+        if one.sign != "not told apart":
+            pair = (one.a, one.b) if one.sign == "ahead" else (one.b, one.a)
+            ahead.setdefault(pair[1], []).append(pair[0])
+    told = [f"{' and '.join(winners)} ahead of {loser}" for loser, winners in ahead.items()]
+    equal = [f"{one.b} and {one.a}" for one in differences if one.sign == "not told apart"]
+    return "; ".join([*told, *([f"not told apart: {', '.join(equal)}"] if equal else [])])

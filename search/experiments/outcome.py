@@ -176,11 +176,12 @@ def verdict(subject: str, differences: Sequence[Difference], places: str) -> str
     if total == 1:
         one = differences[0]
         return f"{subject}: {one.sign}, {signed(one.estimate)}."
-    told = [
-        f"{sign} at {len(at)} of {total} {places} ({', '.join(at)})"
-        for sign, at in by.items()
-        if 0 < len(at) < total
-    ] or [f"{next(sign for sign in by if by[sign])} at all {total} {places}"]
+    some = [(sign, at) for sign, at in by.items() if at]
+    if len(some) == 1:
+        told = [f"{some[0][0]} at all {total} {places}"]
+    else:
+        first, *rest = [f"{sign} at {len(at)} ({', '.join(at)})" for sign, at in some]
+        told = [first.replace(" (", f" of {total} {places} (", 1), *rest]
     largest = max(differences, key=lambda one: abs(one.estimate.value))
     where = f"; the largest difference is {signed(largest.estimate)} at {largest.at}"
     return f"{subject}: {', '.join(told)}{where}."

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 
 from merge_core.checkpoint import Checkpoint
+from merge_core.yaml_io import Where
 from objectives import Estimate
 from search.experiments.base import Experiment
 from search.experiments.chart import chart_of, panel_of
@@ -39,6 +42,10 @@ class PlateauFile(CheckpointsFile):
 
     experiment: Literal["plateau"] = "plateau"
     setting: Setting = Field(description="the one merge at all checkpoints, of experts ct and sft")
+
+    def recipes(self) -> Iterator[tuple[Where, Callable[[], dict[str, Any]]]]:
+        models = {"ct": self.checkpoints[0].ct, "sft": self.sft}
+        yield ("setting",), partial(self.setting.recipe, self, models)
 
     def quick(self) -> dict[str, object]:
         return {"checkpoints": self.ends()}

@@ -109,6 +109,7 @@ def write_restored(recipe: Recipe, criterion: Criterion, folder: Path) -> None:
             continue
         base, *experts = ({name: source.tensor(source.stored_name(name))} for source in sources.all)
         merged |= reference.merge(recipe, base, experts, sources.depths, spec.dtype, criterion)
+    folder.mkdir(parents=True, exist_ok=True)
     write_skeleton(plan, folder)
     save_file(merged, folder / "model.safetensors", metadata={"format": "pt"})
 

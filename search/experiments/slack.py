@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -44,6 +46,15 @@ class SlackFile(ExperimentFile):
 
     def judges(self) -> dict[Where, str]:
         return {("judge",): self.judge}
+
+    def recipes(self) -> Iterator[tuple[Where, Callable[[], dict[str, Any]]]]:
+        for index, setting in enumerate(self.settings):
+            yield ("settings", index), partial(self._recipe, setting, 0.0)
+        for index, slack in enumerate(self.slacks):
+            yield ("slacks", index), partial(self._recipe, self.settings[0], slack)
+
+    def _recipe(self, setting: Setting, slack: float) -> dict[str, Any]:
+        return self.with_slack(setting, slack).recipe(self, self.experts)
 
     def with_slack(self, setting: Setting, slack: float) -> Setting:
         """A setting with slack for the role that it is for.
@@ -136,7 +147,7 @@ def _chart(lab: Lab, values: list[Value]) -> Chart:
     x = Axis("slack")
     own = [value for value in values if value.score == SHARES]
     order = ["retained", "restored", "lost"]
-    shares = panel_of(own, f"{SHARES} in the merge", x, order, (), "share")
+    shares = panel_of(own, "what becomes of the expert's parameters", x, order, (), "share")
     scores = [objective.name for objective in lab.asked.search.objectives]
     return chart_of(
         values, scores, x, [*order, "TIES-SV", "TIES"], references=("TIES",), more=[shares]

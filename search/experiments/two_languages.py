@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -73,6 +75,14 @@ class TwoLanguagesFile(ExperimentFile):
             for name, language in self.languages.items()
             for score, objective in language.scores.items()
         }
+
+    def recipes(self) -> Iterator[tuple[Where, Callable[[], dict[str, Any]]]]:
+        names = [*self.languages]
+        for index, given in enumerate(self.settings):
+            yield ("settings", index), partial(self._recipe, given, names)
+
+    def _recipe(self, given: Setting, names: list[str]) -> dict[str, Any]:
+        return self.setting(given, names).recipe(self, self.roles(names))
 
     def quick(self) -> dict[str, Any]:
         return {"settings": [self.settings[0].model_dump()], "others": {}}
@@ -171,7 +181,7 @@ class TwoLanguages(Experiment[TwoLanguagesFile]):
             scores,
             Axis(names=tuple(names)),
             [TOGETHER, *(series for series in merges if series != TOGETHER), *references],
-            references=(),
+            references=references,
         )
         notes = [f"{series}: {how}." for series, (_, how) in found.items() if how]
         return Outcome(findings, values, differences, chart, notes)

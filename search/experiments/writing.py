@@ -14,8 +14,9 @@ from merge_core.yaml_io import write_atomic
 from search.experiments.base import Experiment
 from search.experiments.lab import Lab
 from search.experiments.outcome import Outcome, table
-from search.figures.interactive import page
-from search.figures.picture import drawn_matplotlib, write_png
+from search.figures.figure import Figure
+from search.figures.interactive import page, section
+from search.figures.picture import write_png
 from search.results import finite
 
 PNG, HTML, TEXT, JSON = "plot.png", "plot.html", "report.md", "results.json"
@@ -47,9 +48,10 @@ def write(experiment: Experiment[Any], outcome: Outcome, lab: Lab, how: How) -> 
     paths = [folder / name for name in (TEXT, PNG, HTML, JSON, VALUES, DIFFERENCES)]
     text, png, html, data, values, differences = paths
     write_atomic(text, _text(experiment, outcome, lab, how))
-    write_png(drawn_matplotlib(outcome.chart, experiment.summary), png)
     caption = " ".join(outcome.findings[:2])
-    write_atomic(html, page(experiment.name, [(experiment.summary, caption, outcome.chart)]))
+    figure = Figure(experiment.name, _title(experiment), caption, outcome.chart)
+    write_png(figure.png(), png)
+    write_atomic(html, page(experiment.name, [section(figure.title, figure.caption, figure.chart)]))
     plain = {
         "experiment": experiment.name,
         **asdict(how),
@@ -68,7 +70,7 @@ def write(experiment: Experiment[Any], outcome: Outcome, lab: Lab, how: How) -> 
 
 
 def _text(experiment: Experiment[Any], outcome: Outcome, lab: Lab, how: How) -> str:
-    lines = [f"# {experiment.summary[0].upper()}{experiment.summary[1:]}", ""]
+    lines = [f"# {_title(experiment)}", ""]
     if how.quick:
         lines += ["**A quick look: few items, few points. It says little.**", ""]
     lines += ["## What was asked", "", experiment.question, "", "## What was found here", ""]
@@ -79,7 +81,8 @@ def _text(experiment: Experiment[Any], outcome: Outcome, lab: Lab, how: How) -> 
     lines += [
         "Brackets are 95% intervals over items; a number without them was counted, not sampled. "
         "Differences are paired by item, and those of one sentence hold together with 95%: ahead "
-        "and behind mean that the interval leaves out 0.",
+        "and behind mean that the interval leaves out 0. So two merges can be told apart although "
+        "their own intervals overlap.",
         "",
         *(f"{note}\n" for note in outcome.notes),
         *("## What the papers say", "", experiment.paper, ""),
@@ -98,6 +101,10 @@ def _text(experiment: Experiment[Any], outcome: Outcome, lab: Lab, how: How) -> 
         f"engine {search.engine.kind}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _title(experiment: Experiment[Any]) -> str:
+    return f"{experiment.summary[0].upper()}{experiment.summary[1:]}"
 
 
 def _items(lab: Lab) -> dict[str, dict[str, int]]:
