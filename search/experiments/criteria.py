@@ -15,7 +15,7 @@ from search.errors import ConfigError
 from search.experiments.base import Experiment
 from search.experiments.chart import chart_of
 from search.experiments.lab import Lab, scratch
-from search.experiments.outcome import Difference, Outcome, Value, difference, mean, verdict
+from search.experiments.outcome import Difference, Outcome, Value, difference, mean, spread
 from search.experiments.restoring import (
     Kind,
     criterion_of,
@@ -96,6 +96,7 @@ class Criteria(Experiment[CriteriaFile]):
         ties = [lab.score("TIES", recipe)]
         fisher = self._fisher(lab, file) if "fisher" in file.criteria else None
         found: dict[str, dict[str, list[Result]]] = {}
+        n = len(file.slacks)
         for slack in sorted(file.slacks):
             at = f"{slack:g}"
             recipe = lab.recipe(file.with_slack(plain, slack), file.experts)
@@ -110,23 +111,24 @@ class Criteria(Experiment[CriteriaFile]):
             for at, here in found.items()
             for kind, results in here.items()
         ]
-        differences, findings = [], []
-        rivals = [kind for kind in ("random", "TIES") if kind == "TIES" or kind in file.criteria]
+        differences: list[Difference] = []
+        findings = []
         for o in lab.asked.search.objectives:
-            for rival in rivals:
+            for rival in ("random", "magnitude", "TIES"):
+                if rival != "TIES" and rival not in file.criteria:
+                    continue
+                told = []
                 for kind in (kind for kind in file.criteria if kind != rival):
                     own = [
                         Difference(
-                            kind,
-                            rival,
-                            at,
-                            o.name,
-                            difference(o, here[kind], here[rival], len(found)),
+                            kind, rival, at, o.name, difference(o, here[kind], here[rival], n)
                         )
                         for at, here in found.items()
                     ]
                     differences += own
-                    findings.append(verdict(f"By {o.name}, {kind} against {rival}", own, "slacks"))
+                    told.append(f"{kind} is {spread(own, 'slacks')}")
+                if told:
+                    findings.append(f"By {o.name}, against {rival}: {'; '.join(told)}.")
         scores = [o.name for o in lab.asked.search.objectives]
         order = [*file.criteria, "TIES"]
         chart = chart_of(values, scores, Axis("slack"), order, references=("TIES",))
@@ -155,7 +157,7 @@ class Criteria(Experiment[CriteriaFile]):
                 continue
             criterion = criterion_of(kind, seed=seed, fisher=fisher)
             with scratch(lab) as folder:
-                merged = Path(folder) / "merged"
+                merged = Path(folder).resolve() / "merged"
 
                 def make(merged: Path = merged, by: Criterion = criterion) -> Recipe:
                     write_restored(recipe, by, merged)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,14 +45,11 @@ class Lab:
         self.asked = asked
         self.folder = folder
         self.told = told
-        self.scored = 0
-        """Results that were not there before."""
-        self.seconds = 0.0
-        """What those took."""
         self._evaluator: Evaluator | None = None
         self._digests: dict[str, str] = {}
         asking = {"search": freeze(asked.search), "items": item_digests(asked.search)}
-        for part in ("merge_method", "models"):  # the recipe's own: each result has another
+        # The recipe is each result's own, and what is made of its scores changes none.
+        for part in ("merge_method", "models", "objectives", "constraints"):
             asking["search"].pop(part)
         text = json.dumps(asking, sort_keys=True, default=str)
         self._asking = hashlib.sha256(text.encode()).hexdigest()
@@ -100,13 +96,10 @@ class Lab:
         if path.is_file():
             return Result.load(path)
         self.told(what)
-        began = time.monotonic()
         result = self._worker().evaluate(Job(what, make(), fingerprint, split))
         if result.fault is not None:
             raise ConfigError(f"{what}: its merge cannot be scored: {result.fault}")
         result.save(path)
-        self.scored += 1
-        self.seconds += time.monotonic() - began
         return result
 
     def counts(self, what: str, recipe: Recipe) -> dict[str, Counts]:

@@ -169,22 +169,24 @@ def _turned(found: Estimate, objective: Objective) -> Estimate:
 
 def verdict(subject: str, differences: Sequence[Difference], places: str) -> str:
     """Where `subject` is ahead, behind, or neither: `places` names what they are, in the plural."""
-    total = len(differences)
+    if len(differences) == 1:
+        return f"{subject}: {differences[0].sign}, {signed(differences[0].estimate)}."
+    largest = max(differences, key=lambda one: abs(one.estimate.value))
+    where = f"the largest difference is {signed(largest.estimate)} at {largest.at}"
+    return f"{subject}: {spread(differences, places)}; {where}."
+
+
+def spread(differences: Sequence[Difference], places: str) -> str:
+    """At how many places it is ahead, behind, or neither, and at which."""
     by: dict[Sign, list[str]] = {"ahead": [], "behind": [], "not told apart": []}
     for one in differences:
         by[one.sign].append(one.at)
-    if total == 1:
-        one = differences[0]
-        return f"{subject}: {one.sign}, {signed(one.estimate)}."
     some = [(sign, at) for sign, at in by.items() if at]
+    total = len(differences)
     if len(some) == 1:
-        told = [f"{some[0][0]} at all {total} {places}"]
-    else:
-        first, *rest = [f"{sign} at {len(at)} ({', '.join(at)})" for sign, at in some]
-        told = [first.replace(" (", f" of {total} {places} (", 1), *rest]
-    largest = max(differences, key=lambda one: abs(one.estimate.value))
-    where = f"; the largest difference is {signed(largest.estimate)} at {largest.at}"
-    return f"{subject}: {', '.join(told)}{where}."
+        return f"{some[0][0]} at all {total} {places}"
+    first, *rest = [f"{sign} at {len(at)} ({', '.join(at)})" for sign, at in some]
+    return ", ".join([first.replace(" (", f" of {total} {places} (", 1), *rest])
 
 
 def trend(what: str, found: Estimate, first: str, last: str) -> str:

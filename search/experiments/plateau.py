@@ -16,7 +16,7 @@ from merge_core.yaml_io import Where
 from objectives import Estimate
 from search.experiments.base import Experiment
 from search.experiments.chart import chart_of, panel_of
-from search.experiments.ct_then_sft import CheckpointsFile
+from search.experiments.ct_then_sft import RIVAL, CheckpointsFile
 from search.experiments.file import Setting
 from search.experiments.lab import Lab
 from search.experiments.outcome import (
@@ -101,7 +101,7 @@ class Plateau(Experiment[PlateauFile]):
             scored = {MERGE: merged[at]}
             if checkpoint.ct_sft is not None:
                 rival = lab.alone(checkpoint.ct_sft)
-                scored["CT, then SFT"] = lab.score(f"CT, then SFT, {at} {file.unit}", rival)
+                scored[RIVAL] = lab.score(f"{RIVAL}, {at} {file.unit}", rival)
             for series, result in scored.items():
                 for o in objectives:
                     values.append(Value(series, at, o.name, result.estimate(o)))
@@ -181,9 +181,10 @@ def _chart(lab: Lab, file: PlateauFile, values: list[Value]) -> Chart:
     scores = [objective.name for objective in lab.asked.search.objectives]
     shares = [value for value in values if value.score == SHARES]
     lengths = [value for value in values if value.score == LENGTH]
+    order = [MERGE, LENGTHS, LOST, OF_KEPT, GONE, TRIMMED, RIVAL]
+    references = (TRIMMED, RIVAL)
     panels = [
-        panel_of(shares, SHARES, x, [GONE, LOST, OF_KEPT, TRIMMED], (TRIMMED,), "share"),
-        panel_of(lengths, "length of the task vectors, CT to SFT", x, [LENGTHS], (), "ratio"),
+        panel_of(shares, SHARES, x, order, references, "share"),
+        panel_of(lengths, "length of the task vectors, CT to SFT", x, order, references, "ratio"),
     ]
-    order = [GONE, LOST, OF_KEPT, LENGTHS, MERGE, "CT, then SFT"]
-    return chart_of(values, scores, x, order, references=("CT, then SFT",), more=panels)
+    return chart_of(values, scores, x, order, references=references, more=panels)
