@@ -22,6 +22,7 @@ from search.mlflow_store import Store
 from search.results import Result
 from search.run import Run, locked
 from search.sync import differences, sync
+from search.tracking import Tracker
 from search.view import RunView
 from tests.search.small import CommandLine
 from tests.search.test_driver import write
@@ -54,6 +55,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Six trials, one of them failed, and a baseline; confirmed, and put into MLflow by `sync`."""
     folder = tmp_path_factory.mktemp("registry")
     data = {"budget": {"trials": TRIALS, "gpu_hour_price": 3.0}, "constraints": {}}
+    data["tracking"] = {"register_as": "nightly", "alias": "best"}
     run = a_run(write(folder, models=MODELS, **data))
     with locked(run.folder), Ledger(run, 1, 0.0):
         study = studies.open_study(run)
@@ -128,6 +130,19 @@ def test_registering_twice_is_one_version_whose_files_make_the_recipe(
     assert run.fingerprint(recipe) == chosen.fingerprint
     assert "merge_method: task_arithmetic" in (held / "mergekit_config.yml").read_text()
     assert differences(run) == []  # what is registered is nothing that sync would mend
+
+
+def test_a_session_registers_what_it_exports_when_the_file_asks_for_it(run: Run) -> None:
+    with locked(run.folder):
+        tracker = Tracker(run, studies.open_study(run))
+        tracker.report()
+        tracker.close()
+        studies.release(run)
+    assert tracker.problem is None
+    assert tracker.link == link_for(run)
+    version = client_of(run).get_model_version_by_alias("nightly", "best")
+    assert version.tags["fingerprint"] == confirming.load(run)[0][0].fingerprint
+    assert differences(run) == []
 
 
 @pytest.mark.parametrize(
