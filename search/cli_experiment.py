@@ -14,10 +14,17 @@ from search.console import console, say
 app = typer.Typer()
 
 
+def _names() -> list[str]:
+    from search.experiments import EXPERIMENTS
+
+    return [*EXPERIMENTS]
+
+
 @app.command()
 def experiment(
     name: Annotated[
-        str | None, typer.Argument(help="which; none lists them", show_default=False)
+        str | None,
+        typer.Argument(help="which; none lists them", show_default=False, autocompletion=_names),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="the experiment's file, for models of your own")

@@ -7,11 +7,10 @@ other models, tasks and engines for the same code.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from merge_core.yaml_io import unknown
-from search.errors import ConfigError
-from search.experiments.base import Experiment
+if TYPE_CHECKING:  # shells complete the names without what it imports
+    from search.experiments.base import Experiment
 
 EXPERIMENTS = {
     "ct-then-sft": "search.experiments.ct_then_sft:CtThenSft",
@@ -30,11 +29,11 @@ def get_experiment(name: str) -> Experiment[Any]:
     Raises:
         ConfigError: there is none; the message names the nearest.
     """
+    from merge_core.yaml_io import unknown
+    from search.errors import ConfigError
+
     if name not in EXPERIMENTS:
         raise ConfigError(unknown("experiment", name, EXPERIMENTS))
     module, kind = EXPERIMENTS[name].split(":")
     experiment: Experiment[Any] = getattr(import_module(module), kind)()
     return experiment
-
-
-__all__ = ["EXPERIMENTS", "Experiment", "get_experiment"]
