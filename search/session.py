@@ -18,7 +18,7 @@ from objectives import Task
 from objectives.errors import ObjectiveError, ScorerError, TaskError
 from objectives.splits import SPLITS, Split, check_disjoint
 from search import confirm as confirming
-from search import figures
+from search import figures, report
 from search import study as studies
 from search.account import Account
 from search.baselines import baselines
@@ -370,6 +370,7 @@ def _end(
         opened.blocks.clear()
     if trials:
         figures.draw(view)
+        report.draw(view, stopped=stopped)
     if members:
         write_report(opened, members, view.account)
     tracker.report()  # what the folder holds by now

@@ -5,6 +5,6 @@ state. It needs no network: all that it shows is in the file.
 """
 
 from search.report.headline import Standing
-from search.report.page import NAME, page, write
+from search.report.page import NAME, draw, page, write
 
-__all__ = ["NAME", "Standing", "page", "write"]
+__all__ = ["NAME", "Standing", "draw", "page", "write"]

@@ -119,7 +119,8 @@ def _chosen(view: RunView, found: list[Against]) -> tuple[str, list[str]]:
 def _by(one: Against) -> str:
     if one.difference is None:
         return one.objective.name
-    return f"{one.objective.name} ({signed(one.difference)})"
+    interval = signed(one.difference).replace(", ", ",\u00a0")  # no line breaks in it
+    return f"{one.objective.name} ({interval})"
 
 
 def _notes(view: RunView) -> list[str]:

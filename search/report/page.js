@@ -64,14 +64,17 @@ else {
 
 // ---- paper is white, and has no pointer to open anything with
 
+const paper = 690; // pixels between the margins of A4
 let opened = [];
 addEventListener("beforeprint", () => {
   elements.forEach(draw);
   paint(false);
+  for (const one of elements) Plotly.relayout(one, { width: paper });
   opened = [...document.querySelectorAll("details:not([open])")];
   for (const one of opened) one.open = true;
 });
 addEventListener("afterprint", () => {
   paint(dark());
+  for (const one of elements) Plotly.relayout(one, { width: null, autosize: true });
   for (const one of opened) one.open = false;
 });

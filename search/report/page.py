@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import time
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +18,7 @@ from merge_core.yaml_io import write_atomic
 from search.comparison import signed
 from search.export import spelled
 from search.figures import Figure, figures
+from search.incidents import Kind
 from search.report.headline import Standing, headline
 from search.report.samples import samples
 from search.report.sections import (
@@ -55,6 +57,18 @@ def write(view: RunView, standing: Standing, path: Path | None = None) -> Path:
     return path
 
 
+def draw(view: RunView, *, stopped: bool) -> None:
+    """`write` into the run's folder, at the end of a session.
+
+    What goes wrong is an incident: it must not cost the night's result.
+    """
+    try:
+        write(view, Standing("stopped" if stopped else "finished", time.time()))
+    except Exception as error:  # noqa: BLE001 (whatever it is: the results are what counts)
+        told = f"{type(error).__name__}: {error}"
+        view.run.incidents.record(Kind.NOT_DRAWN, NAME, told)
+
+
 def page(view: RunView, standing: Standing) -> str:
     """The report of a run as HTML that needs nothing but itself.
 
@@ -90,10 +104,11 @@ def page(view: RunView, standing: Standing) -> str:
         "samples": samples(view),
         "failures": failures(view),
         "advice": advice(view, standing, told),
-        "commands": commands(view),
+        "commands": commands(view, mergekit=not not_mergekit),
         "recipe": recipe,
         "not_mergekit": not_mergekit,
         "versions": versions(),
+        "several": any(one.workers > 1 for one in view.sessions),
         "text": view.search.text,
         "written": clock(datetime.now(UTC).timestamp()),
         "span": _span(view.sessions[0].began if view.sessions else "", standing.at),

@@ -7,19 +7,16 @@ the hash of the item's name are shown.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from objectives import ItemScore, SampleScore
-from objectives.splits import Split
+from objectives.splits import SPLITS, Split
 from objectives.task import JOINT
 from objectives.thinking import split_text
-from search.confirm import Member
 from search.errors import RunError
 from search.front import gains, knee
-from search.item_pages import Asked, changes, cut, deciding, prompts_of
-from search.report.verdict import balanced
+from search.item_pages import Asked, cut, deciding, prompts_of
 from search.results import Result
 from search.view import RunView
 
@@ -29,10 +26,10 @@ LONGEST = 1600
 """Characters of an answer, and of a prompt, that are shown."""
 
 GROUPS = {
-    "wins": "better than the baseline",
-    "loses": "worse than the baseline",
-    "fail": "both fail",
-    "solve": "both right",
+    "wins": "solved here and not by the baseline",
+    "loses": "solved by the baseline alone",
+    "fail": "solved by neither",
+    "solve": "solved by both",
 }
 
 
@@ -117,76 +114,76 @@ def samples(view: RunView) -> Samples | None:
 
 
 def _results(view: RunView) -> tuple[str, Result, str | None, Result | None, Split] | None:
-    """Whose answers are compared, on which items."""
+    """Whose answers are compared, on which items: the baseline is the one that solves most."""
     run = view.run
-    others = [m for m in view.members if m.trial is None]
     try:
         if view.chosen is not None:
-            other = balanced(view, [m for m in others if _has_items(view, m)])
             ours = Result.load(run.held_out("confirm", view.chosen.fingerprint))
-            if other is None:
-                return view.chosen.label, ours, None, None, "confirm"
-            theirs = Result.load(run.held_out("confirm", other.fingerprint))
-            return view.chosen.label, ours, other.label, theirs, "confirm"
-        if not view.front:
+            others = {
+                member.label: Result.load(run.held_out("confirm", member.fingerprint))
+                for member in view.members
+                if member.trial is None
+            }
+            who, split = view.chosen.label, SPLITS[1]
+        elif view.front:
+            objectives = view.search.objectives
+            number = knee({n: gains(view.trials[n].values, objectives) for n in view.front})
+            ours = Result.load(run.trial(number))
+            others = {label: Result.load(run.baseline(label)) for label in view.baselines}
+            who, split = f"trial {number}", SPLITS[0]
+        else:
             return None
-        objectives = view.search.objectives
-        number = knee({n: gains(view.trials[n].values, objectives) for n in view.front})
-        ours = Result.load(run.trial(number))
-        able = {
-            label: gains(b.values, objectives)
-            for label, b in view.baselines.items()
-            if all(map(math.isfinite, b.values)) and b.intervals
-        }
-        if not able:
-            return f"trial {number}", ours, None, None, "dev"
-        label = knee(able)
-        return f"trial {number}", ours, label, Result.load(run.baseline(label)), "dev"
-    except RunError:  # a result file is gone: the page does without its answers
+    except RunError:  # a result file is gone: the page does without answers
         return None
-
-
-def _has_items(view: RunView, member: Member) -> bool:
-    path = view.run.held_out("confirm", member.fingerprint)
-    return path.is_file() and bool(Result.load(path).items)
+    count = {
+        label: sum(
+            _solved(view, task, row) for task, rows in _tasks(view, result).items() for row in rows
+        )
+        for label, result in others.items()
+        if any(result.items.values())
+    }
+    label = max(count, key=lambda name: count[name], default=None)
+    return who, ours, label, None if label is None else others[label], split
 
 
 Pair = tuple[str, ItemScore, ItemScore | None]
 
 
+def _tasks(view: RunView, result: Result) -> dict[str, Sequence[ItemScore]]:
+    """The items of tasks that objectives are made of, by task."""
+    names = {task for objective in view.search.objectives for task, _ in objective.parts}
+    return {task: rows for task, rows in result.items.items() if task in names}
+
+
+def _solved(view: RunView, task: str, item: ItemScore) -> bool:
+    """Right and in the language where that is told, else half of every score that decides."""
+    if JOINT in item.scores:
+        return item.scores[JOINT] == 1.0
+    told = [
+        (item.scores[key], measure)
+        for (of, key), measure in deciding(view.search).items()
+        if of == task and key in item.scores
+    ]
+    return bool(told) and all(
+        (score >= sum(m.range) / 2) if m.direction == "maximize" else (score <= sum(m.range) / 2)
+        for score, m in told
+    )
+
+
 def _kinds(view: RunView, ours: Result, theirs: Result | None) -> dict[str, list[Pair]]:
-    """Items by group. An item is solved where every score that decides is at its best."""
-    measures = deciding(view.search)
+    """Items by group."""
     kinds: dict[str, list[Pair]] = {}
-
-    def solved(task: str, item: ItemScore) -> bool:
-        if JOINT in item.scores:
-            return item.scores[JOINT] == 1.0
-        told = [
-            (item.scores[key], measure)
-            for (of, key), measure in measures.items()
-            if of == task and key in item.scores
-        ]
-        return bool(told) and all(
-            score >= (m.range[0] + m.range[1]) / 2
-            if m.direction == "maximize"
-            else score <= (m.range[0] + m.range[1]) / 2
-            for score, m in told
-        )
-
-    if theirs is None:
-        for task, rows in ours.items.items():
-            for row in rows:
-                kinds.setdefault("solve" if solved(task, row) else "fail", []).append(
-                    (task, row, None)
-                )
-        return kinds
-    for one in changes(ours, theirs, measures):
-        mine, other = solved(one.task, one.ours), solved(one.task, one.theirs)
-        name = "solve" if mine else "fail"
-        if mine != other:
-            name = "wins" if mine else "loses"
-        kinds.setdefault(name, []).append((one.task, one.ours, one.theirs))
+    for task, rows in _tasks(view, ours).items():
+        others = {} if theirs is None else {row.id: row for row in theirs.items.get(task, ())}
+        for row in rows:
+            other = others.get(row.id)
+            if theirs is not None and other is None:  # a race stopped ours or theirs
+                continue
+            mine = _solved(view, task, row)
+            name = "solve" if mine else "fail"
+            if other is not None and _solved(view, task, other) != mine:
+                name = "wins" if mine else "loses"
+            kinds.setdefault(name, []).append((task, row, other))
     return kinds
 
 
@@ -200,16 +197,15 @@ def _alone(name: str) -> str:
 
 
 def _rule(view: RunView, label: str | None, split: Split, groups: Sequence[Group]) -> str:
-    whose = ""
+    held = {group.name: group.count for group in groups}
+    most = f"{held.get('loses', 0) + held.get('solve', 0):,} of {sum(held.values()):,}"
+    whose = "" if label is None else f" The baseline is {label}, which solves most: {most}."
     joint = any(member.joint is not None for member in view.members)
-    if label is not None:
-        best = "the most answers right and in the language" if joint else "the best balance"
-        whose = f"The baseline is {label}, the one with {best}. "
     solved = "right and in the language" if joint else "at least half of every score that decides"
     counts = ", ".join(f"{group.count:,} {group.title}" for group in groups)
     return (
-        f"{whose}Of the {split} items: {counts}. Solved means {solved}. The items shown are the"
-        " first of each group by a hash of their names: nobody picked them."
+        f"Of the {split} items: {counts}. An item is solved by an answer that is {solved}.{whose}"
+        " Shown are the first of each group by a hash of their names: nobody picked them."
     )
 
 
@@ -244,7 +240,8 @@ def _said(view: RunView, task: str, item: ItemScore) -> Said:
             for key in keys
             if key in item.scores
         ],
-        read=[(key, text) for key, text in answer.details.items() if text],
+        # What a scorer read that decides nothing would only be in the way.
+        read=[(k, text) for k, text in answer.details.items() if text and k.split(".")[0] in keys],
         tokens=answer.tokens,
         ended=ends.get(answer.finish_reason, ""),
     )

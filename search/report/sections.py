@@ -63,7 +63,8 @@ def confirmed(view: RunView) -> tuple[Table, list[str]] | None:
     for member in members:
         cells = [member.label]
         for name in names:
-            cells += [f"{member.claimed[name].value:.3f}", spelled(member.confirmed[name])]
+            claimed = f"{member.claimed[name].value:.3f}".replace("0.", ".", 1)
+            cells += [claimed, spelled(member.confirmed[name])]
         if both:
             cells.append("" if member.joint is None else spelled(member.joint))
         rows.append([*cells, _standing(view, member)])
@@ -133,14 +134,13 @@ def certainty(view: RunView, found: Sequence[Told]) -> list[str]:
         )
     for told in found:
         if told.smallest is None:
-            lines.append(
-                f"{told.score}: {told.n:,} dev items cannot tell neighbours on the front apart."
-            )
-        else:
-            lines.append(
-                f"{told.score}: {told.n:,} dev items tell two merges apart (in 4 of 5 cases) that"
-                f" truly differ by {told.smallest:.3f}; what is closer is a matter of luck."
-            )
+            lines.append(f"{told.score}: {told.n:,} dev items tell no two merges apart.")
+    apart = [f"{told.score} {told.smallest:.3f}" for told in found if told.smallest is not None]
+    if apart:
+        lines.append(
+            "What the dev items tell apart in 4 of 5 cases are true differences of at least:"
+            f" {', '.join(apart)}. Which of two closer merges the search ranked first is luck."
+        )
     return lines
 
 
@@ -230,7 +230,9 @@ def _settings(view: RunView) -> list[list[str]]:
         "baselines": ", ".join(view.baselines) or ", ".join(file.baselines) or "none",
         "until": until(file.budget),
         "sampler": f"{file.sampler.name}, seed {file.sampler.seed}",
-        "racing": f"trials are stopped early at {racing.level:g}" if racing.enabled else "off",
+        "racing": f"a trial stops once it is behind the front with {racing.level:.0%} confidence"
+        if racing.enabled
+        else "off",
         "engine": search.engine.kind,
         "drop masks": f"seed {file.seed}",
     }
@@ -291,15 +293,9 @@ def growth(view: RunView) -> str:
     then = steps[3 * len(steps) // 4 - 1]
     gain = (steps[-1].volume - then.volume) / steps[-1].volume
     late = len(steps) - then.finished
-    if gain < 0.005:
-        return (
-            f"The last {late:,} trials grew the claimed front by less than half a percent: more of"
-            " the same would find little."
-        )
-    return (
-        f"The last {late:,} trials still grew the claimed front by {gain:.1%} (hypervolume): more"
-        " trials may find better ones."
-    )
+    grew = f"{gain:.1%}" if gain >= 0.0005 else "nothing"
+    told = f"The last {late:,} trials grew the hypervolume of the claimed front by {grew}: it "
+    return told + ("has levelled off." if gain < 0.005 else "still grew when they ended.")
 
 
 # ---- what failed
@@ -316,11 +312,13 @@ def failures(view: RunView) -> tuple[list[str], Table | None]:
     failed = [t for t in view.trials.values() if t.state == "failed"]
     if broken:
         lines.append(
-            f"{many(len(broken), 'merge')} could not be scored and counts as worst: the recipe's"
-            " own fault."
+            f"{many(len(broken), 'merge')} came out broken and could not be scored: the recipe's"
+            " own fault, told to the sampler as the worst."
         )
     if failed:
-        lines.append(f"{many(len(failed), 'trial')} no worker could do; none counts.")
+        lines.append(
+            f"{many(len(failed), 'trial')} could not be done by any worker, and do not count."
+        )
     if account.duplicates:
         lines.append(
             f"{many(account.duplicates, 'proposal')} were recipes seen before, and cost nothing."
@@ -330,7 +328,9 @@ def failures(view: RunView) -> tuple[list[str], Table | None]:
             f"Racing was checked on {many(account.audited, 'stopped trial')}, scored in full all"
             f" the same: {account.misjudged} of them would be on the front."
         )
-    cases = [(t.ended or t.began, _case(t), t.why) for t in (*broken, *failed)]
+    met = {row["where"].partition(" on ")[0] for row in view.incidents}
+    alone = [t for t in (*broken, *failed) if t in broken or f"trial {t.number}" not in met]
+    cases = [(t.ended or t.began, _case(t), t.why) for t in alone]
     cases += [
         (_moment(row["at"]), f"{row['kind']}, {row['where']}", row["message"])
         for row in view.incidents

@@ -34,10 +34,12 @@ class Advice:
     Attributes:
         what: in a sentence.
         command: that does it; "" if there is none.
+        lines: the cases, where there are several.
     """
 
     what: str
     command: str = ""
+    lines: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,9 @@ def advice(view: RunView, standing: Standing, told: Sequence[Told]) -> list[Advi
             if view.baselines
             else Advice("Look at the front.", f"mergefront front {places.run}")
         )
-    found += [Advice(f"{line[:1].upper()}{line[1:]}.") for line in at_ends(view.run)]
+    ends = at_ends(view.run)
+    if ends:
+        found.append(Advice("Widen these ranges, by hand, in the next search:", lines=ends))
     found += _items(told)
     found += _cut_short(view)
     if view.account.misjudged:
@@ -92,7 +96,7 @@ def advice(view: RunView, standing: Standing, told: Sequence[Told]) -> list[Advi
                 " wrongly: raise racing.level."
             )
         )
-    found += _parameters(view, places)
+    found += _parameters(view, places, ends)
     return found
 
 
@@ -107,16 +111,15 @@ def _other(view: RunView) -> str:
 
 
 def _items(told: Sequence[Told]) -> list[Advice]:
-    return [
-        Advice(
-            f"{one.score}: {one.n:,} dev items tell differences of"
-            f" {'none' if one.smallest is None else f'{one.smallest:.2f}'}; to tell merges"
-            f" {WANTED:g} apart takes about {one.items[WANTED]:,}: raise splits.dev in the next"
-            " search."
-        )
+    wanted = [
+        f"{one.score}: about {one.items[WANTED]:,} (now {one.n:,})"
         for one in told
         if one.items[WANTED] > 1.5 * one.n
     ]
+    if not wanted:
+        return []
+    what = f"Ask more dev items: to tell merges apart that differ by {WANTED:g} takes"
+    return [Advice(what, lines=wanted)]
 
 
 def _cut_short(view: RunView) -> list[Advice]:
@@ -138,45 +141,48 @@ def _cut_short(view: RunView) -> list[Advice]:
     ]
 
 
-def _parameters(view: RunView, places: Places) -> list[Advice]:
+def _parameters(view: RunView, places: Places, ends: Sequence[str]) -> list[Advice]:
     """Freezing what does not matter, narrowing to where the good ones lie."""
     full = sum(
         trial.state in ("full", "taken") and trial.feasible for trial in view.trials.values()
     )
     if full < FEWEST:
         return []
-    idle = [one.name for one in view.importances if one.idle]
+    # What the front lies at an end of is to be widened, whatever chance could explain.
+    pushed = " ".join(ends)
+    idle = [one.name for one in view.importances if one.idle and _stem(one.name) not in pushed]
     command = f"mergefront narrow {places.run}"
+    what = "Search on around the front: this writes a search file with narrower ranges"
     if not idle:
-        return [Advice("Search on in narrower ranges, around the front.", command)]
+        return [Advice(f"{what}.", command)]
     frozen = " ".join(f"--freeze {shlex.quote(name)}" for name in idle)
-    return [
-        Advice(
-            f"Search on in narrower ranges, without what shows no effect ({', '.join(idle)}).",
-            f"{command} {frozen}",
-        )
-    ]
+    what += f", and holds what shows no effect at the chosen value ({', '.join(idle)})."
+    return [Advice(what, f"{command} {frozen}")]
 
 
-def commands(view: RunView) -> list[tuple[str, str]]:
+def _stem(name: str) -> str:
+    """Of a parameter without its anchor: `language.weight[0]`, `language.weight`."""
+    return name.partition("[")[0]
+
+
+def commands(view: RunView, *, mergekit: bool) -> list[tuple[str, str]]:
     """(what for, command) to reproduce, confirm, look at and take away, typed in the root."""
     places = Places.of(view)
+    there = (view.search.root / f"{view.name}.yaml").is_file()
+    saved = "" if there else f"; first save the search file below as {view.name}.yaml there"
     found = [
         ("the folder of the search file", f"cd {places.root}"),
-        ("this search again, from its beginning", f"mergefront run {places.file} --new"),
+        (f"this search again, from its beginning{saved}", f"mergefront run {places.file} --new"),
         ("its front, as a table", f"mergefront front {places.run}"),
         ("this page again", f"mergefront report {places.run}"),
     ]
-    if view.members:
-        found += [
-            ("the chosen recipe", f"mergefront export {places.run} -o recipe.yaml"),
-            (
-                "the same for mergekit",
-                f"mergefront export {places.run} --mergekit -o mergekit.yaml",
-            ),
-            ("the merged model", "mergefront merge recipe.yaml merged"),
-        ]
-    else:
+    if view.chosen is not None:
+        found.append(("the chosen recipe", f"mergefront export {places.run} -o recipe.yaml"))
+        if mergekit:
+            command = f"mergefront export {places.run} --mergekit -o mergekit.yaml"
+            found.append(("the same for mergekit", command))
+        found.append(("the merged model", "mergefront merge recipe.yaml merged"))
+    elif not view.members:
         found.append(("confirm the front", f"mergefront confirm {places.run}"))
     return found
 

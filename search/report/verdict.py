@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +10,7 @@ from search.comparison import compare
 from search.config import Objective
 from search.confirm import Member
 from search.errors import ConfigError
-from search.front import dominates, knee
+from search.front import dominates
 from search.view import RunView
 
 Standing = Literal["better", "worse", "not told apart", "not compared"]
@@ -94,16 +92,3 @@ def ahead_of(view: RunView, member: Member) -> list[str]:
     return [
         m.label for m in view.members if m.trial is None and dominates(m.point(view.search), mine)
     ]
-
-
-def balanced(view: RunView, members: Sequence[Member]) -> Member | None:
-    """The member that is best in all objectives at once: right and in the language where that is
-    told, else the balanced one; None of none.
-    """
-    if not members:
-        return None
-    if all(member.joint is not None for member in members):
-        return max(members, key=lambda m: m.joint.value if m.joint is not None else -math.inf)
-    points = {m.label: m.point(view.search) for m in members}
-    label = knee(points)
-    return next(m for m in members if m.label == label)
