@@ -146,7 +146,8 @@ def local(store: Path) -> None:
     session.connected = nullcontext
     session.Pool = LocalPool
     session.nodes = lambda: [Node("here", "here", {"CPU": 4.0})]
-    session.FrontPlot = lambda **_: SimpleNamespace(write=lambda folder: [])  # seconds of drawing
+    session.figures.draw = lambda view: None  # seconds of drawing
+    session.report.draw = lambda view, stopped: None
     worker.make_engine = lambda config, _: ScriptedEngine(config, respond=answer)
 
 
