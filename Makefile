@@ -48,7 +48,7 @@ INSTALLED_DOCS := $(VENV_DOCS)/.installed
 $(INSTALLED_DOCS): constraints-docs.txt
 	$(PYTHON) -m venv $(VENV_DOCS)
 	$(VENV_DOCS)/bin/python -m pip install --quiet --constraint constraints-docs.txt \
-		mkdocs-material 'mkdocstrings[python]' latex2mathml
+		mkdocs-material 'mkdocstrings[python]' latex2mathml ruff
 	touch $@
 
 docs: $(INSTALLED_DOCS)
