@@ -64,6 +64,7 @@ class Panel:
             # The plot needs its lines; few workers leave more to it.
             room = max(1, room - _GOOD_HEIGHT)
         told += workers(self._status, left, min(_MOST_WORKERS, room), now)
+        told = told[: max(1, most - 1)]
         points = self._status.points if self._plot else None
         if points is None:
             yield Group(head, *told)

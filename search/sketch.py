@@ -181,7 +181,8 @@ def _legend(points: Points, width: int, most: int, *, plain: bool) -> list[Text]
     ]
     lines = [Text()]
     for glyph, what, kind in marks:
-        entry = Text(glyph, style=_STYLES[kind]).append(f" {what}", style="not bold default")
+        shown = "".join(c if c.isprintable() else "?" for c in what)
+        entry = Text.assemble((glyph, _STYLES[kind]), f" {shown}")
         gap = 2 if lines[-1].plain else 0
         if lines[-1].cell_len + gap + entry.cell_len > width:
             if len(lines) == most:

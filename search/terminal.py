@@ -227,6 +227,9 @@ class Watched:
         driver, now = self._driver, time.time()
         search, budget, front = driver.search, driver.budget, driver.front
         own = budget.ledger.own
+        if missing := [number for number in front if number not in self._values]:
+            told = driver.study.get_trials(deepcopy=False)  # trials that took over scores
+            self._values |= {number: tuple(told[number].values) for number in missing}
         return Status(
             name=driver.run.name,
             folder=driver.run.folder,
@@ -237,7 +240,7 @@ class Watched:
             finished=driver.finished,
             front=tuple(front),
             volume=driver.volume,
-            best=best_of(search, {n: self._values[n] for n in front if n in self._values}),
+            best=best_of(search, {n: self._values[n] for n in front}),
             failed=self._failed,
             faults=self._faults,
             last=self._ended[-1][0] if self._ended else None,
