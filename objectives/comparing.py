@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from objectives.intervals import lower_bound, upper_bound
+from objectives.statistics import check_level
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,8 +77,7 @@ def paired(
     differences = _differences(a, b, bounds)
     if binary and any(score not in bounds for scores in (a, b) for score in scores):
         raise ValueError(f"binary scores must be exactly {bounds[0]:g} or {bounds[1]:g}")
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"the level must lie in (0, 1), got {level}")
+    check_level(level)
     width = bounds[1] - bounds[0]
     unit = [(1.0 + difference) / 2 for difference in differences]
     tail = (1.0 - level) / 2
@@ -126,8 +126,7 @@ class PairedWatch:
     ) -> None:
         import numpy as np
 
-        if not 0.0 < level < 1.0:
-            raise ValueError(f"the level must lie in (0, 1), got {level}")
+        check_level(level)
         self.level = level
         self.sides = sides
         self.n = 0

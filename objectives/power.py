@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean
 
 from objectives.comparing import paired
+from objectives.statistics import check_level
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,7 @@ class Components:
             ValueError: `delta` is 0, the power leaves [.5, 1), or the level leaves (0, 1).
         """
         _check_power(power)
-        if not 0.0 < level < 1.0:
-            raise ValueError(f"the level must lie in (0, 1), got {level}")
+        check_level(level)
         if not (math.isfinite(delta) and delta != 0.0):
             raise ValueError(f"the difference must not be 0, got {delta}")
         normal = NormalDist()

@@ -63,7 +63,7 @@ def estimate(
         raise ValueError("no scores to estimate a mean from")
     if not all(low <= score <= high for score in scores):
         raise ValueError(f"scores must lie in [{low}, {high}]")
-    _check_level(level)
+    check_level(level)
     tail = (1.0 - level) / 2 if side == "both" else 1.0 - level
     if geometric or math.isinf(high) or math.isinf(low):
         value, below, above = _weighted(scores, weights, bounds, tail, geometric)
@@ -109,7 +109,7 @@ def simultaneous(level: float, comparisons: int) -> float:
     """
     if comparisons < 1:
         raise ValueError(f"comparisons must be at least 1, got {comparisons}")
-    _check_level(level)
+    check_level(level)
     return 1.0 - (1.0 - level) / comparisons
 
 
@@ -175,6 +175,11 @@ def _weighted(
     return value, math.exp(mean - reach), math.exp(mean + reach) if mean + reach < 700 else math.inf
 
 
-def _check_level(level: float) -> None:
+def check_level(level: float) -> None:
+    """Refuse what is no level of confidence.
+
+    Raises:
+        ValueError: it is not in (0, 1).
+    """
     if not 0.0 < level < 1.0:
         raise ValueError(f"the level must lie in (0, 1), got {level}")

@@ -20,7 +20,7 @@ from objectives.scorers.base import Measure
 from objectives.splits import Split
 from objectives.statistics import mean_of
 from search import study as studies
-from search.config import Search, measures_of
+from search.config import Part, Search, measures_of
 from search.console import print_json, say
 from search.errors import ConfigError
 from search.item_changes import as_data, changed, print_changes
@@ -86,9 +86,7 @@ def rows_of(pair: Pair, search: Search) -> list[Row]:
         if measure.always and _has(one, task, key) and _has(other, task, key)
     }
     rows = [
-        _row(
-            objective.name, list(zip(objective.parts, objective.measures, strict=True)), one, other
-        )
+        _row(objective.name, [*objective.measured.items()], one, other)
         for objective in search.objectives
     ]
     known = {o.parts for o in search.objectives}
@@ -99,11 +97,11 @@ def rows_of(pair: Pair, search: Search) -> list[Row]:
     ]
 
 
-Part = tuple[tuple[str, str], Measure]
+Measured = tuple[Part, Measure]
 
 
 def _row(
-    name: str, parts: Sequence[Part], one: Result, other: Result, *, objective: bool = True
+    name: str, parts: Sequence[Measured], one: Result, other: Result, *, objective: bool = True
 ) -> Row:
     pairs = [_paired_scores(one, other, task, key) for (task, key), _ in parts]
     bounded = all(math.isfinite(m.range[1] - m.range[0]) for _, m in parts)
@@ -139,7 +137,7 @@ def _p_value(
     return paired(a, b, binary, bounds=measures[0].range).p_value
 
 
-def _estimate(result: Result, part: Part) -> Estimate:
+def _estimate(result: Result, part: Measured) -> Estimate:
     (task, key), measure = part
     return aggregate(result.items[task], key, measure)
 

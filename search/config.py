@@ -43,6 +43,10 @@ __all__ = [
 ]
 
 
+Part = tuple[str, str]
+"""A task and one of its measures."""
+
+
 @dataclass(frozen=True)
 class Objective:
     """One axis of the front: the mean of some tasks' scores, with equal task weights.
@@ -60,6 +64,11 @@ class Objective:
     direction: Literal["maximize", "minimize"]
     reference: float
     measures: tuple[Measure, ...]
+
+    @property
+    def measured(self) -> dict[Part, Measure]:
+        """What is known of each part, by the part."""
+        return dict(zip(self.parts, self.measures, strict=True))
 
     @property
     def sign(self) -> float:
@@ -86,6 +95,11 @@ class Constraint:
     bound: float
     worst: float
     measures: tuple[Measure, ...]
+
+    @property
+    def measured(self) -> dict[Part, Measure]:
+        """What is known of each part, by the part."""
+        return dict(zip(self.parts, self.measures, strict=True))
 
     def violation(self, value: float) -> float:
         """At most 0 where `value` holds the constraint, as Optuna wants it."""

@@ -215,11 +215,7 @@ class Change:
 def deciding(search: Search) -> dict[tuple[str, str], Measure]:
     """The measures that decide: those of objectives and constraints, by task and key."""
     targets: list[Objective | Constraint] = [*search.objectives, *search.constraints]
-    return {
-        part: measure
-        for target in targets
-        for part, measure in zip(target.parts, target.measures, strict=True)
-    }
+    return {part: measure for target in targets for part, measure in target.measured.items()}
 
 
 def changes(

@@ -36,11 +36,8 @@ from numpy.typing import NDArray
 
 from objectives import ItemScore, Task
 from objectives.scorers.base import Measure
-from search.config import Constraint, Objective, Search
+from search.config import Constraint, Objective, Part, Search
 from search.results import Result, Stopped
-
-Part = tuple[str, str]
-"""A task and one of its measures."""
 
 Scores = Mapping[Part, NDArray[np.float64]]
 """Scores of the dev items by part, each [items of the task] in item order; NaN: not answered."""
@@ -341,7 +338,7 @@ def unfit(search: Search) -> str | None:
     """Why trials of a search cannot be raced: the first score that no prefix bounds; or None."""
     targets: list[Objective | Constraint] = [*search.objectives, *search.constraints]
     for target in targets:
-        for part, measure in zip(target.parts, target.measures, strict=True):
+        for part, measure in target.measured.items():
             if not _plain(measure):
                 return f"{'/'.join(part)} is no plain mean of bounded scores"
     return None

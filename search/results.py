@@ -161,7 +161,7 @@ class Result:
     ) -> list[Estimate]:
         return [
             aggregate(self.items[task], key, measure, level, side, exact=exact)
-            for (task, key), measure in zip(target.parts, target.measures, strict=True)
+            for (task, key), measure in target.measured.items()
         ]
 
 
