@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test test-cluster test-vllm docs docs-test check format bench bench-dispatch bench-search record chaos clean
+.PHONY: setup demo test test-cluster test-vllm test-mergekit docs docs-test check format bench bench-dispatch bench-search record chaos clean
 
 setup: $(INSTALLED)
 
@@ -40,6 +40,18 @@ $(INSTALLED_VLLM): pyproject.toml constraints-vllm.txt
 
 test-vllm: $(INSTALLED_VLLM)
 	$(VENV_VLLM)/bin/python -m pytest tests/vllm
+
+# Our exports run by mergekit itself (LGPL), in an environment of its own that nothing imports from.
+VENV_MERGEKIT ?= .venv-mergekit
+INSTALLED_MERGEKIT := $(VENV_MERGEKIT)/.installed
+
+$(INSTALLED_MERGEKIT): constraints-mergekit.txt
+	$(PYTHON) -m venv $(VENV_MERGEKIT)
+	$(VENV_MERGEKIT)/bin/python -m pip install --quiet --constraint constraints-mergekit.txt mergekit
+	touch $@
+
+test-mergekit: $(INSTALLED) $(INSTALLED_MERGEKIT)
+	MERGEFRONT_MERGEKIT=$(VENV_MERGEKIT)/bin $(BIN)/python -m pytest tests/mergekit
 
 # The documentation: a site in site/, for any web server or to be opened from the disk.
 VENV_DOCS ?= .venv-docs
@@ -95,4 +107,4 @@ chaos: $(INSTALLED)
 	$(BIN)/python -m tests.chaos --kills $(KILLS) --trials $(TRIALS) --seed $(SEED) $(CHAOS)
 
 clean:
-	rm -rf $(VENV) $(VENV_VLLM) $(VENV_DOCS) site build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV_VLLM) $(VENV_MERGEKIT) $(VENV_DOCS) site build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
