@@ -43,7 +43,7 @@ app.add_typer(cli_register.app)
 app.add_typer(cli_sync.app)
 app.add_typer(cli_cluster.app)
 app.add_typer(cli_experiment.app)
-_TOPICS = {
+TOPICS = {
     "Begin": (cli_start.app,),
     "Search": (cli_run.app,),
     "Look": (cli_look.app, cli_report.app),
@@ -51,7 +51,7 @@ _TOPICS = {
     "Clusters, servers, experiments": (cli_sync.app, cli_cluster.app, cli_experiment.app),
 }
 """The headings of `mergefront --help`."""
-for topic, parts in _TOPICS.items():
+for topic, parts in TOPICS.items():
     for part in parts:
         for entry in (*part.registered_commands, *part.registered_groups):
             entry.rich_help_panel = topic

@@ -5,20 +5,31 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
 import torch
 import typer
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from merge_core.yaml_io import load_yaml, parse_yaml
+from search import completion
+from search.beginning import around
 from search.cli import app
+from search.cli_reference import reference
+from search.console import console
 from tests.merge_core.conftest import SHAPES
 from tests.search.small import GOOD, CommandLine, make_workplace
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = list(typer.main.get_command(app).commands)
+COMMANDS = [
+    [name, inner] if inner else [name]
+    for name, command in typer.main.get_command(app).commands.items()
+    for inner in getattr(command, "commands", {None: None})
+]
 RECIPE = """\
 merge_method: ties
 base_model: models/base
@@ -53,18 +64,31 @@ def files(folder: Path) -> set[str]:
 # --- Help ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_every_command_has_help(command, mergefront):
-    ended = mergefront(*filter(None, [command]), "--help")
+@pytest.mark.parametrize("words", [[], *COMMANDS], ids=" ".join)
+def test_every_command_has_help_with_an_example(words, mergefront, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    ended = mergefront(*words, "--help")
     assert (ended.code, ended.err) == (0, "")
     assert "Usage: mergefront" in ended.out
-    names = COMMANDS if not command else []
-    assert all(name in ended.out for name in names)
+    lines = [line.strip() for line in ended.out.splitlines()]
+    examples = [line for line in lines if line.startswith("Example: mergefront ")]
+    assert examples
+    for line in examples:  # each a line of its own
+        assert line.count("Example:") == 1
+        if words:
+            assert line.split()[2 : 2 + len(words)] == words
+
+
+def test_the_reference_has_all_of_it():
+    told = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert told == reference(), "run `python -m search.cli_reference > docs/cli.md`"
+    for words in COMMANDS:
+        assert f"### {' '.join(words)}\n" in told
 
 
 def test_all_commands_are_there():
     listed = "demo init check run confirm status front export merge analyze score ui schema"
-    assert set(listed.split()) <= set(COMMANDS)
+    assert set(listed.split()) <= {words[0] for words in COMMANDS}
 
 
 def test_help_and_mistyped_options_import_nothing_heavy():
@@ -96,11 +120,29 @@ def test_the_command_alone_is_help(mergefront):
 # --- check, run --dry-run ------------------------------------------------------------------------
 
 
+GIVEN = ("--base", "models/base", "--language", "models/thai", "--reasoning", "models/r1")
+MERGEKIT = """\
+# by hand, and good
+merge_method: dare_ties
+base_model: ../models/base
+models:
+  - model: ../models/base
+  - model: ../models/thai
+    parameters: {weight: 0.5, density: 0.33}   # Thai
+  - model: ../models/r1
+    parameters:
+      weight: [0.75, 0.75, 0.125]
+      density: [{filter: mlp, value: 0.4}, {value: 0.2}]
+parameters: {normalize: true, lambda: 1.1}
+dtype: float32
+out_dtype: bfloat16
+"""
+
+
 def test_init_then_check(workplace, mergefront):
     items = [{"id": n, "prompt": f"0 + {n}", "answer": n} for n in range(250)]  # as MGSM has
     Path("many.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
-    given = ("--base", "models/base", "--language", "models/thai", "--reasoning", "models/r1")
-    ended = mergefront("init", "new.yaml", *given, "--items", "many.jsonl")
+    ended = mergefront("init", "new.yaml", *GIVEN, "--items", "many.jsonl")
     assert ended.code == 0
     assert ended.out == "wrote new.yaml; next: mergefront check new.yaml\n"
     ended = mergefront("check", "new.yaml")
@@ -109,10 +151,107 @@ def test_init_then_check(workplace, mergefront):
         assert words in ended.out
 
 
+def test_init_without_items_writes_some_that_check_accepts(workplace, mergefront):
+    Path("items.jsonl").unlink()
+    ended = mergefront("init", "new.yaml", *GIVEN, "--expect", "bn")
+    assert "250 example sums" in ended.out
+    assert load_yaml(Path("new.yaml")).data["tasks"]["math"]["scorers"][1]["language"] == {
+        "expect": "bn"
+    }
+    assert mergefront("check", "new.yaml").code == 0
+    again = mergefront("init", "other.yaml", *GIVEN)  # what is there stays
+    assert "example sums" not in again.out
+
+
+def test_init_alone_makes_a_search_of_the_tiny_trio(mergefront, trio, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = mergefront("init")
+    assert (ended.code, ended.err) == (0, "")
+    assert "next: mergefront check search.yaml" in ended.out
+    assert load_yaml(Path("search.yaml")).data["base_model"] == "tiny/base"
+    ended = mergefront("check", "search.yaml")
+    assert (ended.code, ended.err) == (0, "")
+    assert "99" in ended.out  # dev items
+
+
+def test_init_refuses_what_would_be_half_a_file(workplace, mergefront):
+    for arguments, told in (
+        (("new.yaml", *GIVEN[:4]), "--reasoning: give all three models, or none"),
+        (("search.yaml", *GIVEN), "search.yaml: exists already"),
+        (("new.yaml", *GIVEN, "--from-mergekit", "x.yaml"), "the recipe names the models"),
+    ):
+        ended = mergefront("init", *arguments)
+        assert (ended.code, ended.out) == (2, "")
+        assert told in ended.err
+        assert not Path("new.yaml").exists()
+
+
 @pytest.mark.parametrize("name", ["with 'quotes' and: colon", 'a "b" # c', "ไทย", "[x]"])
 def test_init_writes_any_name(name, workplace, mergefront):
-    assert mergefront("init", "new.yaml", "--base", name).code == 0
+    assert mergefront("init", "new.yaml", "--base", name, *GIVEN[2:]).code == 0
     assert load_yaml(Path("new.yaml")).data["base_model"] == name
+
+
+def test_from_a_mergekit_file_to_a_search_that_runs(workplace, mergefront):
+    Path("theirs").mkdir()
+    Path("theirs/merge.yml").write_text(MERGEKIT)
+    ended = mergefront("init", "new.yaml", "--from-mergekit", "theirs/merge.yml")
+    assert (ended.code, ended.err) == (0, "")
+    assert "note: the base model listed among the models has no difference: left out" in ended.out
+    assert "7 numbers of theirs/merge.yml became ranges" in ended.out
+    text = Path("new.yaml").read_text()
+    data = parse_yaml(text, Path("new.yaml")).data
+    thai, r1 = data["models"]
+    assert thai["model"] == "models/thai"
+    assert thai["parameters"] == {
+        "weight": {"low": 0.25, "high": 1.0},
+        "density": {"low": 0.17, "high": 0.66},
+    }
+    assert r1["parameters"]["weight"][2] == {"low": 0.062, "high": 0.25}
+    assert data["parameters"] == {"normalize": True, "lambda": 1.1}
+    assert data["dtype"] == "bfloat16"
+    assert "# was [0.75, 0.75, 0.125]" in text
+    assert all(f"# {line}" in text for line in MERGEKIT.splitlines())
+    # As a user would: the language, and here answers from a table.
+    text = text.replace('expect: "th"', "expect: en").replace(
+        "engine: {kind: transformers}", 'engine: {kind: scripted, default: "It is 7."}'
+    )
+    Path("new.yaml").write_text(text)
+    changed = ("--set", "splits={dev: 4, confirm: 4, test: 4}")
+    ended = mergefront("run", "new.yaml", "--dry-run", *changed)
+    assert (ended.code, ended.err) == (0, "")
+    assert "recipe:new-start.yaml" in ended.out
+    for recipe in re.split(r"(?m)^---\n", ended.out)[1:]:
+        models = parse_yaml(recipe, Path("printed")).data["models"]
+        assert 0.25 <= models[0]["parameters"]["weight"] <= 1.0
+
+
+def test_a_mergekit_key_that_we_lack_is_refused_by_name(workplace, mergefront):
+    Path("merge.yml").write_text(MERGEKIT.replace("../", "") + "chat_template: auto\n")
+    before = files(workplace)
+    ended = mergefront("init", "new.yaml", "--from-mergekit", "merge.yml")
+    assert ended.code == 2
+    assert "merge.yml:15:1" in ended.err
+    assert "chat_template" in ended.err
+    assert files(workplace) == before
+
+
+@settings(max_examples=80, derandomize=True, deadline=None)
+@given(
+    parameter=st.sampled_from(["weight", "density", "t"]),
+    value=st.floats(0, 1) | st.lists(st.floats(0, 1), min_size=2, max_size=12),
+)
+def test_the_number_that_stood_there_is_in_its_range(parameter, value):
+    def check(now, was):
+        if isinstance(was, list) and now != was:
+            for one, other in zip(now, was, strict=True):
+                check(one, other)
+        elif now != was:
+            assert now["low"] <= was <= now["high"]
+            assert now["low"] < now["high"]
+            assert parameter == "weight" or (now["low"] >= 0 and now["high"] <= 1)
+
+    check(around(parameter, value), value)
 
 
 def test_check_shows_filters_and_paths_with_brackets(workplace, mergefront):
@@ -164,6 +303,86 @@ def test_what_is_frozen_is_shown_and_printed_so(workplace, mergefront):
     assert len({model[0]["parameters"]["weight"] for model in models}) == 3
 
 
+# --- completion, colours -------------------------------------------------------------------------
+
+
+def completed(typed: str, shell: str, folder: Path) -> list[str]:
+    words = typed.split(" ")
+    asked = {
+        "bash": {"COMP_WORDS": typed, "COMP_CWORD": str(len(words) - 1)},
+        "zsh": {"_TYPER_COMPLETE_ARGS": typed},
+        "fish": {
+            "_TYPER_COMPLETE_ARGS": typed,
+            "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        },
+    }[shell]
+    done = subprocess.run(
+        [Path(sys.executable).with_name("mergefront")],
+        env={**os.environ, **asked, "_MERGEFRONT_COMPLETE": f"complete_{shell}"},
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        check=False,
+    )
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_run_folders(shell, tmp_path):
+    for place in ("runs/thai", "runs/bengali", "elsewhere/old", "runs/none"):
+        (tmp_path / place).mkdir(parents=True)
+    for place in ("runs/thai", "runs/bengali", "elsewhere/old"):
+        (tmp_path / place / "run.json").touch()
+    found = " ".join(completed("mergefront status runs/t", shell, tmp_path))
+    assert "runs/thai" in found
+    assert "bengali" not in found
+
+
+def test_completion_knows_folders_trials_and_baselines(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = Path("elsewhere/old")
+    for place in ("trials", "baselines"):
+        (run / place).mkdir(parents=True)
+    for file in ("run.json", "trials/000007.json", "trials/000012.json", "baselines/uniform.json"):
+        (run / file).touch()
+    (run / "confirmed.json").write_text('{"members": [{"label": "trial 7"}, {"label": "ties"}]}')
+    assert completion.run_folders("") == ["elsewhere/"]
+    assert completion.run_folders("elsewhere/") == ["elsewhere/old"]
+    assert completion.run_folders("nowhere/x") == []
+    context = SimpleNamespace(params={"run": run})
+    assert completion.labels(context, "") == ["7", "ties", "uniform", "12"]
+    assert completion.labels(context, "u") == ["uniform"]
+    assert completion.labels(SimpleNamespace(params={}), "") == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_installed_for(shell, tmp_path):
+    done = subprocess.run(
+        [Path(sys.executable).with_name("mergefront"), "--install-completion", shell],
+        env={
+            **os.environ,
+            "HOME": str(tmp_path),
+            "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{shell} completion installed in" in done.stdout
+    scripts = [path for path in tmp_path.rglob("*mergefront*") if path.is_file()]
+    assert any("_MERGEFRONT_COMPLETE" in path.read_text() for path in scripts)
+
+
+def test_no_color_is_told_to_everything(mergefront, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "")
+    monkeypatch.setattr(console, "no_color", False)
+    assert mergefront("--no-color", "schema").code == 0
+    assert console.no_color
+    assert os.environ["NO_COLOR"] == "1"
+
+
 # --- schema --------------------------------------------------------------------------------------
 
 
@@ -177,7 +396,8 @@ def schema(mergefront) -> dict:
 def test_the_schema_accepts_what_we_ship(schema):
     jsonschema.Draft202012Validator.check_schema(schema)
     for path in sorted((ROOT / "configs").glob("*.yaml")):
-        text = re.sub(r"@[A-Z]+@", '"x"', path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8").replace("@TOKENS@", "40")
+        text = re.sub(r"@[A-Z]+@", '"x"', text)
         jsonschema.validate(parse_yaml(text, path).data, schema)
     jsonschema.validate(parse_yaml(GOOD, Path("good")).data, schema)
 
