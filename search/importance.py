@@ -94,7 +94,8 @@ def of_trials(trials: Mapping[int, FrozenTrial], search: Search) -> list[Importa
     }
     losses[FRONT] = behind(trials, search)
     names = [n for n in search.space.distributions() if any(n in t.params for t in trials.values())]
-    found = {column: _shares(trials, names, values) for column, values in losses.items()}
+    plain = _plain(trials)
+    found = {column: _shares(plain, names, values) for column, values in losses.items()}
     frozen = search.file.sampler.freeze
     return sorted(
         (
@@ -111,13 +112,23 @@ def of_trials(trials: Mapping[int, FrozenTrial], search: Search) -> list[Importa
     )
 
 
+def _plain(trials: Mapping[int, FrozenTrial]) -> optuna.Study:
+    """A study of the trials' parameters alone, numbered anew in their order."""
+    study = optuna.create_study()
+    study.add_trials(
+        optuna.trial.create_trial(params=t.params, distributions=t.distributions, value=0.0)
+        for t in trials.values()
+    )
+    return study
+
+
 def _shares(
-    trials: Mapping[int, FrozenTrial], names: Sequence[str], losses: Mapping[int, float]
+    study: optuna.Study, names: Sequence[str], losses: Mapping[int, float]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Each parameter's share of the divergence, and what it is with losses dealt at random."""
-    study = optuna.create_study(directions=["minimize"] * len(next(iter(trials.values())).values))
-    study.add_trials(trials.values())
-    numbers = list(trials)  # a study of its own numbers them anew, in this order
+    """Each parameter's share of the divergence, and what it is with losses dealt at random.
+
+    `losses` are in the order of the study's trials.
+    """
     evaluator = PedAnovaImportanceEvaluator(target_quantile=BEST)
 
     def raw(values: Sequence[float]) -> dict[str, float]:
@@ -125,7 +136,7 @@ def _shares(
             warnings.simplefilter("ignore")  # that it minimizes; that a method was tried once
             return evaluator.evaluate(study, list(names), target=lambda t: values[t.number])
 
-    told = [losses[number] for number in numbers]
+    told = list(losses.values())
     real = raw(told)
     total = sum(real.values()) or 1.0
     random = np.random.default_rng(0)

@@ -185,7 +185,7 @@ def spanned(values: Sequence[float], least: float = 0.02) -> tuple[float, float]
     """A span that has all finite `values` well inside, and is `least` wide at least."""
     finite = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = min(finite), max(finite)
-    room = max(0.06 * (high - low), least / 2)
+    room = max(0.06 * (high - low), least / 2, 1e-6 * max(abs(low), abs(high)))
     return low - room, high + room
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.yaml_io import write_atomic
-from search.figures.chart import SHADES, Axis, Bars, Chart, Line, Panel, Points
+from search.figures.chart import GREY, SHADES, Axis, Bars, Chart, Line, Panel, Points
 
 _SYMBOLS = {
     "triangle-open": "triangle-down-open",
@@ -75,10 +75,16 @@ def drawn_plotly(chart: Chart) -> Any:
             figure.update_yaxes(showticklabels=False, **place)
         for trace in _traces(panel):
             name = trace["name"]
-            trace["showlegend"] = bool(name) and name not in shown
             trace["legendgroup"] = name
-            shown.add(name)
+            new = bool(name) and name not in shown
+            shaded = "coloraxis" in trace.get("marker", {})
+            trace["showlegend"] = new and not shaded
             figure.add_trace(trace, **place)
+            if new and shaded:  # an entry would be black, on dark, too
+                marker = {**trace["marker"], "color": GREY, "coloraxis": None}
+                entry = {**trace, "x": [None], "y": [None], "marker": marker, "showlegend": True}
+                figure.add_trace(entry, **place)
+            shown.add(name)
         _regions(figure, panel, place, shown)
         for label in panel.labels:
             figure.add_annotation(
@@ -97,7 +103,7 @@ def drawn_plotly(chart: Chart) -> Any:
                 borderpad=0,
                 **place,
             )
-    top = 0 if chart.shades is None else 50
+    top = 0 if chart.shades is None else 40
     if chart.shades is not None:
         what, low, high = chart.shades
         figure.update_layout(

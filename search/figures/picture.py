@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from search.figures.chart import SHADES, Axis, Bars, Chart, Line, Panel, Points
+from search.figures.chart import GREY, SHADES, Axis, Bars, Chart, Line, Panel, Points
 
 _SYMBOLS = {
     "circle": "o",
@@ -136,7 +136,7 @@ def _axis(axes: Any, axis: Axis, which: str) -> None:
     if axis.span is not None:
         limit(*axis.span)
     if axis.percent:
-        own.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        own.set_major_formatter(PercentFormatter(1.0, decimals=0))
     if axis.names:
         count = len(axis.names)
         own.set_ticks(range(count), [_plain(name) for name in axis.names])
@@ -175,6 +175,15 @@ def _points(axes: Any, series: Points, shade: Any, order: int) -> Any:
                 capsize=2,
                 zorder=order,
             )
+    if series.shades:  # its own entry in the legend would have the first one's color
+        return axes.scatter(
+            [],
+            [],
+            s=area,
+            marker=_SYMBOLS[series.symbol],
+            linewidths=0.8,
+            **({"facecolors": "none", "edgecolors": GREY} if open_ else {"c": GREY}),
+        )
     return drawn
 
 

@@ -47,7 +47,9 @@ def progress(view: RunView) -> Figure | None:
     )
     if view.baselines:
         caption += "The dashed line is what the baselines alone come to. "
-    caption += "All of it is by the items that the search saw: confirmed values are lower."
+    caption += (
+        "All of it is by the items that the search saw: confirmed values are lower as a rule."
+    )
     columns = 2 if hours else 1
     return Figure("progress", f"{view.name}: progress", caption, Chart(panels, columns, 260))
 

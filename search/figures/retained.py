@@ -7,7 +7,7 @@ from itertools import pairwise
 from statistics import median
 
 from search.figures.chart import ORANGE, PURPLE, Axis, Chart, Line, Panel, Points, Series, spanned
-from search.figures.figure import Figure, many, spread, told
+from search.figures.figure import Figure, many, spread
 from search.view import RunView, TrialView
 
 _BINS = 8
@@ -60,7 +60,11 @@ def _panel(view: RunView, expert: str, index: int, trials: Sequence[TrialView]) 
                     what,
                     [trial.retained[expert] for trial in shown],
                     [trial.values[index] for trial in shown],
-                    [f"{expert} retained {t.retained[expert]:.1%}\n{told(view, t)}" for t in shown],
+                    [
+                        f"trial {t.number}\n{expert} retained {t.retained[expert]:.1%}\n"
+                        f"{view.search.objectives[index].name} {t.values[index]:.3f}"
+                        for t in shown
+                    ],
                     PURPLE,
                     symbol,  # type: ignore[arg-type]
                     6,

@@ -49,7 +49,7 @@ def workers(view: RunView) -> Figure | None:
             [(own, own.merged, own.ended) for own in shown if not own.what.endswith(_HELD_OUT)],
         ),
         (
-            "the same on held-out items",
+            "generating on held-out items",
             GREEN,
             True,
             [(own, own.merged, own.ended) for own in shown if own.what.endswith(_HELD_OUT)],
@@ -79,7 +79,8 @@ def workers(view: RunView) -> Figure | None:
         f"{many(len(names), 'worker')} over {many(len(view.sessions), 'session')}. White gaps are "
         "idle time: starting, waiting for a proposal, or for the last of a stage"
         f"{'' if busy is None else f'; workers were busy {busy:.0%} of their time'}. "
-        "Ends are when the driver had the result, so a gap of a second or two says nothing."
+        "Ends are when the driver had the result, so a gap of a second or two says nothing. Drag "
+        "over a part of the page's figure to see single merges."
     )
     if len(names) > MOST:
         caption += f" The first {MOST} workers are shown."
