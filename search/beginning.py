@@ -115,7 +115,7 @@ def write_from_recipe(
     first = f'warm_starts: [published, "recipe:{own.name}"]'
     tail = tail.replace("{name: auto, seed: 0}", f"{{name: auto, seed: 0, {first}}}")
     items = items or _examples(console, file.parent)
-    values = {"TOKENS": 2048, "EXPECT": expect, "ITEMS": items}
+    values: dict[str, str | int] = {"TOKENS": 2048, "EXPECT": expect, "ITEMS": items}
     original = recipe.read_text(encoding="utf-8")
     kept = "\n".join(f"# {line}".rstrip() for line in original.splitlines())
     end = f"\n# What this was made from, {recipe.name}, whole:\n#\n{kept}\n"

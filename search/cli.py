@@ -53,8 +53,10 @@ TOPICS = {
 """The headings of `mergefront --help`."""
 for topic, parts in TOPICS.items():
     for part in parts:
-        for entry in (*part.registered_commands, *part.registered_groups):
-            entry.rich_help_panel = topic
+        for command in part.registered_commands:
+            command.rich_help_panel = topic
+        for group in part.registered_groups:
+            group.rich_help_panel = topic
 _MENDABLE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
     *(errno.ENOTDIR, errno.ENAMETOOLONG),
