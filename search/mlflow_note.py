@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
+from objectives import Estimate
 from search.confirmed import findings, ordered, standing
 from search.export import spelled
 from search.mlflow_view import ALL, FRONT, key_for, view_link
@@ -15,7 +16,8 @@ NOTE = "mlflow.note.content"
 LONGEST_NOTE = 8000
 """Characters of a tag that MLflow keeps."""
 END = "*Written by mergefront while the search goes on. What you write below this line stays.*"
-_ROWS = 12  # of a table: the figures and `mergefront front` have all
+_GAP = "\u00a0"
+_ROWS = 20  # of a table: the figures and `mergefront front` have all
 _LINES = 6  # of one kind
 
 
@@ -79,12 +81,14 @@ def _found(view: RunView) -> Iterator[str]:
         heads += ["right and in the language"] if both else []
         yield from _table(["", *heads, "standing"], 2 * len(names) + 2 + both)
         for member in ordered(view.run, view.members)[:_ROWS]:
-            cells = [_cell(member.label)]
+            exported = view.chosen is not None and member.label == view.chosen.label
+            label, where = _cell(member.label), _cell(standing(member))
+            cells = [f"**{label}**" if exported else label]
             for name in names:
-                cells += [f"{member.claimed[name].value:.3f}", spelled(member.confirmed[name])]
+                cells += [f"{member.claimed[name].value:.3f}", _whole(member.confirmed[name])]
             if both:
-                cells.append(spelled(member.joint) if member.joint is not None else "")
-            yield f"| {' | '.join([*cells, _cell(standing(member))])} |"
+                cells.append(_whole(member.joint) if member.joint is not None else "")
+            yield f"| {' | '.join([*cells, '**exported**' if exported else where])} |"
         yield from _more(len(view.members) - _ROWS)
         if view.test is not None and view.chosen is not None:
             scores = (f"{o.name} {spelled(view.test.estimate(o))}" for o in view.search.objectives)
@@ -134,7 +138,8 @@ def _next(view: RunView) -> Iterator[str]:
         yield f"- `mergefront confirm {run}`: the front again, on held-out items"
     if view.front or view.members:
         yield f"- `mergefront narrow {run}`: a new search file, narrowed to where the good ones lie"
-    yield f"- `mergefront status {run}`: how far it is, what it took so far"
+    if view.chosen is None:
+        yield f"- `mergefront status {run}`: how far it is, what it took so far"
 
 
 def _reading(view: RunView) -> Iterator[str]:
@@ -172,7 +177,8 @@ def _row(
     cells = [_cell(label)]
     for name, value in zip(names, values, strict=True):
         low, high, _ = intervals.get(name, (None, None, 0))
-        cells.append(f"{value:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]"))
+        sure = "" if low is None else f"{_GAP}[{low:.3f},{_GAP}{high:.3f}]"
+        cells.append(f"{value:.3f}{sure}")
     return f"| {' | '.join(cells)} |"
 
 
@@ -192,5 +198,10 @@ def _more(count: int) -> Iterable[str]:
 
 
 def _cell(text: str) -> str:
-    """Text that cannot end a cell of a table."""
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    """Text that cannot end a cell of a table, and stands off the next: MLflow leaves no room."""
+    return text.replace("|", "\\|").replace("<", "&lt;") + _GAP
+
+
+def _whole(estimate: Estimate) -> str:
+    """An estimate that is not broken over lines."""
+    return spelled(estimate).replace(" ", _GAP)
