@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from search import study as studies
 from search import terminal
 from search.amounts import lasting
 from search.care import Doing
@@ -268,16 +270,24 @@ def test_while_confirming_that_is_what_counts(status):
 # --- status of a folder --------------------------------------------------------------------------
 
 
-@pytest.fixture
-def begun(tmp_path: Path) -> Begun:
-    """A run of four trials, one of them stopped early, whose driver is this process."""
-    made = Begun(tmp_path, budget={"trials": 9, "gpu_hour_price": 2.0}, stored=True)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workplace with a run of four trials, one of them stopped early."""
+    folder = tmp_path_factory.mktemp("made")
+    begun = Begun(folder, budget={"trials": 9, "gpu_hour_price": 2.0}, stored=True)
     for right in (0.5, 1.0):
-        made.tell(result(10, 4.0, right=right))
-    made.tell(result(10, 4.0, right=0.25, stopped=stop(2)))
-    made.tell(result(10, 4.0), duplicate_of=1)
-    made.held(0.5)
-    return made
+        begun.tell(result(10, 4.0, right=right))
+    begun.tell(result(10, 4.0, right=0.25, stopped=stop(2)))
+    begun.tell(result(10, 4.0), duplicate_of=1)
+    begun.held(0.5)
+    studies.release(begun.run)
+    return folder
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Run:
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return Run.open(tmp_path / "runs" / "s")
 
 
 def hold(run: Run, **changes) -> None:
@@ -318,8 +328,7 @@ AWAY = {"machine": "another", "host": "node7"}
         (DEAD, None, {}, "stopped", "stopped", "mergefront run FILE"),
     ],
 )
-def test_a_status_says_whether_somebody_works(holder, phase, more, state, said, then, begun):
-    run = begun.run
+def test_a_status_says_whether_somebody_works(holder, phase, more, state, said, then, run):
     hold(run, **holder)
     if phase is not None:
         kept(run, phase, **more)
@@ -334,10 +343,10 @@ def test_a_status_says_whether_somebody_works(holder, phase, more, state, said, 
     assert any(line.startswith("next") and then in line for line in lines), lines
 
 
-def test_a_status_has_the_numbers(begun):
-    hold(begun.run)
-    kept(begun.run, "searching", workers={"w0": Doing("trial 3", "merging", 2.0, 2)}, reserve=60.0)
-    seen = look(begun.run)
+def test_a_status_has_the_numbers(run):
+    hold(run)
+    kept(run, "searching", workers={"w0": Doing("trial 3", "merging", 2.0, 2)}, reserve=60.0)
+    seen = look(run)
     data = json.loads(json.dumps(as_json(seen)))
     assert data["trials"] == {"duplicate": 1, "full": 2, "partial": 1}
     assert (data["finished"], data["front"], data["working"]) == (3, [1], True)
@@ -351,17 +360,17 @@ def test_a_status_has_the_numbers(begun):
     assert any(line.startswith("cost        1.00 so far, about ") for line in lines)
 
 
-def test_a_status_is_read_while_the_lock_is_held_and_the_database_written(begun):
+def test_a_status_is_read_while_the_lock_is_held_and_the_database_written(run):
     from search.run import locked
 
-    with locked(begun.run.folder):
+    with locked(run.folder):
         began = time.monotonic()
-        assert look(begun.run).status.state == "running"
+        assert look(run).status.state == "running"
         assert time.monotonic() - began < 5.0
 
 
-def test_all_runs_are_a_table(begun, tmp_path):
-    hold(begun.run, **DEAD)
+def test_all_runs_are_a_table(run, tmp_path):
+    hold(run, **DEAD)
     (tmp_path / "runs" / "broken").mkdir()
     (tmp_path / "runs" / "broken" / "run.json").write_text("{")
     console = Console(width=120, record=True, file=io.StringIO())
@@ -373,21 +382,21 @@ def test_all_runs_are_a_table(begun, tmp_path):
         print_runs(console, tmp_path / "nowhere", as_json=False)
 
 
-def test_a_status_on_a_terminal_has_the_plot(begun):
+def test_a_status_on_a_terminal_has_the_plot(run):
     console = Console(width=80, height=40, record=True, file=io.StringIO(), force_terminal=True)
-    print_status(console, begun.run, plot=True, as_json=False)
+    print_status(console, run, plot=True, as_json=False)
     text = console.export_text()
     for told in ("● front", "hypervolume", "next ", "last trial"):
         assert told in text
     with pytest.raises(ConfigError, match="needs a terminal"):
-        watch_status(Console(file=io.StringIO()), begun.run, plot=True)
+        watch_status(Console(file=io.StringIO()), run, plot=True)
 
 
-def test_the_front_as_csv(begun, tmp_path):
+def test_the_front_as_csv(run, tmp_path):
     console = Console(file=io.StringIO())
     options = {"as_json": False, "as_csv": False, "plot": False}
     out = tmp_path / "all.csv"
-    print_front(console, begun.run, **options, every=True, out=out)
+    print_front(console, run, **options, every=True, out=out)
     rows = list(csv.DictReader(out.open(encoding="utf-8")))
     assert [(row["trial"], row["state"]) for row in rows] == [
         ("0", "full"),
@@ -400,13 +409,13 @@ def test_the_front_as_csv(begun, tmp_path):
     assert float(rows[1]["reasoning_low"]) < 1.0
     assert rows[1]["reasoning_n"] == "4"
     assert rows[1]["reasoning_confirmed"] == ""
-    assert set(begun.run.search.space.distributions()) <= rows[0].keys()
+    assert set(run.search.space.distributions()) <= rows[0].keys()
     front = tmp_path / "front.json"
-    print_front(console, begun.run, **options, every=False, out=front)
+    print_front(console, run, **options, every=False, out=front)
     (member,) = json.loads(front.read_text())
     assert (member["trial"], member["claimed"]["reasoning"]) == (1, 1.0)
     with pytest.raises(ConfigError, match=r"end it in \.csv or \.json"):
-        print_front(console, begun.run, **options, every=False, out=tmp_path / "x.txt")
+        print_front(console, run, **options, every=False, out=tmp_path / "x.txt")
 
 
 # --- the listener --------------------------------------------------------------------------------
@@ -422,8 +431,6 @@ def listening(console: Console, run: Run, every: float = 1e9) -> tuple[terminal.
         ledger=SimpleNamespace(own=SimpleNamespace(workers=2, gpus=0.0), priced_hours=0.1),
         reserved=lambda able: 30.0,
     )
-    from search import study as studies
-
     driver = SimpleNamespace(
         run=run,
         search=run.search,
@@ -442,12 +449,12 @@ def listening(console: Console, run: Run, every: float = 1e9) -> tuple[terminal.
 
 
 @pytest.mark.parametrize("term", ["dumb", "none"])
-def test_without_a_terminal_there_are_plain_lines(term, begun):
+def test_without_a_terminal_there_are_plain_lines(term, run):
     file = io.StringIO()
     console = Console(
         file=file, width=80, force_terminal=term == "dumb", _environ={"TERM": term}, soft_wrap=True
     )
-    progress, driver = listening(console, begun.run, every=0.0)
+    progress, driver = listening(console, run, every=0.0)
     with progress:
         progress.started(driver)
         progress.finished(driver, "trial 1", result(10, 4.0))
@@ -459,13 +466,13 @@ def test_without_a_terminal_there_are_plain_lines(term, begun):
     assert any("trial 1" in line and line.endswith("on the front") for line in lines)
     assert any(": trials 3 of 9; rate " in line for line in lines)
     assert lines[-1] == "confirmed 2 of 2: trial 1"
-    told = Live.read(begun.run.folder)
+    told = Live.read(run.folder)
     assert told is not None
     assert (told.phase, told.command) == ("done", "mergefront run s.yaml")
 
 
-def test_an_error_is_kept_for_other_shells(begun):
-    progress, driver = listening(Console(file=io.StringIO()), begun.run)
+def test_an_error_is_kept_for_other_shells(run):
+    progress, driver = listening(Console(file=io.StringIO()), run)
 
     def failing() -> None:
         with progress:
@@ -474,23 +481,23 @@ def test_an_error_is_kept_for_other_shells(begun):
 
     with pytest.raises(RunError):
         failing()
-    hold(begun.run, **DEAD)
-    seen = look(begun.run)
+    hold(run, **DEAD)
+    seen = look(run)
     assert (seen.status.state, seen.status.why) == ("failed", "the disk is gone")
 
 
-def test_a_live_panel_ends_with_the_search(begun):
+def test_a_live_panel_ends_with_the_search(run):
     file = io.StringIO()
     console = Console(
         file=file, width=80, height=30, force_terminal=True, _environ={"TERM": "xterm"}
     )
-    progress, driver = listening(console, begun.run)
+    progress, driver = listening(console, run)
     with progress:
         progress.started(driver)
         time.sleep(0.1)
         driver.stopping = True
         progress.stopping(driver)
     assert "w0" in file.getvalue()
-    told = Live.read(begun.run.folder)
+    told = Live.read(run.folder)
     assert told is not None
     assert told.phase == "stopped"
