@@ -92,55 +92,73 @@ def headline(view: RunView, standing: Standing, found: list[Against]) -> Headlin
 
 
 def _chosen(view: RunView, found: list[Against]) -> tuple[str, list[str]]:
+    """The title: both at once where that is told, else objective by objective."""
     assert view.chosen is not None
-    who = view.chosen.label
-    named = who[:1].upper() + who[1:]
+    named = f"{view.chosen.label[:1].upper()}{view.chosen.label[1:]}"
+    scores = _and(f"{one.objective.name} {_unbroken(spelled(one.ours))}" for one in found)
+    ahead = ahead_of(view, view.chosen)
+    joint, others = view.chosen.joint, [m for m in view.members if m.trial is None and m.joint]
+    best = max(others, key=lambda m: m.joint.value if m.joint else 0.0, default=None)
+    if all(one.baseline is None for one in found):
+        title = f"{named} is the balanced merge: {scores}; there is no baseline"
+    elif ahead:
+        who = view.chosen.label
+        title = f"No gain: {_and(ahead)} is at least as good as {who} in everything"
+    elif joint and best and best.joint and joint.low > best.joint.high:
+        title = (
+            f"{named} is right and in the language in {_unbroken(spelled(joint))} of held\u2011out"
+            f" answers; the best baseline, {best.label}, in {_unbroken(spelled(best.joint))}"
+        )
+    else:
+        title = f"{named}{_by_objective(found)}"
+    return title, _notes(view, found)
+
+
+def _by_objective(found: list[Against]) -> str:
+    """What comes of comparing each objective with its best baseline, none of which is ahead."""
     better = [_by(one) for one in found if one.standing == "better"]
     worse = [_by(one) for one in found if one.standing == "worse"]
-    even = [_by(one) for one in found if one.standing == "not told apart"]
-    ahead = ahead_of(view, view.chosen)
-    if all(one.baseline is None for one in found):
-        scores = _and(f"{one.objective.name} {spelled(one.ours)}" for one in found)
-        return f"{named} is the balanced merge: {scores}; there is no baseline", []
-    if ahead:
-        title = f"No gain: baseline {_and(ahead)} is at least as good as {who} in everything"
-    elif better:
-        title = f"{named} beats every baseline in {_and(better)}"
-        title += f"; not told from the best in {_and(even)}" if even else ""
-        title += f"; it gives up {_and(worse)}" if worse else ""
-    elif worse:
-        title = f"{named} beats no baseline for certain; it is behind in {_and(worse)}"
-        title += f", not told from the best in {_and(even)}" if even else ""
-    else:
-        title = f"{named} is not told apart from the best baselines: {_and(even)}"
-    return title, _notes(view)
+    even = [_by(one) for one in found if one.standing not in ("better", "worse")]
+    if better:
+        told = f" beats every baseline in {_and(better)}"
+        told += f"; not told from the best in {_and(even)}" if even else ""
+        return told + (f"; it gives up {_and(worse)}" if worse else "")
+    if len(found) == 1:
+        return (
+            f" is not told from the best baseline: {_and(even)}"
+            if even
+            else (f" is behind the best baseline: {_and(worse)}")
+        )
+    told = " is a balance that no baseline has; against the best baseline of each objective: "
+    return told + _and([*even, *worse])
 
 
 def _by(one: Against) -> str:
     if one.difference is None:
         return one.objective.name
-    interval = signed(one.difference).replace(", ", ",\u00a0")  # no line breaks in it
-    return f"{one.objective.name} ({interval})"
+    return f"{one.objective.name} ({_unbroken(signed(one.difference))})"
 
 
-def _notes(view: RunView) -> list[str]:
-    """Beside the objectives: both at once, and what was asked once."""
+def _unbroken(text: str) -> str:
+    """An interval that no line breaks in."""
+    return text.replace(", ", ",\u00a0").replace(" [", "\u00a0[")
+
+
+def _notes(view: RunView, found: list[Against]) -> list[str]:
+    """What goes with the title: differences, what was asked once, constraints."""
     assert view.chosen is not None
     lines = []
-    others = [m for m in view.members if m.trial is None and m.joint is not None]
-    if view.chosen.joint is not None:
-        line = (
-            f"Right and in the language at once: {spelled(view.chosen.joint)} of held-out answers"
-        )
-        if others:
-            best = max(others, key=lambda m: m.joint.value if m.joint else 0.0)
-            assert best.joint is not None
-            line += f"; the best baseline, {best.label}, has {spelled(best.joint)}"
-        lines.append(f"{line}.")
+    told = [one for one in found if one.difference is not None and one.baseline is not None]
+    if told:
+        words = {"better": "better than", "worse": "worse than", "not told apart": "not told from"}
+        parts = [f"{_by(one)}, {words[one.standing]} {one.baseline}" for one in told]
+        lines.append(f"Against the best baseline of each objective: {'; '.join(parts)}.")
     if view.test is not None:
-        told = _and(f"{o.name} {spelled(view.test.estimate(o))}" for o in view.search.objectives)
+        scores = _and(
+            f"{o.name} {_unbroken(spelled(view.test.estimate(o)))}" for o in view.search.objectives
+        )
         n = view.test.estimate(view.search.objectives[0]).n
-        lines.append(f"On {n:,} test items, asked once and of it alone: {told}.")
+        lines.append(f"On {n:,} test items, asked once and of it alone: {scores}.")
     if view.search.constraints:
         bounds = _and(map(str, view.search.constraints))
         held = "holds" if view.chosen.feasible else "DOES NOT HOLD"

@@ -64,7 +64,7 @@ else {
 
 // ---- paper is white, and has no pointer to open anything with
 
-const paper = 690; // pixels between the margins of A4
+const paper = 1000; // pixels; the style for print makes them fit
 let opened = [];
 addEventListener("beforeprint", () => {
   elements.forEach(draw);

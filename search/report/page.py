@@ -134,7 +134,11 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"spelled": spelled, "signed": signed}
+    environment.filters |= {
+        "spelled": spelled,
+        "signed": signed,
+        "short": lambda estimate: spelled(estimate).partition(" ")[0],
+    }
     return environment
 
 

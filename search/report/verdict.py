@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +28,7 @@ class Against:
         test: on the test items, scored once; None if it was not.
         baseline: the best one's label; None without baselines.
         theirs: its confirmed score.
+        lacks: the best one's confirmed scores in the other objectives, by name.
         difference: ours less theirs, paired by item, with a 95% interval; None where it cannot be
             told.
         standing: whether ours is better, as far as the interval tells.
@@ -38,6 +40,7 @@ class Against:
     test: Estimate | None
     baseline: str | None
     theirs: Estimate | None
+    lacks: Mapping[str, Estimate]
     difference: Estimate | None
     standing: Standing
 
@@ -62,6 +65,9 @@ def against(view: RunView) -> list[Against]:
                 test=None if view.test is None else view.test.estimate(objective),
                 baseline=None if best is None else best.label,
                 theirs=None if best is None else best.confirmed[objective.name],
+                lacks={}
+                if best is None
+                else {k: e for k, e in best.confirmed.items() if k != objective.name},
                 difference=difference,
                 standing=_standing(objective, difference),
             )

@@ -376,7 +376,10 @@ class Pool:
         record = self._care.incidents.record
         if job.key.startswith("trial") and job.split == "dev" and luck < 0.012:
             kind = Kind.WORKER_LOST if luck < 0.006 else Kind.HUNG
-            record(kind, f"{job.key} on {name}", "worker process ended: out of memory (OOM killer)")
+            why = "worker process ended: out of memory (OOM killer)"
+            if kind == Kind.HUNG:
+                why = "no sign for 15 min while generating 24 items of task math_th"
+            record(kind, f"{job.key} on {name}", why)
             if luck < 0.006:
                 why = "its worker died in each of 3 tries: worker process ended"
                 return 180.0, Outcome(job, None, why)
