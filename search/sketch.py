@@ -15,7 +15,7 @@ _BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # [row of 4
 _STYLES = {"other": "cyan", "front": "bold green", "chosen": "bold magenta", "baseline": "yellow"}
 LEAST_WIDTH, LEAST_HEIGHT = 24, 7
 """Of a plot with its axes; below, none is drawn."""
-_LOW, _HIGH = 12, 20  # lines from which the legend has two of them, and three
+_LOW, _HIGH = 11, 20  # lines from which the legend has two of them, and three
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ from search.study import CUT_SHORT, DUPLICATE_OF
 from search.view import baseline_labels
 
 _SUMMARY_S = 180.0
+_COLUMN, _WIDE = 26, 80  # what an event is of; in narrow terminals without a column
 _WORTH_TELLING = 0.05
 """The share of answers that do not end by themselves from which a line says so."""
 
@@ -125,7 +126,8 @@ class Progress:
         star = ""
         if kind == "trial":
             star = "  on the front" if int(number) in driver.front else ""
-        say(self.console, f"{what:<22} {scores}{star}")
+        wide = _COLUMN if self.console.width >= _WIDE else 0
+        say(self.console, f"{what:<{wide}} {scores}{star}")
         self.tick(driver)
 
     def stopping(self, driver: Driver) -> None:
