@@ -117,7 +117,7 @@ class Criteria(Experiment[CriteriaFile]):
             for rival in ("random", "magnitude", "TIES"):
                 if rival != "TIES" and rival not in file.criteria:
                     continue
-                told = []
+                told: dict[str, list[str]] = {}
                 for kind in (kind for kind in file.criteria if kind != rival):
                     own = [
                         Difference(
@@ -126,9 +126,10 @@ class Criteria(Experiment[CriteriaFile]):
                         for at, here in found.items()
                     ]
                     differences += own
-                    told.append(f"{kind} is {spread(own, 'slacks')}")
+                    told.setdefault(spread(own, "slacks"), []).append(kind)
                 if told:
-                    findings.append(f"By {o.name}, against {rival}: {'; '.join(told)}.")
+                    said = "; ".join(f"{', '.join(kinds)}: {what}" for what, kinds in told.items())
+                    findings.append(f"By {o.name}, against {rival} - {said}.")
         scores = [o.name for o in lab.asked.search.objectives]
         order = [*file.criteria, "TIES"]
         chart = chart_of(values, scores, Axis("slack"), order, references=("TIES",))

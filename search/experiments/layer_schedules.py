@@ -172,6 +172,6 @@ def _ranking(differences: list[Difference]) -> str:
         if one.sign != "not told apart":
             pair = (one.a, one.b) if one.sign == "ahead" else (one.b, one.a)
             ahead.setdefault(pair[1], []).append(pair[0])
-    told = [f"{' and '.join(winners)} ahead of {loser}" for loser, winners in ahead.items()]
-    equal = [f"{one.b} and {one.a}" for one in differences if one.sign == "not told apart"]
+    told = [f"ahead of {loser}: {', '.join(winners)}" for loser, winners in ahead.items()]
+    equal = [f"{one.b} from {one.a}" for one in differences if one.sign == "not told apart"]
     return "; ".join([*told, *([f"not told apart: {', '.join(equal)}"] if equal else [])])
