@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 GREY, BLUE, ORANGE, GREEN, PURPLE = "#8b949e", "#2f7fd1", "#d55e00", "#009e73", "#b5539c"
+AMBER = "#a67c00"
 SHADES = ((0.0, "#2f7fd1"), (0.5, "#9b8f7a"), (1.0, "#e07b00"))
 """Ends and middle of the colours that a number is shown by."""
 
@@ -124,7 +125,7 @@ class Region:
     bound: float
     end: float
     upright: bool
-    color: str = ORANGE
+    color: str = AMBER
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,8 @@ def front(view: RunView) -> Figure | None:
         panels = [_Panel(view, None, 0).panel()]
     columns = 1 if len(panels) == 1 else 2
     chart = Chart(panels, columns, 500 if columns == 1 else 380)
-    return Figure("front", f"{view.name}: the front", _caption(view, len(pairs)), chart)
+    title = f"{view.name}: {'the front' if pairs else 'scores'}"
+    return Figure("front", title, _caption(view, len(pairs)), chart)
 
 
 def _caption(view: RunView, pairs: int) -> str:
@@ -52,8 +53,8 @@ def _caption(view: RunView, pairs: int) -> str:
     broken = sum(trial.state == "fault" for trial in view.trials.values())
     unfit = sum(not trial.feasible for trial in scored)
     lines = [
-        f"{many(len(view.scored), 'trial')}, {len(view.front)} on the front by the items that the "
-        "search saw."
+        f"{many(len(view.scored), 'trial')}; {len(view.front)} "
+        f"{'on the front' if pairs else 'the best'} by the items that the search saw."
     ]
     if partial:
         lines.append(f"Open circles ({partial:,}) were stopped early: their places are estimates.")
@@ -141,7 +142,8 @@ class _Panel:
 
     def _front(self) -> Points | None:
         trials = [self.view.trials[number] for number in self.view.front]
-        return self._points("front, claimed", trials, color=BLUE, size=9) if trials else None
+        name = "front, claimed" if self._x is not None else "best, claimed"
+        return self._points(name, trials, color=BLUE, size=9) if trials else None
 
     def _points(self, name: str, trials: Sequence[TrialView], **look: object) -> Points:
         places = [self._at(trial.number, trial.values) for trial in trials]

@@ -264,7 +264,8 @@ def _regions(figure: Any, panel: Panel, place: dict[str, int], shown: set[str]) 
     for region in panel.regions:
         low, high = sorted((region.bound, region.end))
         look = {"fillcolor": region.color, "opacity": 0.12, "line_width": 0, "layer": "below"}
-        rule = {"line": {"color": region.color, "dash": "dash", "width": 1.5}, "layer": "below"}
+        line = {"color": region.color, "dash": "dashdot", "width": 1.5}
+        rule = {"line": line, "layer": "below"}
         if region.upright:
             figure.add_vrect(x0=low, x1=high, **look, **place)
             figure.add_vline(x=region.bound, **rule, **place)
@@ -273,7 +274,6 @@ def _regions(figure: Any, panel: Panel, place: dict[str, int], shown: set[str]) 
             figure.add_hline(y=region.bound, **rule, **place)
         if region.name not in shown:  # shapes have no place in a legend of their own
             shown.add(region.name)
-            line = {"color": region.color, "dash": "dash", "width": 1.5}
             entry = {"type": "scatter", "mode": "lines", "x": [None], "y": [None], "line": line}
             figure.add_trace({**entry, "name": region.name}, **place)
 

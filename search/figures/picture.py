@@ -90,7 +90,7 @@ def _draw(axes: Any, panel: Panel, shade: Any, known: dict[str, Any]) -> None:
             (axes.axvspan, axes.axvline) if region.upright else (axes.axhspan, axes.axhline)
         )
         span(*sorted((region.bound, region.end)), color=region.color, alpha=0.12, lw=0, zorder=0)
-        line = rule(region.bound, color=region.color, ls="--", lw=1.2, zorder=0.5)
+        line = rule(region.bound, color=region.color, ls="-.", lw=1.2, zorder=0.5)
         known.setdefault(_plain(region.name), line)
     for order, series in enumerate(panel.series, start=2):
         if isinstance(series, Points):
