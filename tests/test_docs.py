@@ -1,5 +1,6 @@
 """What the documentation says is so: examples load, names exist, the table is the code's."""
 
+import itertools
 import json
 import math
 import re
@@ -64,11 +65,20 @@ EXAMPLES = [
         (part for block in blocks(read(page), "yaml") for part in alternatives(block)), 1
     )
 ]
+
+
+def words_of(line):
+    """Of a command: up to where the shell sends what it prints elsewhere."""
+    return list(
+        itertools.takewhile(lambda word: word not in (">", "|"), shlex.split(line, comments=True))
+    )
+
+
 COMMANDS = {
-    match[1].strip(): pytest.param(shlex.split(match[1], comments=True), id=match[1].strip()[:60])
+    line: pytest.param(words_of(line), id=line[:60])
     for page in PAGES
     for block in blocks(read(page), "(?:sh|bash|console)?")
-    for match in re.finditer(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*mergefront (.+)$", block, re.MULTILINE)
+    for line in re.findall(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*mergefront (.+)$", block, re.MULTILINE)
 }
 """Of all blocks, run or not: their words after `mergefront`."""
 LINKS = [
@@ -220,6 +230,7 @@ def test_numbers_of_the_guide_are_those_of_the_code():
     assert f"30 of 30 leaves [{low:.3f}".replace("0.", ".") in read(GUIDE)
     assert estimate([1.0] * 165 + [0.0] * 135, binary=True, side="lower").low >= 0.5
 
+
 # --- Messages, parameters, the site --------------------------------------------------------------
 
 
@@ -256,14 +267,15 @@ def test_the_tables_of_parameters_are_the_declarations():
     assert set(re.findall(r"`(\w+)`", text)) >= set(METHODS)
 
 
-def test_every_example_in_python_is_run():
+def test_every_example_in_python_or_on_a_console_is_run():
     """By `make docs-test`, or by the tests that are named here."""
     elsewhere = {
         "objectives.md": "test_the_function_of_the_page_scores",
-        "protocols.md": "tests/search/test_protocols.py",
-        "adding_a_scorer.md": "tests/objectives/test_adding_a_scorer.py",
         "adding_a_method.md": "tests/docs/test_extending.py",
+        "adding_a_scorer.md": "tests/objectives/test_adding_a_scorer.py",
         "adding_an_engine.md": "tests/docs/test_extending.py",
+        "mlflow.md": "tests/docs/test_pages.py",
+        "protocols.md": "tests/search/test_protocols.py",
     }
     for page in (ROOT / "docs").rglob("*.md"):
         text = read(page)

@@ -73,3 +73,16 @@ def test_what_a_page_shows_is_what_happens(page, place, searched):
             )
             ends = 2 if re.search(r"^mergefront: ", shown, re.MULTILINE) else 0
             assert done.returncode == ends, f"$ {command}\n{done.stdout}"
+
+
+def test_the_registered_recipe_is_fetched_as_the_page_says(place):
+    text = (DOCS / "mlflow.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    done = shell("mergefront register runs/demo thai-r1 --alias champion", place)
+    assert done.returncode == 0, done.stdout
+    (server,) = re.findall(r"http://[\w.:]+", code)
+    store = f"sqlite:///{place}/runs/demo/mlflow.db"
+    (place / "example.py").write_text(code.replace(server, store), encoding="utf-8")
+    done = shell("python example.py", place)
+    assert done.returncode == 0, done.stdout
+    assert (place / "champion" / "registered" / "recipe.yaml").is_file()
