@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
+from rich.text import Text
 
 from merge_core.yaml_io import write_atomic
 from search import study as studies
@@ -20,7 +20,7 @@ from search.console import print_json, say, shown, writing
 from search.errors import ConfigError, RunError
 from search.listing import as_csv as csv_of
 from search.listing import points, rows
-from search.panel import Panel, beside, is_plain, runs_table, status_lines
+from search.panel import Panel, beside, is_plain, runs_table, status_lines, wrapped
 from search.results import finite
 from search.run import Run
 from search.sketch import sketch
@@ -49,12 +49,11 @@ json_of = as_json
 
 
 def _print_beside(console: Console, seen: Seen) -> None:
-    now = time.time()
-    told = beside(seen, now)
+    told = [row for row in beside(seen, time.time()) if row[0] != "faults"]  # the panel has them
+    told += [("next", line) for line in seen.next]
     for what, value in [("run", str(shown(seen.status.folder))), *told]:
-        console.print(f"[dim]{what:<11}[/dim]{escape(value)}", highlight=False)
-    for line in seen.next:
-        console.print(f"[dim]{'next':<11}[/dim]{escape(line)}", highlight=False)
+        for line in wrapped(console, what, Text(value), console.width, 11):
+            console.print(line, highlight=False)
 
 
 def watch_status(console: Console, run: Run, *, plot: bool) -> None:
@@ -136,7 +135,7 @@ def print_front(
         return
     if run.confirmed.is_file():
         members = confirmed_members(run)
-        console.print(front_table(run, members, RunView.of(run, study).chosen))
+        console.print(front_table(run, members, RunView.of(run, study).chosen, console.width))
     else:
         console.print(claimed_table(run, studies.current_front(study, run.search)))
     if plot:

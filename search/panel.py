@@ -58,7 +58,7 @@ class Panel:
         rows = facts(self._status, plain=plain)
         if most < _FEW_LINES and not beside:
             rows = _fewer(rows)
-        told = [line for row in rows for line in _wrapped(console, *row, left)]
+        told = [line for row in rows for line in wrapped(console, *row, left)]
         room = max(1, most - 1 - len(told))
         if not beside and self._plot and room > LEAST_HEIGHT:
             # The plot needs its lines; few workers leave more to it.
@@ -195,11 +195,13 @@ def _title(status: Status, now: float, width: int, *, plain: bool) -> Text:
     return line
 
 
-def _wrapped(console: Console, label: str, value: Text, width: int) -> list[Text]:
+def wrapped(
+    console: Console, label: str, value: Text, width: int, column: int = _LABEL
+) -> list[Text]:
     """A fact over as many lines as it takes, its label before the first."""
-    lines = value.wrap(console, max(10, width - _LABEL))
+    lines = value.wrap(console, max(10, width - column))
     return [
-        Text.assemble((f"{label if i == 0 else '':<{_LABEL}}", "dim"), line)
+        Text.assemble((f"{label if i == 0 else '':<{column}}", "dim"), line)
         for i, line in enumerate(lines)
     ]
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from optuna.trial import TrialState
+from rich.box import HEAVY_HEAD, SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
@@ -40,6 +41,7 @@ from search.study import CUT_SHORT, DUPLICATE_OF
 from search.view import baseline_labels
 
 _SUMMARY_S = 180.0
+_BROAD = 110  # columns from which a front is a table with all of its columns
 _COLUMN, _WIDE = 26, 80  # what an event is of; in narrow terminals without a column
 _WORTH_TELLING = 0.05
 """The share of answers that do not end by themselves from which a line says so."""
@@ -277,22 +279,34 @@ def say(console: Console, text: str) -> None:
     console.print(redacted(text), highlight=False, markup=False, soft_wrap=True)
 
 
-def front_table(run: Run, members: list[Member], chosen: Member | None) -> Table:
-    """Claimed beside confirmed, for the front and the baselines."""
-    table = Table(title=f"{run.name}: claimed (dev) and confirmed (held out)", title_justify="left")
-    # What is too long for the terminal is folded, so that no label or number is ever cut.
+def front_table(
+    run: Run, members: list[Member], chosen: Member | None, width: int = _BROAD
+) -> Table:
+    """Claimed beside confirmed, for the front and the baselines; in one column where it is narrow.
+
+    What is too long is folded, so that no label or number is ever cut.
+    """
+    broad = width >= _BROAD
+    title = f"{run.name}: claimed (dev) and confirmed (held out)"
+    table = Table(title=title, title_justify="left", box=HEAVY_HEAD if broad else SIMPLE_HEAD)
     table.add_column("", overflow="fold", min_width=12)
     for objective in run.search.objectives:
-        table.add_column(f"{objective.name}\nclaimed", justify="right")
-        table.add_column("\nconfirmed", justify="right")
-    table.add_column("right and in\nthe language", justify="right")
-    table.add_column("", min_width=8)
+        if broad:
+            table.add_column(f"{objective.name}\nclaimed", justify="right")
+            table.add_column("\nconfirmed", justify="right")
+        else:
+            table.add_column(f"{objective.name}\nclaimed, confirmed", justify="right")
+    if broad:
+        table.add_column("right and in\nthe language", justify="right")
+    table.add_column("", min_width=8, overflow="fold")
     for member in ordered(run, members):
         cells = [escape(member.label)]
         for objective in run.search.objectives:
-            cells.append(f"{member.claimed[objective.name].value:.3f}")
-            cells.append(spelled(member.confirmed[objective.name]))
-        cells.append(spelled(member.joint) if member.joint else "")
+            scores = [f"{member.claimed[objective.name].value:.3f}"]
+            scores.append(spelled(member.confirmed[objective.name]))
+            cells += scores if broad else [", ".join(scores)]
+        if broad:
+            cells.append(spelled(member.joint) if member.joint else "")
         cells.append(_marks(member, chosen))
         table.add_row(*cells, style="bold" if chosen and member.label == chosen.label else None)
     return table
@@ -315,7 +329,7 @@ def print_found(console: Console, found: Found, command: str) -> None:
     """How a session ended, and what to do next."""
     run, where = found.run, shown(found.run.folder)
     if found.members:
-        console.print(front_table(run, found.members, found.chosen))
+        console.print(front_table(run, found.members, found.chosen, console.width))
         for line in findings(run, found.members):
             say(console, line)
         level = "intervals hold for all rows and objectives at once, 95%"
