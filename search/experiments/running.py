@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from merge_core import MergePlan
 from search.demo.process import Progress
 from search.experiments.base import Experiment
 from search.experiments.file import read
@@ -12,6 +13,7 @@ from search.experiments.lab import Told, opened
 from search.experiments.outcome import Outcome
 from search.experiments.world import write_world
 from search.experiments.writing import How, write
+from search.prompts import check_prompts
 from search.run import locked
 
 
@@ -54,8 +56,11 @@ def run(
         RunError: another process is at this folder.
         MergeError, ObjectiveError, SearchError: models or items cannot be used.
     """
-    if config is not None:
-        read(config, experiment.kind, experiment.name, quick=quick)  # before anything is written
+    if config is not None:  # all of it is checked before anything is written
+        _, asked = read(config, experiment.kind, experiment.name, quick=quick)
+        plan = MergePlan(asked.search.example())
+        for note in check_prompts(asked.search, plan, asked.tasks, ("dev", "confirm")):
+            told(note)
     with locked(folder.resolve()):
         if config is None:
             continued = experiment.continued
