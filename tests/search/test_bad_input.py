@@ -937,12 +937,16 @@ def test_a_pick_that_was_not_confirmed_is_named_beside_what_was(workplace, merge
     check_line(ended, "--pick trial:7: not among the confirmed members (trial:2)")
 
 
+THREE = ("--base", "models/base", "--language", "models/thai", "--reasoning", "models/r1")
+
+
 @pytest.mark.parametrize("refusal", [errno.EACCES, errno.EROFS, errno.ENOSPC])
 @pytest.mark.parametrize(
     ("command", "place"),
     [
         (("run", "search.yaml"), "runs/search"),
-        (("init", "new.yaml"), "new.yaml"),
+        (("init", "new.yaml"), "tiny/base"),
+        (("init", "new.yaml", *THREE, "--items", "items.jsonl"), "new.yaml"),
         (("merge", "--no-verify", "recipe.yaml", "out"), "out"),
     ],
 )
