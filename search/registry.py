@@ -12,9 +12,10 @@ from merge_core.errors import RecipeError
 from search.confirm import Member
 from search.errors import ExportError, RunError
 from search.export import save_recipe, spelled, tested
-from search.mlflow_store import RUN, Store
+from search.mlflow_store import Store
 from search.projection import TRIAL
 from search.run import Run
+from search.study import FINGERPRINT
 
 NAME = r"[^/:'\"`\x00-\x1f]{1,250}"
 """Names of registered models: what MLflow takes, without what its filters cannot say."""
@@ -72,7 +73,7 @@ def register(store: Store, member: Member, name: str, alias: str | None = None) 
     found = [
         each
         for each in store.client.search_model_versions(f"name='{name}'")
-        if each.tags.get("fingerprint") == member.fingerprint
+        if each.tags.get(FINGERPRINT) == member.fingerprint
     ]
     if found:
         version = found[0]
@@ -125,17 +126,15 @@ def _put_files(store: Store, run_id: str, member: Member) -> None:
 
 
 def _tags(run: Run, member: Member) -> Iterator[tuple[str, str]]:
-    yield "fingerprint", member.fingerprint
-    yield RUN, run.id
-    yield "run", run.name
-    yield "trial", str(member.trial)
-    yield "merge_method", str(member.recipe["merge_method"])
+    """Short ones, scores first: MLflow's list of versions shows their beginnings."""
     for name, estimate in member.confirmed.items():
-        yield f"confirmed_{name}", f"{spelled(estimate)} on {estimate.n}"
+        yield f"confirmed_{name}", spelled(estimate)
     if (test := tested(run, member)) is not None:
         for objective in run.search.objectives:
-            estimate = test.estimate(objective)
-            yield f"test_{objective.name}", f"{spelled(estimate)} on {estimate.n}"
+            yield f"test_{objective.name}", spelled(test.estimate(objective))
+    yield "run", run.name
+    yield "trial", str(member.trial)
+    yield FINGERPRINT, member.fingerprint
 
 
 def _description(run: Run, member: Member) -> str:
@@ -157,4 +156,4 @@ def _description(run: Run, member: Member) -> str:
     if not member.feasible:
         lines += ["", "**It does not hold the search's constraints with 95% confidence.**"]
     lines += ["", "`mergefront merge recipe.yaml OUT` writes its checkpoint."]
-    return "\n".join(lines)
+    return "\n".join(lines).replace(" |", "\u00a0 |")  # MLflow leaves no room between columns
