@@ -32,7 +32,9 @@ Unverified = Annotated[
 ]
 HubIds = Annotated[
     list[str] | None,
-    typer.Option("--hub-id", help="where a local model is on the hub: NAME=ORG/NAME[@REVISION]"),
+    typer.Option(
+        "--hub-id", help="where a local model is on the hub: NAME=ORG/NAME, or ORG/NAME@REVISION"
+    ),
 ]
 
 

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 
 from merge_core import Checkpoint
+from merge_core.tokenizers import TOKENIZER_FILE
 from objectives import ItemScore, make_engine, score_task
-from objectives.engines.model_folder import opening
-from objectives.errors import ObjectiveError
+from objectives.engines.model_folder import opening, read_tokenizer
+from objectives.errors import EngineError, ObjectiveError
 from objectives.task import Split
 from objectives.weights import short
 from search.amounts import many
@@ -45,6 +46,7 @@ class Verified:
         split: whose items were asked again; None: the merge was not scored in a run.
         asked: how many.
         differ: those with another answer or score, as task/id.
+        unasked: why the run's engine could not be asked on this machine; "" if it could.
     """
 
     tensors: int
@@ -52,10 +54,13 @@ class Verified:
     split: Split | None = None
     asked: int = 0
     differ: tuple[str, ...] = ()
+    unasked: str = ""
 
     def line(self) -> str:
         """In one line."""
         text = f"{many(self.tensors, 'tensor')} read again as merged; {self.loaded}; "
+        if self.unasked:
+            return text + f"no answers compared: {self.unasked}"
         if self.split is None:
             return text + "no answers compared: no run is named that has any"
         same = self.asked - len(self.differ)
@@ -83,6 +88,9 @@ def verify(
     stored = Checkpoint(str(folder), folder)
     _check_bits(stored, hashes)
     try:
+        if (folder / TOKENIZER_FILE).is_file():
+            with opening(folder):
+                read_tokenizer(folder)
         verified = Verified(len(hashes), _load(folder, stored))
         if run is not None and scored is not None:
             verified = _ask(verified, folder, stored, run, scored)
@@ -189,7 +197,11 @@ def _ask(
         largest = max(stored.specs.values(), key=lambda spec: spec.nbytes)
         config = config.model_copy(update={"dtype": short(largest.dtype)})
     share, asked, differ = -(-ITEMS // len(tasks)), 0, []
-    with make_engine(config, folder) as engine:
+    try:
+        opened = make_engine(config, folder)
+    except EngineError as error:  # a machine without its accelerator says nothing of the folder
+        return replace(verified, unasked=f"the {config.kind} engine does not start here: {error}")
+    with opened as engine:
         for name, task in tasks.items():
             before = {item.id: item for item in scored.items[name]}
             items = [item for item in task.items(scored.split) if item.id in before]

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from merge_core import MergePlan, Recipe, write_merge
+from merge_core import MergePlan, Recipe
 from merge_core.yaml_io import write_atomic
 from search.config import load
 from search.demo.process import DemoError
@@ -22,6 +22,8 @@ from search.demo.twins import Twin, write_twin
 from search.demo.vocabularies import Vocabulary, write_expert
 from search.demo.world import write_items
 from search.errors import SearchError
+from search.model_card import Chosen
+from search.publish import write_checkpoint
 from search.results import Result
 from search.run import folder_for
 from search.session import Found, prepare
@@ -78,8 +80,12 @@ def run_demo(
     merged = folder / "merged"
     if merged.exists():
         shutil.rmtree(merged)
-    write_merge(MergePlan(Recipe.parse(found.chosen.recipe)), merged)
+    plan = MergePlan(Recipe.parse(found.chosen.recipe))
+    chosen = Chosen(found.run, found.chosen, found.members, "knee")
+    written = write_checkpoint(plan, merged, chosen=chosen)
     say(console, f"merged model: {shown(merged)}")
+    if written.verified is not None:
+        say(console, f"verified: {written.verified.line()}")
 
 
 def run_twin(

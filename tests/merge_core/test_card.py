@@ -19,6 +19,7 @@ from merge_core.licences import MIXED, UNKNOWN, Licence, begins, together
 from merge_core.parents import front_matter, hashes_by_parent, parents, public_recipe
 from merge_core.sources import digest_of, digest_of_files, file_hashes
 from tests.merge_core.conftest import recipe_data
+from tests.merge_core.test_adapters import write_adapter
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -103,6 +104,29 @@ def test_the_user_says_where_a_local_model_is(trio_dirs):
         parents(plan, {"thai": "org/x"})
     with pytest.raises(RecipeError, match="is no hub id; write base=ORG/NAME"):
         parents(plan, {"base": "/home/me/x"})
+
+
+def test_an_adapter_and_its_base_are_parents_both(trio_dirs, tmp_path):
+    lora = write_adapter(tmp_path / "lora", {"base_model_name_or_path": "org/base"})
+    front(lora, license="mit")
+    data = recipe_data(trio_dirs)
+    data["models"][0]["model"] = f"{trio_dirs['base']}+{lora}"
+    plan = MergePlan(Recipe.parse(data))
+    known = parents(plan, {"language": "org/lora", "base": "org/base"})
+    assert [parent.roles for parent in known] == [
+        ("base", "base of language"),
+        ("language",),
+        ("reasoning",),
+    ]
+    assert [parent.ids for parent in known] == [("org/base",), ("org/lora",), ()]
+    assert known[1].licence.id == "mit"
+    assert public_recipe(plan, known).models[0].model == "org/base+org/lora"
+    found = hashes_by_parent(plan, [file_hashes(source) for source in plan.sources.all], known)
+    assert [set(files) for _, files in found] == [
+        {"model.safetensors", "tokenizer.json"},
+        {"adapter_config.json", "adapter_model.safetensors"},
+        {"model.safetensors", "tokenizer.json"},
+    ]
 
 
 def test_a_model_that_has_two_roles_is_one_parent(trio_dirs):

@@ -11,6 +11,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -246,15 +247,30 @@ def test_another_chat_template_is_found_by_its_answers(copy, run):
         verify(copy, hashes_of(copy), run, scored_in(run))
 
 
+def test_a_tokenizer_that_does_not_open_is_found(copy):
+    (copy / "tokenizer.json").write_text("{}")
+    with pytest.raises(ExportError, match=r"it does not load: .*tokenizer"):
+        verify(copy, hashes_of(copy))
+
+
+def test_an_engine_that_is_not_there_is_no_fault_of_the_folder(copy, run):
+    engine = run.search.file.engine.model_copy(update={"device": "cuda:7"})
+    file = run.search.file.model_copy(update={"engine": engine})
+    elsewhere = replace(run, search=replace(run.search, file=file))
+    told = verify(copy, hashes_of(copy), elsewhere, scored_in(run))
+    assert told.asked == 0
+    assert "no answers compared: the transformers engine does not start here: " in told.line()
+
+
 def test_an_answer_that_differs_is_named(copy, run):
     scored = scored_in(run)
     first, *others = scored.items["math_th"]
-    changed = type(first)(**{**first.__dict__, "text": first.text + "!"})
+    changed = replace(first, text=first.text + "!")
     told = verify(
         copy,
         hashes_of(copy),
         run,
-        type(scored)(**{**scored.__dict__, "items": {"math_th": [changed, *others]}}),
+        replace(scored, items={"math_th": [changed, *others]}),
     )
     assert told.differ == (f"math_th/{first.id}",)
     assert told.line().endswith(f"otherwise: math_th/{first.id}")
