@@ -117,6 +117,7 @@ def points_of(
 ) -> Points:
     """What the plot of a run shows, of the trials' and baselines' values of all objectives."""
     objectives = search.objectives
+    baselines = dict(sorted(baselines.items()))  # the same letters in every plot
     if len(objectives) == 1:
         pairs = {number: (float(number), one[0]) for number, one in values.items()}
         names, less = ("trial", objectives[0].name), (False, objectives[0].sign < 0)

@@ -715,7 +715,7 @@ CASES = {
     ),
     "demo of no trials": Case(("--trials",), ("demo", "--trials", "0")),
     "init over a file": Case(("search.yaml: exists already",), ("init", "search.yaml")),
-    "init under a file": Case(("search.yaml/x: cannot be written",), ("init", "search.yaml/x")),
+    "init under a file": Case(("search.yaml/tiny: cannot be written",), ("init", "search.yaml/x")),
     "unknown split": Case(
         ("--split devv: choose one of dev",),
         ("score", "models/r1", "search.yaml", "--split", "devv"),
