@@ -1,0 +1,295 @@
+"""The report tells the truth of a run in any state, and lets nothing in from outside."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from search import report, session
+from search.export import spelled
+from search.lease import holder_file
+from search.live import Live
+from search.report.page import _environment
+from search.run import LOCK, Run, locked
+from search.secrets import redacted
+from search.status import look
+from tests.search import looks
+
+SMALL = {"splits": {"dev": 8, "confirm": 12, "test": 8}, "workers": {"count": 2}}
+PARAGRAPH = _environment().from_string("<p title='{{ a }}'>{{ a }}</p>")
+HOSTILE = "</script><script>alert(1)</script><img src=//evil.example/x onerror=alert(1)>{{ 7*7 }}"
+
+
+class Page(HTMLParser):
+    """What a browser would find: elements, their text, the title."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.html = html
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.scripts: list[tuple[dict[str, str], str]] = []
+        self.words: list[str] = []
+        self._open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        held = {name: value or "" for name, value in attrs}
+        self.tags.append((tag, held))
+        if tag in ("script", "style", "h1"):
+            self._open.append(tag)
+        if tag == "script":
+            self.scripts.append((held, ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._open and self._open[-1] == tag:
+            self._open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if "script" in self._open:
+            self.scripts[-1] = (self.scripts[-1][0], self.scripts[-1][1] + data)
+        elif "style" not in self._open:
+            self.words.append(data)
+            if "h1" in self._open:
+                self.title = " ".join(data.replace("\u00a0", " ").split())
+
+    @property
+    def text(self) -> str:
+        """All that is to be read, in one line."""
+        return " ".join(" ".join(self.words).replace("\u00a0", " ").split())
+
+    def closed(self) -> None:
+        """Nothing is loaded, no script runs but the page's own, every link leads into the page."""
+        for tag, held in self.tags:
+            assert tag not in ("img", "iframe", "link", "object", "embed", "base", "form", "video")
+            assert not any(name.startswith("on") for name in held), held
+            for name in ("src", "srcset", "action", "data", "poster", "background"):
+                assert name not in held, (tag, held)
+            assert held.get("href", "#").startswith("#"), held
+        styles = re.findall(r"<style>(.*?)</style>", self.html, re.DOTALL)
+        assert not any("url(" in style or "@import" in style for style in styles)
+        (policy,) = (
+            held["content"]
+            for tag, held in self.tags
+            if tag == "meta" and held.get("http-equiv") == "Content-Security-Policy"
+        )
+        assert policy.startswith("default-src 'none';")
+        data, *code = self.scripts
+        assert data[0]["type"] == "application/json"
+        json.loads(data[1])
+        assert len(code) == (2 if json.loads(data[1]) else 1)
+        for attributes, source in code:
+            assert not attributes
+            digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+            assert f"'sha256-{digest}'" in policy
+
+    def rows(self) -> list[str]:
+        """Ids of the parts, in their order."""
+        return [held["id"] for tag, held in self.tags if tag == "section"]
+
+
+def page(folder: Path) -> Page:
+    seen = look(Run.open(folder))
+    assert seen.view is not None
+    found = Page(report.page(seen.view, report.Standing.of(seen.status)))
+    found.closed()
+    return found
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes real small runs, which share a store of MLflow: to make one takes seconds."""
+    store = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+
+    def made(trials: int, **changes: object) -> Path:
+        parts = {**SMALL, "tracking": {"uri": store}, **changes}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(session.figures, "draw", lambda view: None)  # seconds of drawing
+            folder = looks.make(
+                tmp_path_factory.mktemp("looks"), trials, "random", stops=(None,), **parts
+            )
+        holder = holder_file(folder / LOCK)  # this process, which goes on with other things
+        gone = json.loads(holder.read_text(encoding="utf-8")) | {"pid": 2**22 + 1}
+        holder.write_text(json.dumps(gone), encoding="utf-8")
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def finished(make: Callable[..., Path]) -> Path:
+    """A run that is done; not to be written to."""
+    return make(6, baselines=["base", "experts"])
+
+
+@pytest.fixture
+def run(finished: Path) -> Iterator[Path]:
+    """A copy of it, beside it: its models and items are where they were."""
+    copy = finished.with_name("copy")
+    shutil.copytree(finished, copy)
+    # The study is known by the run's name.
+    back = finished.with_name("kept")
+    finished.rename(back)
+    copy.rename(finished)
+    yield finished
+    shutil.rmtree(finished)
+    back.rename(finished)
+
+
+def unconfirmed(run: Path) -> None:
+    (run / "confirmed.json").unlink()
+    shutil.rmtree(run / "confirm")
+    shutil.rmtree(run / "test")
+
+
+def test_a_finished_run_tells_what_was_chosen_and_how_sure_that_is(finished):
+    written = Page((finished / report.NAME).read_text(encoding="utf-8"))
+    written.closed()
+    assert "finished" in written.text  # by the session that wrote it, which still held the run
+    found = page(finished)
+    assert found.title == written.title
+    view = look(Run.open(finished)).view
+    assert view is not None
+    assert view.chosen is not None
+    assert view.test is not None
+    label = view.chosen.label
+    assert found.title.startswith((f"T{label[1:]}", "No gain"))
+    for objective in view.search.objectives:
+        assert spelled(view.chosen.confirmed[objective.name]) in found.text
+        assert spelled(view.test.estimate(objective)) in found.text
+    for member in view.members:
+        assert member.label in found.text
+    for name in view.search.space.distributions():
+        assert name in found.text
+    order = ["front", "confirmed", "sure", "searched", "cost", "parameters", "schedules"]
+    assert found.rows() == [*order, "retained", "answers", "failed", "next", "commands"]
+    assert "mergefront export runs/looks -o recipe.yaml" in found.text
+    assert "Not for mergekit: mergekit has no ties_sv" in found.text
+    assert "math_en/math: '>= 0.5'" in found.text  # the search file, whole
+    assert "Solved by neither" in found.text or "Solved here" in found.text
+    assert "still running" not in found.text
+
+
+def test_answers_names_and_messages_are_text_and_hold_no_passwords(run):
+    opened = Run.open(run)
+    view = look(opened).view
+    assert view is not None
+    assert view.chosen is not None
+    path = opened.held_out("confirm", view.chosen.fingerprint)
+    data = json.loads(path.read_text(encoding="utf-8"))
+    for row in data["items"]["math_th"]:
+        row["text"] = f"<think>{HOSTILE}</think> คำตอบ {HOSTILE}"
+        row["details"] = {"math.answer": HOSTILE}
+    path.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+    told = f"postgresql://me:geheim@db/x {HOSTILE}"
+    opened.incidents.record("worker_lost", f"trial 1 on {HOSTILE}", told)
+    found = page(run)  # which is closed
+    assert HOSTILE in found.text
+    assert "คำตอบ" in found.text
+    assert "geheim" not in found.html
+    assert "evil.example" not in "".join(source for _, source in found.scripts)
+
+
+@given(st.text(st.characters(blacklist_categories=("Cs",)), max_size=60))
+@settings(derandomize=True, max_examples=50, deadline=None)
+def test_any_text_is_shown_as_it_is(text):
+    shown = PARAGRAPH.render(a=text)
+    assert shown.count("<") == 2
+    assert shown.count("'") == 2
+    assert unescape(shown[shown.index(">") + 1 : -4]) == redacted(text)
+
+
+def test_a_stopped_run_says_that_nothing_is_confirmed(run):
+    unconfirmed(run)
+    Live(at=2.0, began=1.0, phase="stopped").save(run)
+    found = page(run)
+    assert "on the front, by scores that are not confirmed" in found.title
+    assert "The search was stopped after 6 trials" in found.text
+    assert "Not confirmed: these are scores on the dev items" in found.text
+    assert "mergefront confirm runs/looks" in found.text
+    assert "mergefront export" not in found.text
+    assert "confirmed" not in found.rows()
+    assert "Of the dev items" in found.text
+
+
+@pytest.mark.parametrize(
+    ("phase", "why", "says"),
+    [
+        ("failed", "3 jobs in a row failed", "did not come to its end, after 6 trials: 3 jobs"),
+        ("searching", "", "its driver was killed"),
+    ],
+)
+def test_a_run_that_broke_off_says_why(run, phase, why, says):
+    unconfirmed(run)
+    Live(at=2.0, began=1.0, phase=phase, why=why).save(run)
+    assert says in page(run).text
+
+
+def test_a_running_search_can_be_told_of(run, mergefront, tmp_path):
+    unconfirmed(run)
+    with locked(run):
+        Live(at=2.0, began=1.0, phase="searching").save(run)
+        ended = mergefront("report", run, "-o", tmp_path / "now.html")
+    assert ended.code == 0, ended.err
+    found = Page((tmp_path / "now.html").read_text(encoding="utf-8"))
+    found.closed()
+    assert "still running" in found.text
+    assert "This is how it stood." in found.text
+
+
+def test_nothing_to_export_is_the_first_thing_told(run):
+    data = json.loads((run / "confirmed.json").read_text(encoding="utf-8"))
+    for member in data["members"]:
+        member["feasible"] = member["on_front"] = False
+    (run / "confirmed.json").write_text(json.dumps(data), encoding="utf-8")
+    found = page(run)
+    assert found.title == "Nothing to export: no confirmed merge qualifies"
+    assert "No confirmed member holds math_en/math >= 0.5" in found.text
+    assert "--best-effort" in found.text
+
+
+def test_what_is_gone_costs_only_itself_and_trials_since_are_told(run):
+    data = json.loads((run / "confirmed.json").read_text(encoding="utf-8"))
+    data["finished"] -= 2
+    (run / "confirmed.json").write_text(json.dumps(data), encoding="utf-8")
+    shutil.rmtree(run / "confirm")
+    found = page(run)
+    assert "2 more have finished since" in found.text
+    assert "answers" not in found.rows()
+    assert "not compared" in found.text
+
+
+def test_one_objective_without_baselines(make):
+    folder = make(3, objectives={"reasoning": "math_th/math"}, baselines=[], constraints={})
+    found = page(folder)
+    assert found.title.endswith("there is no baseline")
+    assert "Of the confirm items" in found.text
+
+
+def test_three_objectives_one_of_them_to_be_small(make):
+    switch = {"score": "math_th/language.switch", "direction": "minimize", "reference": 1.0}
+    objectives = {"right": "math_th/math", "thai": "math_th/language", "switch": switch}
+    found = page(make(3, objectives=objectives, baselines=["base"], constraints={}))
+    assert "switch (less is better)" in found.text
+    assert "base" in found.text
+
+
+def test_the_command_says_what_is_wrong(run, mergefront, tmp_path):
+    ended = mergefront("report", run, "-o", tmp_path)
+    assert ended.code != 0
+    assert "is a folder; name a file" in ended.err
+    (run / "study.db").unlink()
+    shutil.rmtree(run / "trials")
+    ended = mergefront("report", run)
+    assert ended.code != 0
+    assert "no trial has begun yet" in ended.err
