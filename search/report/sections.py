@@ -306,6 +306,8 @@ def failures(view: RunView) -> tuple[list[str], Table | None]:
     account = view.account
     lines = []
     for name, count in account.faults.items():
+        if name == Kind.NON_FINITE:  # told as broken merges
+            continue
         policy = POLICIES[Kind(name)]
         lines.append(f"{count:,} x {name}: {policy.what}.")
     broken = [t for t in view.trials.values() if t.state == "fault"]
@@ -339,6 +341,8 @@ def failures(view: RunView) -> tuple[list[str], Table | None]:
     cases.sort(reverse=True)
     if not cases:
         return lines, None
+    if len(cases) > MOST_ROWS:
+        lines.append(f"Below are the newest {MOST_ROWS} of {len(cases):,} cases.")
     rows = [[clock(at), what, why] for at, what, why in cases[:MOST_ROWS]]
     return lines, Table(["when", "what", "why"], rows, words=frozenset([1, 2]))
 
