@@ -17,7 +17,7 @@ demo: $(INSTALLED)
 	$(BIN)/mergefront demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses 2 -m 'not cluster' --ignore tests/docs
+	$(BIN)/python -m pytest --numprocesses 2 -m 'not cluster and not experiments' --ignore tests/docs
 
 # The driver on Ray workers, simulated nodes, PostgreSQL and MLflow servers, all of them killed.
 test-cluster: $(INSTALLED)
@@ -68,7 +68,7 @@ docs: $(INSTALLED_DOCS)
 
 # Every example of its pages is run; what a page says that can be held against the code is held.
 docs-test: $(INSTALLED) docs
-	$(BIN)/python -m pytest tests/test_docs.py tests/docs
+	$(BIN)/python -m pytest tests/test_docs.py tests/docs tests/experiments
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
