@@ -113,7 +113,7 @@ def items_table(result: Result, prompts: Mapping[tuple[str, str], Asked]) -> dic
                 cut(asked.answer, SHORTEST),
             ]
             read = [answer.details.get(key, "") for key in details]
-            scores = [answer.scores.get(key) for key in measures]
+            scores = [_told(answer.scores.get(key)) for key in measures]
             ended = [answer.tokens, answer.finish_reason, task, row.id]
             data.append([*cells, *read, *scores, *ended])
     return {"columns": [*columns, "tokens", "finish_reason", "task", "id"], "data": data}
@@ -124,6 +124,11 @@ _UNKNOWN = Asked("", "")
 
 def _keys(found: Iterable[Mapping[str, Any]]) -> list[str]:
     return sorted({key for one in found for key in one})
+
+
+def _told(score: float | None) -> float | None:
+    """As many digits as an item's score is worth; the result file has all."""
+    return None if score is None else round(score, 4)
 
 
 def _plain(key: str) -> str:
@@ -293,7 +298,7 @@ def diff_table(result: Result, baseline: Result, label: str, search: Search) -> 
         ours, theirs = one.answers
         cells: list[Any] = [f"{one.task}/{one.ours.id}", one.verdict]
         for key in keys:
-            cells += [one.ours.scores.get(key), one.theirs.scores.get(key)]
+            cells += [_told(side.scores.get(key)) for side in (one.ours, one.theirs)]
         for key in details:
             cells += [ours.details.get(key, ""), theirs.details.get(key, "")]
         cells += [cut(ours.text, limit), cut(theirs.text, limit), ours.tokens, theirs.tokens]
