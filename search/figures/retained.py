@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
 
-from search.figures.chart import ORANGE, PURPLE, Axis, Chart, Line, Panel, Points, Series, spanned
+from search.figures.chart import ORANGE, Axis, Chart, Line, Panel, Series, Symbol, spanned
 from search.figures.figure import Figure, many, spread
+from search.figures.scatter import scatter
 from search.view import RunView, TrialView
 
 _BINS = 8
@@ -49,29 +50,21 @@ def _panel(view: RunView, expert: str, index: int, trials: Sequence[TrialView]) 
     having = {trial.number: trial for trial in trials if expert in trial.retained}
     drawn = [having[number] for number in spread(sorted(having), _POINTS)]
     series: list[Series] = []
-    for what, symbol, partial in (
+    kinds: list[tuple[str, Symbol, bool]] = [
         ("trials", "circle", False),
         ("stopped early", "circle-open", True),
-    ):
+    ]
+    for what, symbol, partial in kinds:
         shown = [trial for trial in drawn if (trial.state == "partial") == partial]
-        if shown:
-            series.append(
-                Points(
-                    what,
-                    [trial.retained[expert] for trial in shown],
-                    [trial.values[index] for trial in shown],
-                    [
-                        f"trial {t.number}\n{expert} retained {t.retained[expert]:.1%}\n"
-                        f"{view.search.objectives[index].name} {t.values[index]:.3f}"
-                        for t in shown
-                    ],
-                    PURPLE,
-                    symbol,  # type: ignore[arg-type]
-                    6,
-                    0.8,
-                    [float(trial.number) for trial in shown],
-                )
-            )
+        series += scatter(
+            view,
+            what,
+            symbol,
+            shown,
+            lambda trial: trial.retained[expert],
+            lambda trial: f"{expert} retained {trial.retained[expert]:.1%}",
+            index,
+        )
     if len(having) >= _FEWEST:
         xs, ys = _medians([(t.retained[expert], t.values[index]) for t in having.values()])
         series.append(Line("median of equally many trials", xs, ys, ORANGE, width=3.0))

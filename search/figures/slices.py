@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 from optuna.distributions import CategoricalDistribution
 
-from search.figures.chart import PURPLE, Axis, Chart, Panel, Points, number, spanned
+from search.figures.chart import Axis, Chart, Panel, Series, Symbol, number, spanned
 from search.figures.figure import Figure, many, spread
+from search.figures.scatter import scatter
 from search.ranges import Distribution
 from search.view import RunView, TrialView
 
@@ -75,35 +76,24 @@ def _panel(
     having = {trial.number: trial for trial in trials if name in trial.params}
     drawn = set(spread(sorted(having), _POINTS))
     x, place = _axis(name, held)
-    kinds = (
+    partial = [t for t in having.values() if t.state == "partial" and t.number in drawn]
+    kinds: list[tuple[str, Symbol, float, list[TrialView]]] = [
         ("trials", "circle", 6, [t for t in having.values() if _plain(t) and t.number in drawn]),
-        (
-            "stopped early",
-            "circle-open",
-            6,
-            [t for t in having.values() if t.state == "partial" and t.number in drawn],
-        ),
+        ("stopped early", "circle-open", 6, partial),
         ("front", "diamond", 10, [t for t in having.values() if t.on_front]),
-    )
-    series = [
-        Points(
-            what,
-            [place(trial) for trial in shown],
-            [trial.values[index] for trial in shown],
-            [
-                f"trial {t.number}\n{name} = {number(t.params[name])}\n"
-                f"{view.search.objectives[index].name} {t.values[index]:.3f}"
-                for t in shown
-            ],
-            PURPLE,
-            symbol,  # type: ignore[arg-type]
-            size,
-            0.85,
-            [float(trial.number) for trial in shown],
-        )
-        for what, symbol, size, shown in kinds
-        if shown
     ]
+    series: list[Series] = []
+    for what, symbol, size, shown in kinds:
+        series += scatter(
+            view,
+            what,
+            symbol,
+            shown,
+            place,
+            lambda trial: f"{name} = {number(trial.params[name])}",
+            index,
+            size,
+        )
     values = [trial.values[index] for trial in trials]
     return Panel(x, Axis(span=spanned(values)), series, view.search.objectives[index].name)
 

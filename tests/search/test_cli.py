@@ -1,7 +1,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +21,7 @@ from search.cli import app
 from search.cli_reference import reference
 from search.console import console
 from tests.merge_core.conftest import SHAPES
-from tests.search.small import GOOD, CommandLine, make_workplace
+from tests.search.small import GOOD
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [
@@ -37,24 +36,6 @@ models:
   - {model: models/thai, parameters: {weight: 0.5, density: 0.5}}
   - {model: models/r1, parameters: {weight: 0.5, density: 0.333}}
 """
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory) -> Path:
-    return make_workplace(tmp_path_factory.mktemp("good"))
-
-
-@pytest.fixture
-def workplace(good, tmp_path, monkeypatch) -> Path:
-    folder = tmp_path / "work"
-    shutil.copytree(good, folder)
-    monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture
-def mergefront(monkeypatch, capsys) -> CommandLine:
-    return CommandLine(monkeypatch, capsys)
 
 
 def files(folder: Path) -> set[str]:
