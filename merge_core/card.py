@@ -14,6 +14,8 @@ from datetime import date
 from importlib.metadata import version
 from typing import Any
 
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
 from merge_core.errors import RecipeError
 from merge_core.licences import MIXED, together
 from merge_core.mergekit import to_mergekit
@@ -101,7 +103,7 @@ def model_card(plan: MergePlan, making: Making | None = None, found: Found | Non
     making, found = making or Making(), found or Found()
     known = parents(plan, making.hub_ids)
     why_not = mergekit_lack(plan)
-    front = _metadata(plan, making.name, known, found, mergekit=why_not is None)
+    front = _quoted(_metadata(plan, making.name, known, found, mergekit=why_not is None))
     sections = [
         ("Merged from", _table_of(known)),
         ("Licences", _licences(known)),
@@ -175,6 +177,22 @@ def _metadata(
     return data
 
 
+def _quoted(data: Any) -> Any:
+    """`data` with quotes around the words that YAML 1.1, which the hub reads, takes for booleans.
+
+    One of them is the code of Norwegian.
+    """
+    if isinstance(data, dict):
+        return {key: _quoted(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_quoted(value) for value in data]
+    return DoubleQuotedScalarString(data) if _truth(data) else data
+
+
+def _truth(data: object) -> bool:
+    return isinstance(data, str) and data.lower() in ("y", "n", "yes", "no", "on", "off")
+
+
 def _result(score: Score) -> dict[str, Any]:
     return {
         "task": {"type": "text-generation"},
@@ -199,7 +217,7 @@ def _lead(plan: MergePlan, known: Sequence[Parent]) -> str:
     experts = ", ".join(
         f"{md(parent.name)} ({md(', '.join(parent.roles))})"
         for parent in known
-        if parent.roles != ("base",) and not parent.roles[0].startswith("base of ")
+        if not all(role == "base" or role.startswith("base of ") for role in parent.roles)
     )
     return (
         f"Weights of {experts} merged by mergefront {version('mergefront')} with the method "

@@ -25,10 +25,9 @@ _TRAPS = {
     "llama4": _LLAMA.format(brand="Llama", begin="Llama"),
     "gemma": "pass its terms and use restrictions on to every user, and say that you changed the "
     "model",
+    "cc-by*-nd-*": "no derivatives: a merge of it may not be published",
     "cc-by-nc-*": "no commercial use: that binds the merge",
-    "cc-by-sa-*": "share alike: the merge has to be published under the same licence",
-    "cc-by-nd-*": "no derivatives: a merge of it may not be published",
-    "*nd-4.0": "no derivatives: a merge of it may not be published",
+    "cc-by*-sa-*": "share alike: the merge has to be published under the same licence",
     "*gpl-*": "copyleft: the merge has to be published under the same licence",
     "*openrail*": "its use restrictions have to be passed on to every user",
     "bigscience-*": "its use restrictions have to be passed on to every user",
@@ -37,7 +36,8 @@ _TRAPS = {
     "deepseek*": "its use restrictions have to be passed on to every user",
     "apache-2.0": "keep its NOTICE file, if there is one, and say that you changed the model",
 }
-"""What is often overlooked, by licence (`license`, or `license_name` of another)."""
+"""What is often overlooked, by licence (`license`, or `license_name` of another); of several that
+match, all: what forbids most stands first."""
 _NAMED = {"llama3": "Llama 3", "llama3.[1-9]": "Llama", "llama4": "Llama"}
 
 
@@ -65,10 +65,12 @@ class Licence:
     @property
     def trap(self) -> str | None:
         """What is often overlooked in it, or None."""
-        for pattern, text in _TRAPS.items():
-            if any(fnmatch.fnmatch(key.lower(), pattern) for key in (self.id, self.name) if key):
-                return text
-        return None
+        found = [text for pattern, text in _TRAPS.items() if self.like(pattern)]
+        return "; ".join(dict.fromkeys(found)) or None
+
+    def like(self, pattern: str) -> bool:
+        """Whether its id or its name is one of a kind: `llama3.[1-9]`."""
+        return any(fnmatch.fnmatch(key.lower(), pattern) for key in (self.id, self.name) if key)
 
     def metadata(self) -> dict[str, str]:
         """Its keys of a card's front matter."""
@@ -90,6 +92,6 @@ def begins(licences: Iterable[Licence]) -> str | None:
     """What the merge's name has to begin with, as a parent's licence asks; None if nothing."""
     for licence in licences:
         for pattern, begin in _NAMED.items():
-            if licence.id is not None and fnmatch.fnmatch(licence.id, pattern):
+            if licence.like(pattern):
                 return begin
     return None

@@ -20,11 +20,10 @@ from merge_core.errors import MergeError, RecipeError
 from merge_core.licences import Licence
 from merge_core.plan import MergePlan
 from merge_core.recipe import Recipe
-from merge_core.references import split_reference
+from merge_core.references import HUB_ID, split_reference
 from merge_core.tokenizers import TOKENIZER_FILE
 from merge_core.yaml_io import parse_yaml, unknown
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _CACHED = re.compile(r"models--(.+)")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REMOTE = re.compile(r"url\s*=\s*\S*huggingface\.co/([\w.-]+/[\w.-]+?)(?:\.git)?/?\s*$", re.M)
@@ -39,7 +38,8 @@ class Parent:
 
     Attributes:
         roles: "base", experts' names; an adapter's base is "base of NAME".
-        name: the hub id, or the folder's own name.
+        name: the hub id, or the folder's own name; no two models have one: "final-language" and
+            "final-base" are two folders "final".
         hub_id: where it is on the hub; None: it is not known to be there.
         revision: commit, or what the recipe names; None where neither is known.
         named: hub ids that its files name: itself, or what it was trained from.
@@ -92,7 +92,22 @@ def parents(plan: MergePlan, hub_ids: Mapping[str, str] | None = None) -> list[P
                 if had is None
                 else replace(had, roles=tuple(dict.fromkeys((*had.roles, *parent.roles))))
             )
-    return list(found.values())
+    return _told_apart(list(found.values()))
+
+
+def _told_apart(known: list[Parent]) -> list[Parent]:
+    """`known` with the role added to the names of different folders that have the same one."""
+    names = [parent.name for parent in known]
+    taken = set(names)
+    result = []
+    for parent in known:
+        name = parent.name
+        if parent.hub_id is None and names.count(name) > 1:
+            while name in taken:
+                name += f"-{parent.roles[0].replace(' ', '-')}"
+            taken.add(name)
+        result.append(replace(parent, name=name))
+    return result
 
 
 def public_recipe(plan: MergePlan, known: Sequence[Parent]) -> Recipe:

@@ -9,7 +9,10 @@ from merge_core.errors import CheckpointError
 from merge_core.hub import fetch
 from merge_core.yaml_io import one_line
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
+_OWNER, _NAME = r"[A-Za-z0-9][\w.-]*", r"\w[\w.-]*"
+HUB_ID = re.compile(f"{_OWNER}/{_NAME}")
+_ON_HUB = re.compile(rf"{_OWNER}(/{_NAME})?(@[\w./-]+)?")
+"""As a recipe may name it: old models have no owner; a revision may follow."""
 
 
 def split_reference(reference: str, folder: Path | None = None) -> tuple[str, str] | None:
@@ -66,7 +69,7 @@ def locate(reference: str) -> Path:
         raise CheckpointError(
             f"{reference}: a model with a folder of its own is needed here, not BASE+ADAPTER"
         )
-    if not _HUB_ID.fullmatch(reference):
+    if not _ON_HUB.fullmatch(reference):
         missing = [part for part in reference.split("+") if not _nameable(part, None)]
         if "+" in reference and not missing:
             raise CheckpointError(
@@ -81,7 +84,7 @@ def locate(reference: str) -> Path:
 
 def _nameable(part: str, folder: Path | None) -> bool:
     return bool(part) and (
-        _HUB_ID.fullmatch(part) is not None or _on_disk(part, folder) is not None
+        _ON_HUB.fullmatch(part) is not None or _on_disk(part, folder) is not None
     )
 
 

@@ -21,7 +21,14 @@ from typing import Any
 import torch
 
 from merge_core.card import mergekit_lack, model_card
-from merge_core.checkpoint import DTYPES, INDEX_FILE, SINGLE_FILE, Checkpoint, TensorSpec
+from merge_core.checkpoint import (
+    DTYPES,
+    INDEX_FILE,
+    SINGLE_FILE,
+    Checkpoint,
+    TensorSpec,
+    read_json,
+)
 from merge_core.errors import CheckpointError
 from merge_core.kernels.threads import beside
 from merge_core.mergekit import to_mergekit
@@ -34,6 +41,9 @@ CARD_FILE, RECIPE_FILE, MERGEKIT_FILE = "README.md", "recipe.yaml", "mergekit_co
 MAX_SHARD_BYTES = 5 * 10**9  # as transformers 5 shards
 _TOKEN_ID = re.compile(r"_token_(id|ids|index)$")
 """Keys of a configuration that name tokens by id: bos_token_id, decoder_start_token_id ..."""
+_PLACES = ("_name_or_path", "name_or_path", "special_tokens_map_file", "tokenizer_file")
+"""Keys where transformers notes from where it read a model or its tokenizer: folders of the machine
+on which a source was saved."""
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -122,7 +132,7 @@ def write_skeleton(plan: MergePlan, folder: Path) -> None:
     source = owner.tokenizer_path
     for file in (*files, "generation_config.json"):
         if (source / file).is_file():
-            shutil.copyfile(source / file, folder / file)
+            _copy(source / file, folder / file)
     templates = source / "additional_chat_templates"
     if templates.is_dir():
         shutil.copytree(templates, folder / templates.name)
@@ -243,7 +253,8 @@ def _config(plan: MergePlan, owner: Checkpoint) -> dict[str, Any]:
             config["text_config"] = {**config["text_config"], "vocab_size": rows}
         if "vocab_size" in config or not nested:
             config["vocab_size"] = rows
-    return config
+    placeless: dict[str, Any] = _without_places(config)
+    return placeless
 
 
 def _with_tokens_of(
@@ -278,6 +289,23 @@ def _vocabulary_owner(plan: MergePlan) -> Checkpoint:
     if wanted.startswith("model:"):
         return sources.experts[plan.recipe.names.index(wanted.removeprefix("model:"))]
     return sources.template
+
+
+def _copy(file: Path, out: Path) -> None:
+    """Copy a file; settings of a tokenizer that name places come without them."""
+    settings = file.read_bytes() if file.name == "tokenizer_config.json" else b""
+    if any(f'"{key}"'.encode() in settings for key in _PLACES):
+        _write_json(out, _without_places(read_json(file, "")))
+    else:
+        shutil.copyfile(file, out)
+
+
+def _without_places(data: Any) -> Any:
+    if isinstance(data, list):
+        return [_without_places(entry) for entry in data]
+    if isinstance(data, dict):
+        return {key: _without_places(data[key]) for key in data if key not in _PLACES}
+    return data
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -13,7 +13,8 @@ from merge_core import MergePlan
 from merge_core.card import mergekit_lack, model_card
 from merge_core.licences import begins
 from merge_core.mergekit import to_mergekit
-from merge_core.parents import HUB_ID, parents, public_recipe
+from merge_core.parents import parents, public_recipe
+from merge_core.references import HUB_ID
 from merge_core.writing import CARD_FILE, MERGEKIT_FILE, RECIPE_FILE
 from merge_core.yaml_io import dump_yaml, one_line
 from search.errors import ExportError

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from merge_core import MergePlan, Recipe, RecipeError
 from merge_core.card import Found, Making, Score, block, code, md, model_card, table
 from merge_core.licences import MIXED, UNKNOWN, Licence, begins, together
+from merge_core.mergekit import to_mergekit
 from merge_core.parents import front_matter, hashes_by_parent, parents, public_recipe
 from merge_core.sources import digest_of, digest_of_files, file_hashes
 from tests.merge_core.conftest import recipe_data
@@ -106,6 +107,17 @@ def test_the_user_says_where_a_local_model_is(trio_dirs):
         parents(plan, {"base": "/home/me/x"})
 
 
+def test_folders_of_the_same_name_are_told_apart(trio_dirs, tmp_path):
+    for name, folder in trio_dirs.items():
+        trio_dirs[name] = Path(shutil.copytree(folder, tmp_path / "runs" / name / "final"))
+    plan = plan_of(trio_dirs)
+    known = parents(plan)
+    assert [p.name for p in known] == ["final-base", "final-language", "final-reasoning"]
+    public = to_mergekit(public_recipe(plan, known), plan.sources)
+    assert public["base_model"] == "final-base"
+    assert [p.name for p in parents(plan, {"base": "org/base"})][1:] == [p.name for p in known][1:]
+
+
 def test_an_adapter_and_its_base_are_parents_both(trio_dirs, tmp_path):
     lora = write_adapter(tmp_path / "lora", {"base_model_name_or_path": "org/base"})
     front(lora, license="mit")
@@ -127,6 +139,10 @@ def test_an_adapter_and_its_base_are_parents_both(trio_dirs, tmp_path):
         {"adapter_config.json", "adapter_model.safetensors"},
         {"model.safetensors", "tokenizer.json"},
     ]
+    shutil.copytree(lora, tmp_path / "other")
+    data["models"][1]["model"] = f"{trio_dirs['base']}+{tmp_path / 'other'}"
+    both = model_card(MergePlan(Recipe.parse(data)))
+    assert "Weights of lora (language), other (reasoning) merged by" in both
 
 
 def test_a_model_that_has_two_roles_is_one_parent(trio_dirs):
@@ -200,8 +216,13 @@ def test_known_traps_are_said_plainly():
     for name, words in said.items():
         assert words in str(Licence(name).trap), name
     assert Licence("mit").trap is None
+    both = str(Licence("cc-by-nc-nd-4.0").trap)
+    assert both.startswith("no derivatives: a merge of it may not be published; no commercial use")
+    assert "share alike" in str(Licence("cc-by-nc-sa-4.0").trap)
+    assert str(Licence("bigscience-openrail-m").trap).count("restrictions") == 1
     assert begins([Licence("mit"), Licence("llama3.1")]) == "Llama"
     assert begins([Licence("llama3")]) == "Llama 3"
+    assert begins([Licence("other", "Llama3.1")]) == "Llama"
     assert begins([Licence(None), Licence("gemma")]) is None
 
 
@@ -240,6 +261,13 @@ def test_the_hub_reads_the_metadata(trio_dirs, tmp_path):
     ):
         assert words in text
     assert str(tmp_path) not in text
+
+
+def test_the_code_of_norwegian_is_no_boolean(trio_dirs):
+    front(trio_dirs["language"], language=["no", "en"])
+    text = model_card(plan_of(trio_dirs), Making("no"))
+    assert metadata(text)["language"] == ["no", "en"]
+    assert yaml.safe_load(text.split("---\n")[1])["language"] == ["no", "en"]
 
 
 def test_without_mergekits_method_nothing_claims_it(trio_dirs):

@@ -211,6 +211,26 @@ def test_the_files_beside_the_weights(trio_dirs: dict, tmp_path: Path) -> None:
     assert [e.model for e in again.models] == [e.model for e in written.models]
 
 
+def test_no_file_tells_where_a_source_was_saved(trio_dirs: dict, tmp_path: Path) -> None:
+    place = "/home/someone/secret/base"
+    told = {"_name_or_path": place, "name_or_path": place, "tokenizer_file": place}
+    for name, file in (("base", "config.json"), ("base", "tokenizer_config.json")):
+        path = trio_dirs[name] / file
+        had = json.loads(path.read_text()) if path.is_file() else {"model_max_length": 8}
+        path.write_text(json.dumps({**had, **told, "text": {**told, "kept": 1}}))
+    write_merge(plan_of(trio_dirs), tmp_path / "out")
+    for file in ("config.json", "tokenizer_config.json"):
+        written = json.loads((tmp_path / "out" / file).read_text())
+        assert not written.keys() & told.keys()
+        assert written["text"] == {"kept": 1}
+    settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert settings["model_max_length"] == 8
+    # A vocabulary may hold any word.
+    (trio_dirs["base"] / "vocab.json").write_text('{"name_or_path": 1}')
+    write_merge(plan_of(trio_dirs), tmp_path / "again")
+    assert (tmp_path / "again" / "vocab.json").read_text() == '{"name_or_path": 1}'
+
+
 def test_the_recipe_beside_the_weights_makes_the_same_bytes(trio_dirs, tmp_path) -> None:
     write_merge(plan_of(trio_dirs, "dare_ties", {"density": 0.5}), tmp_path / "one")
     recipe = Recipe.load(tmp_path / "one" / "recipe.yaml")
