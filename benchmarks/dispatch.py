@@ -226,6 +226,9 @@ class Watch:
     def reading(self, reference: str) -> None:
         """Nothing to see."""
 
+    def phase(self, run: Run, phase: str) -> None:
+        """Nothing to see."""
+
     def started(self, driver: Driver) -> None:
         """Nothing is done yet."""
         if self.sampler is not None:

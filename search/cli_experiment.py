@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from search.console import console, say
+from search.console import console, say, shown, typed
 
 app = typer.Typer()
 
@@ -57,7 +55,6 @@ def experiment(
     asked = get_experiment(name)
     from search.demo.show import training_bars
     from search.experiments.running import folder_of, run
-    from search.terminal import shown
 
     folder = folder_of(name, config, out, quick=quick, seed=seed)
     with training_bars(console) as progress:
@@ -67,7 +64,7 @@ def experiment(
             config=config,
             quick=quick,
             seed=seed,
-            command=shlex.join(["mergefront", *sys.argv[1:]]),
+            command=typed(),
             told=say,
             progress=progress,
         )

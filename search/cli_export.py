@@ -13,9 +13,7 @@ from search.console import RunFolder, bar, say, shown, writing
 
 if TYPE_CHECKING:
     from merge_core import Recipe
-    from search.confirm import Member
     from search.model_card import Chosen
-    from search.run import Run
 
 app = typer.Typer()
 
@@ -76,6 +74,7 @@ def export(
 
     from merge_core import Recipe
     from search import confirm as confirming
+    from search.confirmed import confirmed_members
     from search.errors import ConfigError
     from search.export import required, save_recipe, tested
     from search.model_card import Chosen
@@ -244,18 +243,3 @@ def _member_of(recipe: Recipe, file: Path, folder: Path | None) -> Chosen | None
         f"{file}: is none of the members that run {run.name} confirmed; leave out --run, or "
         f"`mergefront export {folder} --model OUT`"
     )
-
-
-def confirmed_members(run: Run) -> list[Member]:
-    """The confirmed members, with a note if the search has gone on since."""
-    from search import confirm as confirming
-    from search import study as studies
-
-    members, then = confirming.load(run)
-    now = len(studies.scored(studies.open_study(run, create=False)))
-    if now != then:
-        sys.stderr.write(
-            f"note: confirmed after {then} trials, now there are {now}: "
-            "`mergefront confirm` scores the new front\n"
-        )
-    return members

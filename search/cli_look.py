@@ -64,7 +64,10 @@ def front(
         bool, typer.Option("--all", help="every trial and baseline; with --json or --csv")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="write it here; .csv and .json tell the form")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="write it here (- is standard output); .csv and .json tell the form"
+        ),
     ] = None,
     plot: Annotated[bool, typer.Option("--plot", help="draw it, too")] = False,
 ) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from search.console import HERE, INTERRUPTED, File, RunFolder, Runs, Set, console
+from search.console import HERE, INTERRUPTED, File, RunFolder, Runs, Set, console, typed
 
 app = typer.Typer()
 
@@ -64,8 +63,7 @@ def run(
         for text in sample_recipes(search, 3):
             sys.stdout.write(f"---\n{text}")
         return
-    again = ["mergefront", *(word for word in sys.argv[1:] if word != "--new")]
-    command = shlex.join(again + (["--name", folder.name] if new else []))
+    command = typed(but="--new", more=["--name", folder.name] if new else [])
     with Progress(console, command) as progress:
         found = run_search(prepared, folder, progress)
     print_found(console, found, command)

@@ -16,11 +16,17 @@ _MOST = 200  # of trials that are offered
 def run_folders(incomplete: str) -> list[str]:
     """Folders that hold runs: those under runs/, and those below what was typed."""
     found = [str(path.parent) for path in Path("runs").glob("*/run.json")]
-    typed = Path(incomplete or ".").expanduser()
+    home = incomplete.partition("/")[0] if incomplete.startswith("~") else ""
+    try:
+        typed, root = Path(incomplete or ".").expanduser(), str(Path(home).expanduser())
+    except RuntimeError:  # ~nobody
+        return []
     above = typed if incomplete.endswith("/") else typed.parent
     for place in _folders(above):
         if (place / "run.json").is_file() or any(_folders(place)):
-            found.append(str(place) + ("" if (place / "run.json").is_file() else "/"))
+            name = str(place) + ("" if (place / "run.json").is_file() else "/")
+            # As it was typed: shells offer nothing that begins otherwise.
+            found.append(home + name.removeprefix(root) if home else name)
     return sorted({name for name in found if name.startswith(incomplete)})
 
 
@@ -29,7 +35,10 @@ def labels(ctx: Any, incomplete: str) -> list[str]:
     run = ctx.params.get("run")
     if run is None:
         return []
-    folder = Path(run)
+    try:
+        folder = Path(run).expanduser()
+    except RuntimeError:
+        return []
     front = [name.removeprefix("trial ") for name in _members(folder)]
     numbers = sorted((path.stem for path in (folder / "trials").glob("*.json")), reverse=True)
     trials = [str(int(name)) for name in numbers if name.isdigit()]

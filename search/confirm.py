@@ -13,10 +13,12 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 
 from merge_core import Recipe
+from merge_core.errors import MergeError
 from merge_core.yaml_io import write_atomic
 from objectives import Estimate
 from objectives.statistics import simultaneous
@@ -241,6 +243,8 @@ def _score(
     for job in jobs.values():
         pool.submit(job)
     done = 0
+    if progress is not None and jobs:
+        progress("", 0, len(jobs))
     while pool.busy:
         outcomes = pool.wait(timeout=1.0)
         studies.still_ours(study)  # a result file is no transaction
@@ -327,18 +331,27 @@ def load(run: Run) -> tuple[list[Member], int]:
         )
     try:
         data = json.loads(run.confirmed.read_text(encoding="utf-8"))
-        return [_member(row) for row in data["members"]], int(data["finished"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        names = {objective.name for objective in run.search.objectives}
+        return [_member(row, names) for row in data["members"]], int(data["finished"])
+    except (OSError, ValueError, KeyError, TypeError, MergeError) as error:
         raise RunError(
             f"{run.confirmed}: cannot be read; delete it and `mergefront confirm {_short(run)}`"
         ) from error
 
 
-def _member(row: dict[str, object]) -> Member:
-    def estimates(data: object) -> dict[str, Estimate]:
-        assert isinstance(data, dict)
+def _member(row: dict[str, Any], objectives: set[str]) -> Member:
+    """A member as it was written.
+
+    Raises:
+        ValueError, KeyError, TypeError, MergeError: it is damaged.
+    """
+
+    def estimates(data: Any) -> dict[str, Estimate]:
+        if not isinstance(data, dict) or data.keys() != objectives:
+            raise ValueError("not the search's objectives")
         return {name: read_estimate(value) for name, value in data.items()}
 
+    Recipe.parse(row["recipe"])
     both = row["joint"]
     return Member(
         **{
@@ -346,7 +359,7 @@ def _member(row: dict[str, object]) -> Member:
             "claimed": estimates(row["claimed"]),
             "confirmed": estimates(row["confirmed"]),
             "joint": read_estimate(both) if isinstance(both, dict) else None,
-        }  # type: ignore[arg-type]
+        }
     )
 
 

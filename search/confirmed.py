@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from merge_core.yaml_io import write_atomic
+from search import confirm as confirming
+from search import study as studies
 from search.account import Account
 from search.confirm import Member
 from search.export import spelled
 from search.front import Point, dominates, gains, hypervolume
 from search.run import Run
+
+
+def confirmed_members(run: Run) -> list[Member]:
+    """The confirmed members, with a note if the search has gone on since.
+
+    Raises:
+        RunError: nothing is confirmed yet, or the file is damaged.
+    """
+    members, then = confirming.load(run)
+    now = len(studies.scored(studies.open_study(run, create=False)))
+    if now != then:
+        sys.stderr.write(
+            f"note: confirmed after {then} trials, now there are {now}: "
+            "`mergefront confirm` scores the new front\n"
+        )
+    return members
 
 
 def findings(run: Run, members: Sequence[Member]) -> list[str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,18 +40,41 @@ def no_color() -> None:
     console.no_color = True
 
 
+def typed(*, but: str = "", more: Sequence[str] = ()) -> str:
+    """This command as it was typed, without passwords; without the option `but`, with `more`."""
+    from search.secrets import redacted
+
+    words = [word for word in sys.argv[1:] if word != but]
+    return redacted(shlex.join(["mergefront", *words, *more]))
+
+
 def print_json(data: Any) -> None:
-    """JSON on standard output, unstyled; infinite bounds are null."""
+    """JSON on standard output, unstyled."""
+    sys.stdout.write(json_text(data))
+
+
+def json_text(data: Any) -> str:
+    """Data as JSON: infinite bounds are null, and strings hold no passwords."""
     from search.results import finite
+    from search.secrets import redacted
 
-    sys.stdout.write(json.dumps(finite(data), indent=2, ensure_ascii=False) + "\n")
+    told = cache(redacted)  # the same words stand in many rows
+
+    def plain(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: plain(value) for key, value in node.items()}
+        if isinstance(node, list):
+            return [plain(value) for value in node]
+        return told(node) if isinstance(node, str) else node
+
+    return json.dumps(plain(finite(data)), indent=2, ensure_ascii=False) + "\n"
 
 
-def say(line: str) -> None:
+def say(line: str, to: Console | None = None) -> None:
     """One line as it is, but for passwords: never wrapped, and brackets are no markup."""
     from search.secrets import redacted
 
-    console.print(redacted(line), highlight=False, markup=False, soft_wrap=True)
+    (to or console).print(redacted(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def shown(path: Path) -> Path:

@@ -24,6 +24,7 @@ from search.errors import WorkerError
 from search.front import representatives
 from search.incidents import Kind
 from search.interrupts import interrupts, one_thread
+from search.live import Phase
 from search.pace import Pace
 from search.pool import Outcome, Workers
 from search.progress import Progress
@@ -51,6 +52,9 @@ class Listener(Protocol):
     def reading(self, reference: str) -> None:
         """A source is about to be read whole."""
 
+    def phase(self, run: Run, phase: Phase) -> None:
+        """A session of `run`, which it holds, is now at something else; first at "starting"."""
+
     def started(self, driver: Driver) -> None:
         """The workers are there and the study is open."""
 
@@ -64,7 +68,7 @@ class Listener(Protocol):
         """A second or so has passed."""
 
     def confirming(self, what: str, done: int, total: int) -> None:
-        """`done` of `total` merges are scored on held-out items; the last was `what`."""
+        """`done` of `total` merges are scored on held-out items; the last was `what`, first ""."""
 
 
 class Driver:

@@ -7,21 +7,29 @@ says is as old as its `at`; whether the driver lives is told by who holds the ru
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from merge_core.yaml_io import write_atomic
 from search.care import Doing
+from search.lease import Holder
 
 FILE = "live.json"
 EVERY_S = 3.0
-Phase = Literal["searching", "stopping", "confirming", "done", "stopped", "failed"]
+Phase = Literal[
+    "starting",
+    "searching",
+    "stopping",
+    "scoring baselines",
+    "confirming",
+    "testing",
+    "reporting",
+    "done",
+    "stopped",
+    "failed",
+]
 ENDED: tuple[Phase, ...] = ("done", "stopped", "failed")
-
-log = logging.getLogger("mergefront")
 
 
 @dataclass(frozen=True)
@@ -31,13 +39,15 @@ class Live:
     Attributes:
         at: when, epoch seconds.
         began: when the session began.
+        holder: who held the run's lock then; "" if that could not be read.
+        working: when the session's first worker began to work; None before.
         phase: what the driver is at, or how it ended.
         workers: what each does, by name.
         items: dev items that a trial is asked.
         reserve: seconds that confirmation and test will take.
         done, total: merges that are confirmed, of all.
         why: what it failed with.
-        command: starts the search again.
+        command: starts the search again; without passwords.
     """
 
     at: float
@@ -50,13 +60,22 @@ class Live:
     total: int = 0
     why: str = ""
     command: str = ""
+    holder: str = ""
+    working: float | None = None
+
+    def of(self, holder: Holder | None) -> bool:
+        """Whether it was written by who holds, or held last, the run's lock."""
+        return self.holder == ("" if holder is None else str(holder))
 
     def save(self, folder: Path) -> None:
-        """Write it; a full disk is told by whoever writes a result."""
-        try:
-            write_atomic(folder / FILE, json.dumps(asdict(self), ensure_ascii=False) + "\n")
-        except OSError as error:
-            log.warning("%s: cannot be written: %s", folder / FILE, error.strerror)
+        """Write it, whole or not at all. Not to last: nobody waits here for a disk.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        new = folder / f".{FILE}.unfinished"
+        new.write_text(json.dumps(asdict(self)) + "\n", encoding="ascii")
+        new.replace(folder / FILE)
 
     @classmethod
     def read(cls, folder: Path) -> Live | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,15 +12,14 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from merge_core.yaml_io import write_atomic
+from merge_core.yaml_io import one_line, write_atomic
 from search import study as studies
-from search.cli_export import confirmed_members
-from search.console import print_json, say, shown, writing
-from search.errors import ConfigError, RunError
+from search.confirmed import confirmed_members
+from search.console import json_text, print_json, say, shown, writing
+from search.errors import USER_ERRORS, ConfigError, RunError
 from search.listing import as_csv as csv_of
 from search.listing import points, rows
 from search.panel import Panel, beside, is_plain, runs_table, status_lines, wrapped
-from search.results import finite
 from search.run import Run
 from search.sketch import sketch
 from search.status import Seen, as_json, look
@@ -85,13 +83,21 @@ def print_runs(console: Console, runs: Path, *, as_json: bool) -> None:
     """
     if as_json:
         places = [p.parent for p in sorted(runs.glob("*/run.json"))]
-        print_json([json_of(look(Run.open(place))) for place in places])
+        print_json([_told(place) for place in places])
         return
     table = runs_table(runs, time.time())
     if table is None:
         raise RunError(f"{runs}: holds no runs; name a run folder, or another folder with --runs")
     console.print(table)
     say(f"more of one: mergefront status {runs}/NAME")
+
+
+def _told(place: Path) -> dict[str, Any]:
+    """A run as JSON data; of one that is damaged, why it cannot be read."""
+    try:
+        return json_of(look(Run.open(place)))
+    except USER_ERRORS as error:
+        return {"run": str(place), "error": one_line(error)}
 
 
 def print_front(
@@ -123,11 +129,14 @@ def print_front(
         view = RunView.of(run, study)
         if as_csv or every:
             table = rows(view, every=every)
-            text = csv_of(table) if as_csv else _json(table)
+            text = csv_of(table) if as_csv else json_text(table)
         else:
-            text = _json(_front(view))
-        if out is None:
+            text = json_text(_front(view))
+        if out is None or str(out) == "-":
             console.file.write(text)
+        elif out.is_symlink() or (out.exists() and not out.is_file()):
+            with writing(out):  # /dev/stdout, a pipe: nothing takes its place
+                out.write_text(text, encoding="utf-8")
         else:
             with writing(out):
                 write_atomic(out, text)
@@ -173,7 +182,3 @@ def _more(view: RunView, number: int | None) -> Mapping[str, Any]:
         return {}
     trial = view.trials[number]
     return {"params": trial.params, **({"retained": trial.retained} if trial.retained else {})}
-
-
-def _json(data: Any) -> str:
-    return json.dumps(finite(data), indent=2, ensure_ascii=False) + "\n"

@@ -51,7 +51,8 @@ def outlook(
     Args:
         limits: of the search.
         ended: trials of this session, oldest first: when (epoch seconds), and their tokens.
-        now: epoch seconds; of a search that has ended, when it did.
+        now: epoch seconds; of a search that has ended, when it did. Where no more trials are
+            started the pace is told up to the last: confirmation and test are no part of it.
         began: when the session began, epoch seconds.
         working: when its first worker began to work; None before.
         finished: trials of all sessions that count.
@@ -64,7 +65,7 @@ def outlook(
     last = list(ended[-RECENT:])
     since = working or began
     since = since if len(ended) <= RECENT else ended[-RECENT - 1][0]
-    took = max(1e-9, now - since)
+    took = max(1e-9, (now if searching or not last else last[-1][0]) - since)
     rate = len(last) / took if last else None
     speed = sum(some for _, some in last) / took if last else 0.0
     price = limits.gpu_hour_price

@@ -6,10 +6,10 @@ It fits itself to the columns and lines that there are: the plot goes first wher
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -24,9 +24,12 @@ from search.sketch import LEAST_HEIGHT, sketch
 from search.status import Seen, Status, look, state_line
 
 _LABEL = 9  # columns of what stands before the facts
+_LEAST_VALUE = 10  # columns of the facts themselves
+_LEAST_WIDTH = _LABEL + _LEAST_VALUE
 _BESIDE = 104  # columns from which the plot stands beside the facts
 _MOST_WORKERS = 12
 _MOST_LINES = 30
+_MOST_NAMED = 24  # running trials
 _FEW_LINES = 24  # below, several facts share a line
 _GOOD_HEIGHT = 10  # of the plot, where there is room for it and for workers
 _DUMB = ("dumb", "linux", "vt100", "vt102", "vt220", "unknown")
@@ -55,6 +58,9 @@ class Panel:
         beside = width >= _BESIDE and self._plot
         left = width * 9 // 20 if beside else width
         head = _title(self._status, time.time(), width, plain=plain)
+        if width < _LEAST_WIDTH:  # words would be broken over more lines than there are
+            yield head
+            return
         rows = facts(self._status, plain=plain)
         if most < _FEW_LINES and not beside:
             rows = _fewer(rows)
@@ -81,6 +87,27 @@ class Panel:
             yield Group(head, *told, *([drawn] if drawn is not None else []))
 
 
+class Guarded:
+    """What is drawn again and again while something else goes on, and must not end that.
+
+    Args:
+        what: is drawn; after an error in that, nothing.
+        failed: takes the error.
+    """
+
+    def __init__(self, what: RenderableType, failed: Callable[[Exception], None]) -> None:
+        self._what = what
+        self._failed = failed
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        try:
+            drawn = list(console.render(self._what, options))
+        except Exception as error:  # noqa: BLE001 (whatever it is, the search goes on)
+            self._failed(error)
+            return
+        yield from drawn
+
+
 def is_plain(console: Console) -> bool:
     """Whether a console has to do with ASCII."""
     term = (console._environ.get("TERM") or "").strip().lower()
@@ -101,7 +128,7 @@ def facts(status: Status, *, plain: bool = False, bars: bool = True) -> list[tup
     if status.confirming is not None:
         done, total = status.confirming
         line = Text(f"{done} of {total} merges on held-out items")
-        if bars:
+        if bars and total:
             line.append("  ").append_text(_bar(done / total, 20, plain=plain))
         rows.append(("confirmed", line))
     rate = []
@@ -199,7 +226,7 @@ def wrapped(
     console: Console, label: str, value: Text, width: int, column: int = _LABEL
 ) -> list[Text]:
     """A fact over as many lines as it takes, its label before the first."""
-    lines = value.wrap(console, max(10, width - column))
+    lines = value.wrap(console, max(_LEAST_VALUE, width - column))
     return [
         Text.assemble((f"{label if i == 0 else '':<{column}}", "dim"), line)
         for i, line in enumerate(lines)
@@ -237,6 +264,11 @@ def beside(seen: Seen, now: float) -> list[tuple[str, str]]:
     if seen.status.last is not None:
         rows.append(("last trial", f"{lasting(now - seen.status.last)} ago"))
     if seen.view is not None:
+        if numbers := [n for n, trial in seen.view.trials.items() if trial.state == "running"]:
+            names = ", ".join(map(str, numbers[:_MOST_NAMED]))
+            more = ", ..." if len(numbers) > _MOST_NAMED else ""
+            label = "running" if seen.status.state == "running" else "unfinished"
+            rows.append((label, f"{many(len(numbers), 'trial')}: {names}{more}"))
         rows.append(("confirmed", "yes" if seen.view.members else "no"))
         rows += seen.view.account.rows().items()
     return rows

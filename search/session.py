@@ -248,11 +248,11 @@ def run(prepared: Prepared, folder: Path, listener: Listener) -> Found:
         budget = Budget(prepared.search, shares, ledger, began)
         driver = Driver(opened, pool, tracker, others, budget, listener, race)
         driver.search_all()
-        held = pool, tracker, ledger
+        held = pool, tracker, ledger, listener
         if driver.stopping:
             return _end(opened, driver.study, *held, [], None, None, None, stopped=True)
         try:
-            found = _confirm(opened, driver.study, *held, listener)
+            found = _confirm(opened, driver.study, *held)
         except RunError as error:  # no front: the search is done all the same
             found = _end(opened, driver.study, *held, [], None, None, str(error))
         return replace(found, exhausted=driver.exhausted, ended=budget.line())
@@ -271,6 +271,7 @@ def confirm(opened: Run, listener: Listener, more: Sequence[str] = ()) -> Found:
     confirming.candidates(opened, studies.open_study(opened, create=False))
     with _session(prepared, opened.folder, listener) as (opened, pool, tracker, ledger):
         study = studies.open_study(opened)
+        listener.phase(opened, "scoring baselines")
         scored = confirming.score_baselines(opened, study, pool, prepared.baselines)
         for label, result in scored.items():
             tracker.baseline(label, result)
@@ -305,6 +306,7 @@ def _session(
         opened = Run.start(
             prepared.search, folder, prepared.references, prepared.roles, listener.reading
         )
+        listener.phase(opened, "starting")
         held.enter_context(guarded(opened))
         held.enter_context(logging_to(opened))
         studies.hold(opened)  # before any worker starts
@@ -335,17 +337,19 @@ def _confirm(
     listener: Listener,
 ) -> Found:
     search = opened.search
+    held = pool, tracker, ledger, listener
     members = confirming.confirm(opened, study, pool, listener.confirming)
     tracker.confirmed()
     try:
         chosen = confirming.choose(search, members)
     except ExportError as error:
-        return _end(opened, study, pool, tracker, ledger, members, None, None, str(error))
+        return _end(opened, study, *held, members, None, None, str(error))
     recipe = Recipe.parse(chosen.recipe)
+    listener.phase(opened, "testing")
     tests = confirming.score_all(opened, study, pool, {chosen.label: recipe}, "test")
     test = tests[chosen.label]
     save_recipe(opened, chosen, opened.folder / "recipe.yaml", test=test)
-    return _end(opened, study, pool, tracker, ledger, members, chosen, test, None)
+    return _end(opened, study, *held, members, chosen, test, None)
 
 
 def _end(
@@ -354,6 +358,7 @@ def _end(
     pool: Pool,
     tracker: Tracker,
     ledger: Ledger,
+    listener: Listener,
     members: list[Member],
     chosen: Member | None,
     test: Result | None,
@@ -362,6 +367,7 @@ def _end(
     stopped: bool = False,
 ) -> Found:
     """Give the workers back, draw the plots, hand everything to MLflow, and say how it ended."""
+    listener.phase(opened, "reporting")
     pool.close()  # nobody needs to wait for MLflow with a GPU in hand
     ledger.close()
     trials = studies.scored(study)

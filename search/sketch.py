@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rich.text import Text
 
@@ -15,6 +15,8 @@ _BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # [row of 4
 _STYLES = {"other": "cyan", "front": "bold green", "chosen": "bold magenta", "baseline": "yellow"}
 LEAST_WIDTH, LEAST_HEIGHT = 24, 7
 """Of a plot with its axes; below, none is drawn."""
+_LARGE = 1e6  # from here on an axis is labelled with exponents
+_MOST = 1e300  # what is beyond has no place on an axis
 _LOW, _HIGH = 11, 20  # lines from which the legend has two of them, and three
 
 
@@ -46,6 +48,21 @@ class Points:
         own = [] if self.chosen is None else [self.chosen]
         return [*self.others, *self.front, *self.baselines.values(), *own]
 
+    @property
+    def placeable(self) -> Points:
+        """Those that have a place on axes: neither infinite nor NaN."""
+        return replace(
+            self,
+            others=[point for point in self.others if _has_place(point)],
+            front=[point for point in self.front if _has_place(point)],
+            chosen=self.chosen if self.chosen and _has_place(self.chosen) else None,
+            baselines={k: point for k, point in self.baselines.items() if _has_place(point)},
+        )
+
+
+def _has_place(point: tuple[float, float]) -> bool:
+    return all(abs(value) < _MOST for value in point)
+
 
 @dataclass(frozen=True)
 class _Axis:
@@ -58,8 +75,9 @@ class _Axis:
     @classmethod
     def of(cls, values: Sequence[float]) -> _Axis:
         low, high = min(values), max(values)
-        if high - low < 1e-9:
-            low, high = low - 0.05 * max(1.0, abs(low)), high + 0.05 * max(1.0, abs(high))
+        scale = max(1.0, abs(low), abs(high))
+        if high - low < 1e-9 * scale:
+            low, high = low - 0.05 * scale, high + 0.05 * scale
         step = 10.0 ** math.floor(math.log10((high - low) / 2))
         step *= 5.0 if (high - low) / step > 10 else 2.0 if (high - low) / step > 4 else 1.0
         step /= 2.0
@@ -67,7 +85,8 @@ class _Axis:
         return cls(low, high, max(0, math.ceil(-math.log10(step) - 1e-9)))
 
     def text(self, value: float) -> str:
-        told = f"{value:.{self.digits}f}"
+        large = max(abs(self.low), abs(self.high)) >= _LARGE
+        told = f"{value:.4g}" if large else f"{value:.{self.digits}f}"
         return told.lstrip("-") if float(told) == 0.0 else told
 
     def at(self, value: float, steps: int) -> int:
@@ -88,6 +107,7 @@ def sketch(points: Points, width: int, height: int, *, plain: bool = False) -> T
     Returns:
         None if there are no points, or no room.
     """
+    points = points.placeable
     every = points.all
     legend = _legend(points, width, 1 if height < _LOW else 2 if height < _HIGH else 3, plain=plain)
     rows = height - 3 - len(legend)

@@ -148,20 +148,28 @@ def look(run: Run, now: float | None = None) -> Seen:
         RunError, StorageError: what it holds is damaged.
     """
     now = time.time() if now is None else now
-    live = Live.read(run.folder)
-    state, why = _state(run, live, now)
-    if state == "running" and not run.begun:
-        status = Status(run.name, run.folder, run.search, state, why, at=now)
-        return Seen(status, None, _next(status, live, view=None))
-    view = RunView.of(run, studies.open_study(run, create=False))
+    live, holder = Live.read(run.folder), Holder.of(run.folder / LOCK)
+    state, why = _state(run, live, holder, now)
+    kept = live  # what the session told, whose command starts the search again
+    if state in ("running", "silent") and live is not None and not live.of(holder):
+        live = None  # of a driver that was killed; who holds the run now has told nothing yet
     works = state == "running"
+    phase = ("starting" if live is None else live.phase) if works else ""
+    if works and not run.begun:
+        status = Status(run.name, run.folder, run.search, state, why, phase, at=now)
+        return Seen(status, None, _next(status, kept, view=None))
+    view = RunView.of(run, studies.open_study(run, create=False))
     session = _last(view.sessions)
-    began = max(live.began if live else 0.0, session[0]) or None
+    if live is not None and live.at < session[0]:
+        live = None  # of a session before the last
+    held = _since(holder) if works and holder is not None else 0.0
+    began = (live.began if live else max(held, session[0])) or None
     ended = _ended(view, began or 0.0)
     asked = [t.began for t in view.trials.values() if t.began >= (began or 0.0)]
     last = max((t.ended for t in view.trials.values() if t.ended is not None), default=None)
-    seen = max(filter(None, [last, live.at if live else None, session[1], began]), default=now)
-    at = now if works else seen
+    signs = [last, live.at if live else None, session[1], began]
+    signs += [trial.began for trial in view.trials.values()]  # of those that run none has ended
+    at = now if works else max(filter(None, signs), default=_written(run.folder / "run.json"))
     searching = works and live is not None and live.phase == "searching"
     own = view.sessions[-1] if view.sessions else None
     scored = {n: t.values for n, t in view.scored.items()}
@@ -171,12 +179,12 @@ def look(run: Run, now: float | None = None) -> Seen:
         search=run.search,
         state=state,
         why=why,
-        phase=live.phase if live and works and live.phase not in ENDED else "",
+        phase=phase,
         began=began,
         at=at,
         finished=view.account.trials,
         front=view.front,
-        volume=view.steps[-1].volume if view.steps else 0.0,
+        volume=view.volume,
         best=best_of(run.search, {n: scored[n] for n in view.front}),
         failed=view.account.failed,
         faults=view.account.faults,
@@ -189,7 +197,7 @@ def look(run: Run, now: float | None = None) -> Seen:
             ended,
             now=at,
             began=began or at,
-            working=min(asked, default=None),
+            working=(live.working if live else None) or min(asked, default=None),
             finished=view.account.trials,
             tokens=view.account.tokens,
             hours=sum(s.priced_hours for s in view.sessions),
@@ -205,7 +213,7 @@ def look(run: Run, now: float | None = None) -> Seen:
             view.chosen.trial if view.chosen else None,
         ),
     )
-    return Seen(status, view, _next(status, live, view))
+    return Seen(status, view, _next(status, kept, view))
 
 
 def as_json(seen: Seen) -> dict[str, Any]:
@@ -259,20 +267,19 @@ def state_line(status: Status, now: float) -> str:
             return f"{state} {ago}"
 
 
-def _state(run: Run, live: Live | None, now: float) -> tuple[State, str]:
+def _state(run: Run, live: Live | None, holder: Holder | None, now: float) -> tuple[State, str]:
     """Whether somebody works on a run, by who holds its lock and what that one told last."""
-    holder = Holder.of(run.folder / LOCK)
-    over = live is not None and live.phase in ENDED
-    if holder is not None and not holder.dead:
-        since = datetime.fromisoformat(holder.since).timestamp()
-        # A process that has ended its session may live on: what it told last is newer then.
-        if not (live is not None and over and live.at >= since):
-            if holder.here:
-                return "running", str(holder)
-            sign = max(live.at if live is not None else 0.0, _touched(run))
-            if now - sign < SILENT_S:
-                return "running", str(holder)
-            return "silent", f"{holder}, the last sign {lasting(now - sign)} ago"
+    own = live if live is not None and live.of(holder) else None
+    # A process that has ended its session may live on.
+    over = own is not None and own.phase in ENDED
+    if holder is not None and not holder.dead and not over:
+        if holder.here:
+            return "running", str(holder)
+        told = own.at if own is not None else _since(holder)
+        sign = max(told, _written(run.folder / "sessions.json"))
+        if now - sign < SILENT_S:
+            return "running", str(holder)
+        return "silent", f"{holder}, the last sign {lasting(now - sign)} ago"
     match live.phase if live is not None else None:
         case "done":
             return "finished", ""
@@ -287,9 +294,13 @@ def _state(run: Run, live: Live | None, now: float) -> tuple[State, str]:
             return "dead", f"its driver ended while {phase}"
 
 
-def _touched(run: Run) -> float:
-    """When the driver last wrote that it holds its workers; 0 if it never did."""
-    path = run.folder / "sessions.json"
+def _since(holder: Holder) -> float:
+    """When it began to hold the run, epoch seconds."""
+    return datetime.fromisoformat(holder.since).timestamp()
+
+
+def _written(path: Path) -> float:
+    """When a file was written, epoch seconds; 0 if it is not there."""
     return path.stat().st_mtime if path.is_file() else 0.0
 
 

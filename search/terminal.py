@@ -6,12 +6,13 @@ an event, and a summary every few minutes.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from optuna.trial import TrialState
 from rich.box import HEAVY_HEAD, SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
@@ -24,21 +25,23 @@ from search.amounts import many
 from search.budget import until
 from search.confirm import Member
 from search.confirmed import findings, ordered, standing
-from search.console import shown as shown
+from search.console import say, shown
 from search.driver import Driver
 from search.export import spelled
-from search.live import EVERY_S, Phase
+from search.lease import Holder
+from search.live import EVERY_S, FILE, Phase
 from search.live import Live as Kept
 from search.narrow import at_ends
-from search.outlook import RECENT, outlook
-from search.panel import Panel, facts
+from search.panel import Guarded, Panel, facts
 from search.results import Result, reported, values_of
-from search.run import Run
-from search.secrets import redacted, said
+from search.run import LOCK, Run
+from search.secrets import said
 from search.session import Found
-from search.status import Status, best_of, points_of, state_line
-from search.study import CUT_SHORT, DUPLICATE_OF
-from search.view import baseline_labels
+from search.status import Status, state_line
+from search.study import CUT_SHORT
+from search.watched import Watched
+
+log = logging.getLogger("mergefront")
 
 _SUMMARY_S = 180.0
 _BROAD = 110  # columns from which a front is a table with all of its columns
@@ -62,8 +65,10 @@ class Progress:
         self._every = every
         self._live: Live | None = None
         self._run: Run | None = None
+        self._holder: Holder | None = None  # of its lock: this session
         self._shows: Watched | None = None
-        self._kept = Kept(at=0.0, began=time.time(), phase="searching", command=command)
+        self._stopping = self._blind = self._mute = False
+        self._kept = Kept(at=0.0, began=time.time(), phase="starting", command=command)
         self._wrote = self._summed = 0.0
         self._linked = False
 
@@ -78,9 +83,10 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> None:
-        if self._live is not None:
-            self._live.stop()
-        phase: Phase = "stopped" if self._kept.phase == "stopping" else "done"
+        with self._watched():
+            if self._live is not None:
+                self._live.stop()
+        phase: Phase = "stopped" if self._stopping else "done"
         why = ""
         if error is not None:
             interrupted = isinstance(error, KeyboardInterrupt)
@@ -88,20 +94,30 @@ class Progress:
         self._keep(phase, force=True, workers={}, why=why)
 
     def reading(self, reference: str) -> None:
-        say(self.console, f"reading {reference}")
+        say(f"reading {reference}", self.console)
+
+    def phase(self, run: Run, phase: Phase) -> None:
+        if phase == "starting":
+            self._run, self._holder = run, Holder.of(run.folder / LOCK)
+            before = Kept.read(run.folder)
+            command = self._command or (before.command if before is not None else "")
+            holder = "" if self._holder is None else str(self._holder)
+            self._kept = replace(self._kept, began=time.time(), command=command, holder=holder)
+        self._keep(phase, force=True, workers={})
+        self._show(phase)
 
     def started(self, driver: Driver) -> None:
-        self._run = driver.run
         self._shows = Watched(driver)
+        self._kept = replace(self._kept, began=self._shows.began)
         say(
-            self.console,
             f"run {driver.run.name}: {many(driver.pool.size, 'worker')}, "
             f"{many(driver.finished, 'trial')} done, "
             f"until {until(driver.search.file.budget)}",
+            self.console,
         )
         for note in driver.notes:
-            say(self.console, note)
-        say(self.console, f"from another shell: mergefront status {shown(driver.run.folder)}")
+            say(note, self.console)
+        say(f"from another shell: mergefront status {shown(driver.run.folder)}", self.console)
         self._summed = time.monotonic()
         self.tick(driver)
 
@@ -129,12 +145,13 @@ class Progress:
         if kind == "trial":
             star = "  on the front" if int(number) in driver.front else ""
         wide = _COLUMN if self.console.width >= _WIDE else 0
-        say(self.console, f"{what:<{wide}} {scores}{star}")
+        say(f"{what:<{wide}} {scores}{star}", self.console)
         self.tick(driver)
 
     def stopping(self, driver: Driver) -> None:
+        self._stopping = True
         running = ", ".join(d.job for d in driver.pool.doing().values() if d.job) or "nothing"
-        say(self.console, f"stopping: {running} to be finished; Ctrl-C again drops it")
+        say(f"stopping: {running} to be finished; Ctrl-C again drops it", self.console)
         self._keep("stopping", force=True)
         self.tick(driver)
 
@@ -143,128 +160,85 @@ class Progress:
             return
         if not self._linked and driver.tracker.link is not None:
             self._linked = True
-            say(self.console, f"every trial in MLflow: {driver.tracker.link}")
+            say(f"every trial in MLflow: {driver.tracker.link}", self.console)
         phase: Phase = "stopping" if driver.stopping else "searching"
-        status = self._shows.status(phase)
-        if self._live is not None:
-            self._live.update(Panel(status))
-        elif time.monotonic() - self._summed >= self._every:
-            self._summed = time.monotonic()
-            say(self.console, summary(status))
+        self._show(phase, lines=True)
         self._keep(
             phase,
-            workers=status.workers,
-            items=status.items,
+            workers=driver.pool.doing(),
+            items=driver.budget.items,
             reserve=driver.budget.reserved(driver.progress.able),
+            working=self._shows.working,
         )
 
     def confirming(self, what: str, done: int, total: int) -> None:
         self._keep("confirming", force=True, workers={}, done=done, total=total)
-        if self._live is not None:
-            if self._shows is not None:
-                status = self._shows.status("confirming")
-                self._live.update(Panel(replace(status, workers={}, confirming=(done, total))))
-            else:
-                self._live.update(Text(f"confirmed {done} of {total}: {what}"))
-        elif done == total or time.monotonic() - self._summed >= self._every:
+        self._show("confirming", f"confirmed {done} of {total}: {what}")
+        shown = self._live is not None and not self._blind
+        if what and not shown and (done == total or self._due):
             self._summed = time.monotonic()
-            say(self.console, f"confirmed {done} of {total}: {what}")
+            say(f"confirmed {done} of {total}: {what}", self.console)
+
+    @property
+    def _due(self) -> bool:
+        """Whether it is time for another line where there is no panel."""
+        return time.monotonic() - self._summed >= self._every
+
+    def _show(self, phase: Phase, what: str = "", *, lines: bool = False) -> None:
+        """Show how the search stands in the panel, or as a line now and then where there is none.
+
+        Args:
+            phase: what the session is at.
+            what: stands in the panel of a session that does not search.
+            lines: whether lines are wanted.
+        """
+        panel = self._live if not self._blind else None
+        if panel is None and not (lines and self._due):
+            return
+        with self._watched():
+            if self._shows is None:
+                if panel is not None:
+                    panel.update(Text(what or phase))
+                return
+            done, total = self._kept.done, self._kept.total
+            status = self._shows.status(phase)
+            status = replace(status, confirming=(done, total) if total else None)
+            if panel is not None:
+                panel.update(Guarded(Panel(status), self._failed))
+            else:
+                self._summed = time.monotonic()
+                say(summary(status), self.console)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """No error in showing how the search stands ends the search."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 (whatever it is, the search goes on)
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        """The panel cannot be drawn: go on without."""
+        if not self._blind:
+            self._blind = True
+            log.warning("the search goes on without its panel: %s", said(error), exc_info=error)
 
     def _keep(self, phase: Phase, *, force: bool = False, **more: Any) -> None:
-        """Let other shells know, every few seconds or by `force`."""
+        """Let other shells know, every few seconds or by `force`, while the run is ours."""
         clock = time.monotonic()
         if self._run is None or (not force and clock - self._wrote < EVERY_S):
             return
         self._wrote = clock
         self._kept = replace(self._kept, at=time.time(), phase=phase, **more)
-        self._kept.save(self._run.folder)
-
-
-class Watched:
-    """What a driver has come to, for the panel: kept trial by trial, so that looking is cheap.
-
-    Args:
-        driver: that has just started.
-    """
-
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
-        self._began = time.time() - (time.monotonic() - driver.budget.began)
-        self._working: float | None = None
-        self._ended: deque[tuple[float, int]] = deque(maxlen=RECENT + 1)
-        told = driver.study.get_trials(deepcopy=False)
-        self._values = {
-            t.number: tuple(t.values)
-            for t in told
-            if t.state == TrialState.COMPLETE and not {"fault", DUPLICATE_OF} & t.user_attrs.keys()
-        }
-        self._failed = sum(t.state == TrialState.FAIL for t in told)
-        self._faults = driver.run.incidents.counts
-        labels = baseline_labels(driver.run)
-        places = (
-            (label, driver.run.folder / "baselines" / f"{s}.json") for s, label in labels.items()
-        )
-        self._baselines = {
-            label: values_of(Result.load(path), driver.search)
-            for label, path in places
-            if path.is_file()
-        }
-
-    def add(self, what: str, result: Result | None) -> None:
-        """A job ended."""
-        kind, _, label = what.partition(" ")
-        if self._working is None and result is not None:
-            self._working = time.time() - sum(result.seconds.values())
-        if result is None:
-            self._failed += kind == "trial"
-        elif kind == "baseline":
-            self._baselines[label] = values_of(result, self._driver.search)
-        else:
-            self._ended.append((time.time(), result.tokens))
-            if result.fault is None:
-                self._values[int(label)] = tuple(values_of(result, self._driver.search))
-        if result is None or result.fault is not None:
-            self._faults = self._driver.run.incidents.counts
-
-    def status(self, phase: Phase) -> Status:
-        """How the search stands now."""
-        driver, now = self._driver, time.time()
-        search, budget, front = driver.search, driver.budget, driver.front
-        own = budget.ledger.own
-        if missing := [number for number in front if number not in self._values]:
-            told = driver.study.get_trials(deepcopy=False)  # trials that took over scores
-            self._values |= {number: tuple(told[number].values) for number in missing}
-        return Status(
-            name=driver.run.name,
-            folder=driver.run.folder,
-            search=search,
-            phase=phase,
-            began=self._began,
-            at=now,
-            finished=driver.finished,
-            front=tuple(front),
-            volume=driver.volume,
-            best=best_of(search, {n: self._values[n] for n in front}),
-            failed=self._failed,
-            faults=self._faults,
-            last=self._ended[-1][0] if self._ended else None,
-            workers=driver.pool.doing(),
-            items=budget.items,
-            outlook=outlook(
-                search.file.budget,
-                list(self._ended),
-                now=now,
-                began=self._began,
-                working=self._working,
-                finished=driver.finished,
-                tokens=budget.tokens,
-                hours=budget.ledger.priced_hours,
-                per_hour=own.workers * (own.gpus or 1.0),
-                reserve=budget.reserved(driver.progress.able),
-                searching=phase == "searching",
-            ),
-            points=points_of(search, self._values, front, self._baselines),
-        )
+        if Holder.of(self._run.folder / LOCK) != self._holder:
+            return  # another driver has taken over, and writes the same file
+        try:
+            self._kept.save(self._run.folder)
+        except (OSError, UnicodeError) as error:
+            # A full disk is told by whoever writes a result; others see an older state.
+            if not self._mute:
+                self._mute = True
+                log.warning("%s: cannot be written: %s", self._run.folder / FILE, said(error))
 
 
 def summary(status: Status) -> str:
@@ -272,11 +246,6 @@ def summary(status: Status) -> str:
     clock = time.strftime("%H:%M", time.localtime(status.at))
     told = "; ".join(f"{label} {text.plain}" for label, text in facts(status, bars=False))
     return f"{clock} {state_line(status, status.at)}: {told}"
-
-
-def say(console: Console, text: str) -> None:
-    """Print a line as it is, but for passwords: no markup, colours, line breaks of our own."""
-    console.print(redacted(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def front_table(
@@ -331,50 +300,50 @@ def print_found(console: Console, found: Found, command: str) -> None:
     if found.members:
         console.print(front_table(run, found.members, found.chosen, console.width))
         for line in findings(run, found.members):
-            say(console, line)
+            say(line, console)
         level = "intervals hold for all rows and objectives at once, 95%"
-        say(console, f"{found.finished} trials; {level}")
+        say(f"{found.finished} trials; {level}", console)
     elif found.front:
         console.print(claimed_table(run, found.front))
     if found.stopped:
         say(
-            console,
             f"stopped after {found.finished} trials; go on with `{command}`"
             + (
                 f", or confirm what is there with `mergefront confirm {where}`"
                 if found.front
                 else ""
             ),
+            console,
         )
     if found.exhausted:
-        say(console, "the space is exhausted: every recipe in it was tried")
+        say("the space is exhausted: every recipe in it was tried", console)
     if found.ended is not None:
-        say(console, f"the search ended: {found.ended}")
+        say(f"the search ended: {found.ended}", console)
     if found.problem is not None:
-        say(console, f"nothing exported: {found.problem}")
+        say(f"nothing exported: {found.problem}", console)
     if found.chosen is not None and found.test is not None:
         scores = ", ".join(
             f"{o.name} {spelled(found.test.estimate(o))}" for o in run.search.objectives
         )
         n = found.test.estimate(run.search.objectives[0]).n
         say(
-            console,
             f"exported {found.chosen.label} to {where / 'recipe.yaml'}; "
             f"on {n} test items, scored once: {scores}",
+            console,
         )
     for line in at_ends(run) if found.chosen is not None else ():
-        say(console, line)
+        say(line, console)
     told = {} if found.test is None else reported(run.search, found.test)
     for name, estimates in told.items():
         scores = ", ".join(f"{key} {spelled(estimate)}" for key, estimate in estimates.items())
-        say(console, f"reported {name}: {scores}")
+        say(f"reported {name}: {scores}", console)
     if (run.folder / "front.html").is_file():
-        say(console, f"front plot: {where / 'front.html'} and front.png")
+        say(f"front plot: {where / 'front.html'} and front.png", console)
     for line in found.account.lines():
-        say(console, line)
+        say(line, console)
     if found.tracking_problem is not None:
-        say(console, f"MLflow lacks some of it: {found.tracking_problem}")
-    say(console, f"every trial in MLflow: {found.link or f'mergefront ui {where}'}")
+        say(f"MLflow lacks some of it: {found.tracking_problem}", console)
+    say(f"every trial in MLflow: {found.link or f'mergefront ui {where}'}", console)
 
 
 def _marks(member: Member, chosen: Member | None) -> str:

@@ -32,10 +32,13 @@ from objectives import TaskError
 from objectives.engines.base import EngineError
 from objectives.engines.config import TransformersConfig
 from objectives.item_source import read_rows
+from search import study as studies
 from search.config import load
+from search.console import typed
 from search.describe import server
 from search.errors import ConfigError
 from search.figures import write
+from search.live import Live
 from search.run import Run, freeze, locked, logging_to
 from search.secrets import (
     MASK,
@@ -575,6 +578,34 @@ def test_a_run_keeps_no_password(
     ended = CommandLine(monkeypatch, capsys)("status", "runs/search")
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert SECRET not in ended.err + ended.out
+
+
+def test_a_running_search_tells_no_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    set_ = f"storage=postgresql://bob:{SECRET}@host/db"
+    monkeypatch.setattr(sys, "argv", ["mergefront", "run", "a.yaml", "--new", "--set", set_])
+    assert typed(but="--new", more=["--name", "a 2"]) == (
+        f"mergefront run a.yaml --set storage=postgresql://bob:{MASK}@host/db --name 'a 2'"
+    )
+    # Nor does what an earlier version has kept in clear.
+    make_workplace(tmp_path)
+    folder = tmp_path / "runs" / "search"
+    with locked(folder):
+        references = [str(tmp_path / "models" / name) for name in ("base", "thai", "r1")]
+        opened = load(tmp_path / "search.yaml")
+        run = Run.start(opened, folder, references, {"base": references[0]})
+        studies.open_study(run).ask()
+        studies.release(run)
+    (folder / ".lock.holder").unlink()
+    command = f"mergefront run --set {set_}"
+    Live(at=2.0, began=1.0, phase="stopped", command=command).save(folder)
+    monkeypatch.chdir(tmp_path)
+    for options in ([], ["--json"]):
+        ended = CommandLine(monkeypatch, capsys)("status", "runs/search", *options)
+        assert ended.code == 0, ended.err
+        assert "postgresql://bob:" in ended.out
+        assert SECRET not in ended.out
 
 
 def test_the_tracking_servers_command_tells_nothing() -> None:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from merge_core import MergePlan, Recipe
 from merge_core.yaml_io import write_atomic
 from search.config import load
+from search.console import say, shown, typed
 from search.demo.process import DemoError
 from search.demo.process import Progress as TrainingProgress
 from search.demo.trio import ensure_trio
@@ -29,7 +30,7 @@ from search.run import folder_for
 from search.session import Found, prepare
 from search.session import run as run_search
 from search.terminal import Progress as SearchProgress
-from search.terminal import print_found, say, shown
+from search.terminal import print_found
 
 _LABELS = {
     "expert:reasoning": "reasoning expert",
@@ -69,11 +70,11 @@ def run_demo(
     search = load(file, [f"budget.trials={trials}", f"workers.count={workers}"])
     prepared = prepare(search)
     for line in prepared.plan.sources.report():
-        say(console, line)
+        say(line, console)
     where = folder_for(search, runs, None, new=False)
-    with SearchProgress(console) as progress:
+    with SearchProgress(console, typed()) as progress:
         found = run_search(prepared, where, progress)
-    print_found(console, found, "mergefront demo")
+    print_found(console, found, typed())
     if found.chosen is None:
         return
     _show_question(console, found)
@@ -83,9 +84,9 @@ def run_demo(
     plan = MergePlan(Recipe.parse(found.chosen.recipe))
     chosen = Chosen(found.run, found.chosen, found.members, "knee")
     written = write_checkpoint(plan, merged, chosen=chosen)
-    say(console, f"merged model: {shown(merged)}")
+    say(f"merged model: {shown(merged)}", console)
     if written.verified is not None:
-        say(console, f"verified: {written.verified.line()}")
+        say(f"verified: {written.verified.line()}", console)
 
 
 def run_twin(
@@ -116,13 +117,13 @@ def run_twin(
     folder = folder if seed == 0 else folder.with_name(f"{folder.name}-seed{seed}")
     with training_bars(console) as progress:
         file = write_twin(name, folder, seed=seed, progress=progress)
-    say(console, f"search file: {shown(file)}")
+    say(f"search file: {shown(file)}", console)
     budget = [] if trials is None else [f"budget.trials={trials}"]
     search = load(file, [*budget, f"workers.count={workers}"])
     where = folder_for(search, runs, run_name, new=False)
-    with SearchProgress(console) as listener:
+    with SearchProgress(console, typed()) as listener:
         found = run_search(prepare(search), where, listener)
-    print_found(console, found, f"mergefront demo --twin {name}")
+    print_found(console, found, typed())
 
 
 @contextmanager
@@ -136,7 +137,7 @@ def training_bars(console: Console) -> Iterator[TrainingProgress]:
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total)
                 if not console.is_terminal:
-                    say(console, f"training the {stage} model: {total} steps")
+                    say(f"training the {stage} model: {total} steps", console)
             bars.update(tasks[stage], completed=done)
 
         try:
@@ -180,10 +181,10 @@ def _show_question(console: Console, found: Found) -> None:
         others = [rows[label][index] for label in _LABELS if label in rows]
         if row.scores["joint"] == 1.0 and not any(other.scores["joint"] for other in others):
             item = prompts[row.id]
-            say(console, f"\nheld-out question {row.id} (answer {item['answer']}):")
-            say(console, f"  {item['prompt']}")
+            say(f"\nheld-out question {row.id} (answer {item['answer']}):", console)
+            say(f"  {item['prompt']}", console)
             for label, name in {**_LABELS, found.chosen.label: "exported merge"}.items():
                 if label in rows:
                     text = rows[label][index].text
-                    say(console, f"  {name:<18}{text}")
+                    say(f"  {name:<18}{text}", console)
             return

@@ -331,6 +331,12 @@ def test_completion_knows_folders_trials_and_baselines(tmp_path, monkeypatch):
     assert completion.run_folders("") == ["elsewhere/"]
     assert completion.run_folders("elsewhere/") == ["elsewhere/old"]
     assert completion.run_folders("nowhere/x") == []
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert completion.run_folders("~/else") == ["~/elsewhere/"]
+    assert completion.run_folders("~/elsewhere/o") == ["~/elsewhere/old"]
+    assert completion.run_folders("~nobody-of-this-name/") == []
+    context = SimpleNamespace(params={"run": Path("~") / run})
+    assert completion.labels(context, "u") == ["uniform"]
     context = SimpleNamespace(params={"run": run})
     assert completion.labels(context, "") == ["7", "ties", "uniform", "12"]
     assert completion.labels(context, "u") == ["uniform"]

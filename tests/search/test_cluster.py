@@ -315,6 +315,9 @@ class Watch:
     def reading(self, reference: str) -> None:
         pass
 
+    def phase(self, run: object, phase: str) -> None:
+        pass
+
     def started(self, driver: Driver) -> None:
         self.crew = driver.pool.crew  # type: ignore[attr-defined]
 

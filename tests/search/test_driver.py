@@ -42,6 +42,9 @@ class Quiet:
     def reading(self, reference: str) -> None:
         pass
 
+    def phase(self, run: Run, phase: str) -> None:
+        pass
+
     def started(self, driver: Driver) -> None:
         pass
 

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +94,27 @@ def test_a_plot_of_one_value_has_a_range():
     assert "●" in drawn.plain
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        (1e9, 1e9 + 1e-7),
+        (1e17, 1e17 + 16),
+        (-1e12, 1e12),
+        (0.0, 1e299),
+        (0.5, float("inf")),
+        (0.5, float("nan")),
+    ],
+)
+def test_a_plot_of_any_values_is_drawn(values):
+    low, high = values
+    points = Points(("a", "b"), front=[(low, low)], others=[(high, high)], chosen=(high, low))
+    drawn = sketch(points, 40, 12)
+    assert drawn is not None
+    assert "●" in drawn.plain
+    assert max(map(len, drawn.plain.split("\n"))) <= 40
+    assert sketch(Points(("a", "b"), front=[(float("nan"), 1.0)]), 40, 12) is None
+
+
 def test_a_plot_says_where_less_is_better():
     points = Points(("cost", "b"), less=(True, False), others=[(1, 2), (3, 4)])
     assert "cost (less is better)" in str(sketch(points, 60, 12))
@@ -146,6 +168,10 @@ def test_cost_is_projected():
     assert told.cost == pytest.approx(5.0)
     assert told.projected == pytest.approx(5.0 + 2.5 * 4 * (100 * 36 + 100) / 3600)
     assert ahead(searching=False).left is None
+
+
+def test_confirmation_does_not_slow_the_pace():
+    assert ahead(searching=False, now=9000.0).trials_per_hour == pytest.approx(100)
 
 
 def test_only_recent_trials_tell_the_pace():
@@ -236,6 +262,11 @@ def test_a_panel_fits_the_terminal(width, height, status):
         assert "B base" in text
 
 
+@pytest.mark.parametrize("width", [1, 5, 10, 18, 19])
+def test_where_there_are_no_columns_there_is_a_title(width, status):
+    assert len(drawn(status, width, 24)) <= (1 if width < 19 else 22)
+
+
 @pytest.mark.parametrize(("term", "encoding"), [("linux", "utf-8"), ("xterm", "ascii")])
 def test_a_screen_without_braille_gets_ascii(term, encoding, status):
     lines = drawn(status, 80, 40, term, encoding=encoding)
@@ -301,12 +332,13 @@ def kept(run: Run, phase: str, **more) -> None:
         "began": time.time() - 100,
         "items": 4,
         "command": "mergefront run s",
+        "holder": str(Holder.of(run.folder / LOCK)),
     }
     Live(phase=phase, **(told | more)).save(run.folder)
 
 
 DEAD = {"pid": 2**22 + 1}
-AWAY = {"machine": "another", "host": "node7"}
+AWAY = {"machine": "another", "host": "node7", "since": "2026-01-01 00:00:00+00:00"}
 
 
 @pytest.mark.parametrize(
@@ -343,6 +375,56 @@ def test_a_status_says_whether_somebody_works(holder, phase, more, state, said, 
     assert any(line.startswith("next") and then in line for line in lines), lines
 
 
+def test_a_driver_that_has_told_nothing_yet_is_not_taken_for_the_one_before(run):
+    hold(run, **DEAD)
+    kept(run, "searching", workers={"w0": Doing("trial 3", "merging", 2.0, 2)}, done=1, total=2)
+    hold(run)
+    seen = look(run)
+    assert (seen.status.state, seen.status.phase) == ("running", "starting")
+    assert not seen.status.workers
+    assert seen.status.confirming is None
+    assert time.time() - seen.status.began < 60
+    hold(run, **AWAY)  # nor does what the other told count as a sign of life
+    old = time.time() - 3600
+    os.utime(run.folder / "sessions.json", (old, old))
+    assert look(run).status.state == "silent"
+
+
+def test_the_session_tells_since_when_it_works(run):
+    hold(run)
+    began = time.time() - 1000
+    kept(run, "searching", began=began, working=began + 400)
+    seen = look(run)
+    assert seen.status.began == began
+    told = [t for t in seen.view.trials.values() if t.state in ("full", "partial")]
+    rate = len(told) / (seen.status.at - began - 400) * 3600
+    assert seen.status.outlook.trials_per_hour == pytest.approx(rate, rel=0.01)
+
+
+def test_trials_that_run_are_named(run):
+    study = studies.open_study(run)
+    numbers = [study.ask().number for _ in range(2)]
+    studies.release(run)
+    (run.folder / "sessions.json").unlink()
+    hold(run)
+    named = f"2 trials: {numbers[0]}, {numbers[1]}"
+    assert f"running     {named}" in status_lines(look(run))
+    hold(run, **DEAD)
+    assert f"unfinished  {named}" in status_lines(look(run))
+
+
+def test_a_run_with_nothing_but_running_trials_was_seen_when_they_began(tmp_path):
+    begun = Begun(tmp_path, budget={"trials": 9}, stored=True)
+    studies.open_study(begun.run).ask()
+    studies.release(begun.run)
+    hold(begun.run, **DEAD)
+    seen = look(begun.run, time.time() + 3600)
+    assert any(
+        line.startswith("state") and "stopped 1 h" in line
+        for line in status_lines(seen, time.time() + 3600)
+    )
+
+
 def test_a_status_has_the_numbers(run):
     hold(run)
     kept(run, "searching", workers={"w0": Doing("trial 3", "merging", 2.0, 2)}, reserve=60.0)
@@ -369,7 +451,7 @@ def test_a_status_is_read_while_the_lock_is_held_and_the_database_written(run):
         assert time.monotonic() - began < 5.0
 
 
-def test_all_runs_are_a_table(run, tmp_path):
+def test_all_runs_are_a_table(run, tmp_path, capsys):
     hold(run, **DEAD)
     (tmp_path / "runs" / "broken").mkdir()
     (tmp_path / "runs" / "broken" / "run.json").write_text("{")
@@ -378,6 +460,12 @@ def test_all_runs_are_a_table(run, tmp_path):
     text = console.export_text()
     assert "3 of 9" in text
     assert "broken" in text
+    capsys.readouterr()
+    print_runs(console, tmp_path / "runs", as_json=True)
+    broken, whole = json.loads(capsys.readouterr().out)
+    assert broken["run"].endswith("runs/broken")
+    assert "run.json" in broken["error"]
+    assert whole["finished"] == 3
     with pytest.raises(RunError, match="holds no runs"):
         print_runs(console, tmp_path / "nowhere", as_json=False)
 
@@ -418,6 +506,29 @@ def test_the_front_as_csv(run, tmp_path):
         print_front(console, run, **options, every=False, out=tmp_path / "x.txt")
 
 
+def test_the_front_goes_to_standard_output_and_into_pipes(run, tmp_path):
+    file = io.StringIO()
+    options = {"as_json": False, "as_csv": True, "every": False, "plot": False}
+    print_front(Console(file=file), run, **options, out=Path("-"))
+    assert file.getvalue().startswith("label,trial,state,")
+    assert not Path("-").exists()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    print_front(Console(file=io.StringIO()), run, **options, out=pipe)
+    reader.join(20)
+    assert read == [file.getvalue()]
+    assert pipe.is_fifo()
+    (tmp_path / "there.csv").write_text("")
+    link = tmp_path / "link.csv"
+    link.symlink_to("there.csv")
+    print_front(Console(file=io.StringIO()), run, **options, out=link)
+    assert link.is_symlink()
+    assert (tmp_path / "there.csv").read_text() == file.getvalue()
+
+
 # --- the listener --------------------------------------------------------------------------------
 
 
@@ -456,6 +567,7 @@ def test_without_a_terminal_there_are_plain_lines(term, run):
     )
     progress, driver = listening(console, run, every=0.0)
     with progress:
+        progress.phase(run, "starting")
         progress.started(driver)
         progress.finished(driver, "trial 1", result(10, 4.0))
         progress.confirming("trial 1", 2, 2)
@@ -472,11 +584,11 @@ def test_without_a_terminal_there_are_plain_lines(term, run):
 
 
 def test_an_error_is_kept_for_other_shells(run):
-    progress, driver = listening(Console(file=io.StringIO()), run)
+    progress, _ = listening(Console(file=io.StringIO()), run)
 
     def failing() -> None:
         with progress:
-            progress.started(driver)
+            progress.phase(run, "starting")
             raise RunError("the disk is gone")
 
     with pytest.raises(RunError):
@@ -486,6 +598,89 @@ def test_an_error_is_kept_for_other_shells(run):
     assert (seen.status.state, seen.status.why) == ("failed", "the disk is gone")
 
 
+def test_an_error_in_the_panel_does_not_end_the_search(run, monkeypatch, caplog):
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError("a plot of nothing")
+
+    monkeypatch.setattr(Panel, "__rich_console__", fails)
+    file = io.StringIO()
+    console = Console(
+        file=file, width=80, height=30, force_terminal=True, _environ={"TERM": "xterm"}
+    )
+    progress, driver = listening(console, run, every=0.0)
+    with progress:
+        progress.phase(run, "starting")
+        progress.started(driver)
+        deadline = time.monotonic() + 20.0
+        while not caplog.records and time.monotonic() < deadline:
+            time.sleep(0.05)  # another thread draws
+        progress.finished(driver, "trial 1", result(10, 4.0))
+        progress.tick(driver)
+        progress.confirming("", 0, 2)
+        progress.confirming("trial 1", 2, 2)
+        progress.phase(run, "testing")
+    assert "trials 3 of 9; rate " in file.getvalue()
+    assert "confirmed 2 of 2: trial 1" in file.getvalue()
+    assert [r.getMessage() for r in caplog.records if "panel" in r.getMessage()] == [
+        "the search goes on without its panel: a plot of nothing"
+    ]
+    told = Live.read(run.folder)
+    assert told is not None
+    assert (told.phase, told.done, told.total) == ("done", 2, 2)
+
+
+def test_what_a_confirmation_is_at_is_kept_with_the_searchs_command(run):
+    hold(run, **DEAD)
+    kept(run, "stopped")
+    hold(run)
+    progress = terminal.Progress(Console(file=io.StringIO()))
+    with progress:
+        for phase in ("starting", "scoring baselines"):
+            progress.phase(run, phase)
+            told = look(run)
+            assert (told.status.state, told.status.phase) == ("running", phase)
+        progress.confirming("", 0, 3)
+        assert look(run).status.confirming == (0, 3)
+        for phase in ("testing", "reporting"):
+            progress.phase(run, phase)
+            assert look(run).status.phase == phase
+    told = Live.read(run.folder)
+    assert told is not None
+    assert (told.phase, told.command) == ("done", "mergefront run s")
+
+
+def test_a_driver_that_lost_its_lock_tells_nothing(run):
+    progress, driver = listening(Console(file=io.StringIO()), run)
+
+    def taken_over() -> None:
+        with progress:
+            progress.phase(run, "starting")
+            progress.started(driver)
+            hold(run, pid=os.getppid())
+            kept(run, "searching")
+            raise RunError("was taken over")
+
+    hold(run)
+    with pytest.raises(RunError):
+        taken_over()
+    told = Live.read(run.folder)
+    assert told is not None
+    assert told.phase == "searching"
+
+
+def test_what_cannot_be_kept_is_told_once(run, caplog):
+    (run.folder / "live.json").unlink(missing_ok=True)
+    (run.folder / "live.json").mkdir()
+    progress, driver = listening(Console(file=io.StringIO()), run)
+    with progress:
+        progress.phase(run, "starting")
+        progress.started(driver)
+        progress.confirming("trial 1", 1, 1)
+    warned = [r.getMessage() for r in caplog.records if "live.json" in r.getMessage()]
+    assert len(warned) == 1
+    assert "cannot be written" in warned[0]
+
+
 def test_a_live_panel_ends_with_the_search(run):
     file = io.StringIO()
     console = Console(
@@ -493,6 +688,7 @@ def test_a_live_panel_ends_with_the_search(run):
     )
     progress, driver = listening(console, run)
     with progress:
+        progress.phase(run, "starting")
         progress.started(driver)
         time.sleep(0.1)
         driver.stopping = True
