@@ -100,7 +100,9 @@ def load_yaml(path: Path) -> Document:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: cannot be read: {one_line(error)}") from error
     return parse_yaml(text, path)
 
@@ -139,7 +141,14 @@ def dump_yaml(data: Any, *, header: str = "") -> str:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write UTF-8 `text` so that `path` holds the old content or all of the new, never a part."""
+    """Write UTF-8 `text` so that `path` holds the old content or all of the new, never a part.
+
+    Where `path` is a link, what it leads to is written; a device or a pipe is written to.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file() and not path.is_dir():
+        path.write_text(text, encoding="utf-8")
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -39,6 +39,7 @@ _EXAMPLES = 250
 _SIZES = {"dev": 330, "confirm": 320, "test": 330}  # the file takes .3, .4 and .3 of them
 _TASKS = "\ntasks:\n"
 _BASELINES = "baselines: [base, experts, uniform, task_arithmetic]"
+_SAMPLER = "{name: auto, seed: 0}"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def write_search(
     """Write a search file for `models`, or for the tiny trio where there are none.
 
     Args:
-        console: takes the lines.
+        console: draws the bars of what is trained.
         file: to write; must not exist.
         models: None for the tiny trio.
         items: the item file as the search file names it; None for examples, written beside it.
@@ -75,19 +76,16 @@ def write_search(
         about = "It runs as it is, on the tiny models of the demo: put yours in their place."
     else:
         about = "The models are yours; look through tasks and objectives below."
-        items = items or _examples(console, file.parent)
+        items = items or _examples(file.parent)
     values |= {"BASE": models.base, "LANGUAGE": models.language, "REASONING": models.reasoning}
     text = _filled(_template(), {**values, "ITEMS": items}).replace("@ABOUT@", about)
     _write(file, text)
 
 
-def write_from_recipe(
-    console: Console, file: Path, recipe: Path, items: str | None, expect: str
-) -> None:
+def write_from_recipe(file: Path, recipe: Path, items: str | None, expect: str) -> None:
     """Write a search file around a merge recipe.
 
     Args:
-        console: takes the lines, and the notes on what is read differently than by mergekit.
         file: to write; must not exist.
         recipe: mergekit's YAML, or ours; beside `file` it is kept in our form, as a baseline.
         items: as for `write_search`.
@@ -104,8 +102,6 @@ def write_from_recipe(
     for note in notes:
         say(f"note: {note}")
     moved = _seen_from(loaded, file.resolve().parent)
-    with writing(own):
-        moved.save(own, header=f"# {recipe.name}, as mergefront reads it.\n")
     head, varied = _head(moved, recipe)
     tail = _TASKS + _template().partition(_TASKS)[2]
     base = ["base"] if moved.base_model is not None else []
@@ -113,12 +109,15 @@ def write_from_recipe(
     assert _BASELINES in tail
     tail = tail.replace(_BASELINES, f"baselines: [{others}]")
     first = f'warm_starts: [published, "recipe:{own.name}"]'
-    tail = tail.replace("{name: auto, seed: 0}", f"{{name: auto, seed: 0, {first}}}")
-    items = items or _examples(console, file.parent)
+    assert _SAMPLER in tail
+    tail = tail.replace(_SAMPLER, f"{{name: auto, seed: 0, {first}}}")
+    items = items or _examples(file.parent)
     values: dict[str, str | int] = {"TOKENS": 2048, "EXPECT": expect, "ITEMS": items}
     original = recipe.read_text(encoding="utf-8")
     kept = "\n".join(f"# {line}".rstrip() for line in original.splitlines())
     end = f"\n# What this was made from, {recipe.name}, whole:\n#\n{kept}\n"
+    with writing(own):
+        moved.save(own, header=f"# {recipe.name}, as mergefront reads it.\n")
     say(f"{varied} numbers of {shown(recipe)} became ranges; as it stands it is {shown(own)}")
     _write(file, head + _filled(tail, values) + end)
 
@@ -160,9 +159,8 @@ def _tiny(console: Console, folder: Path) -> Models:
     return Models(*(f"{TINY}/{name}" for name in ("base", "language", "reasoning")))
 
 
-def _examples(console: Console, folder: Path) -> str:
+def _examples(folder: Path) -> str:
     """`items.jsonl`, with example sums where there is none yet."""
-    del console
     place = folder / "items.jsonl"
     if place.exists():
         return place.name

@@ -93,7 +93,7 @@ def init(
     if from_mergekit is not None:
         if len(missing) < len(given):
             raise ConfigError("--from-mergekit: the recipe names the models; leave out the others")
-        write_from_recipe(console, file, from_mergekit, items, expect)
+        write_from_recipe(file, from_mergekit, items, expect)
         return
     if missing and len(missing) < len(given):
         raise ConfigError(

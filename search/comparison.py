@@ -181,7 +181,7 @@ def print_comparison(
         print_json({**found, "rows": rows_data, "items": as_data(items)})
         return
     a, b = called(a), called(b)
-    title = f"{run.name}: {a} against {b} on {pair.split} items"
+    title = escape(f"{run.name}: {a} against {b} on {pair.split} items")
     narrow = console.width < _WIDE
     padding = (0, 0) if narrow else (0, 1)
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=padding)
@@ -332,7 +332,7 @@ def print_noise(console: Console, run: Run, as_json: bool) -> None:
         print_json([asdict(told) for told in found])
         return
     table = Table(
-        title=f"{run.name}: what the dev items can tell apart (neighbours on the front)",
+        title=escape(f"{run.name}: what the dev items can tell apart (neighbours on the front)"),
         title_justify="left",
     )
     heads = ["score", "items", "error of one", "error of a\ndifference", "items that\ndiffer"]

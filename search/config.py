@@ -275,10 +275,22 @@ def _check_engine(engine: EngineConfig, path: Path, source: Source) -> None:
         raise source.fault(("engine", "responses"), f"{resolved.responses}: no such file")
 
 
+OWN_COLUMNS = (
+    *("label", "trial", "trials", "state", "standing", "on_front", "exported", "feasible"),
+    *("worker", "tokens", "items", "hypervolume", "front_size", "failures", "cost"),
+)
+"""What tables and MLflow call things of ours: no objective is called so."""
+
+
 def _objectives(file: SearchFile, source: Source) -> tuple[Objective, ...]:
     objectives = []
     for name, entry in file.objectives.items():
         where = ("objectives", name)
+        if name in OWN_COLUMNS:
+            raise source.fault(
+                where,
+                f"'{name}' is a column of every table of trials; name the objective otherwise",
+            )
         long = entry if isinstance(entry, ObjectiveEntry) else ObjectiveEntry(score=entry)
         parts, measures = _parts(file, source, where, _names(long))
         for (task, measure), declared in zip(parts, measures, strict=True):

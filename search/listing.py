@@ -77,18 +77,26 @@ def _row(
         "exported": view.chosen is not None and view.chosen.label == label,
         "feasible": member.feasible if member else own.feasible if own else None,
     }
+    rest: dict[str, Any] = {"joint": own.joint if own is not None else None}
+    rest |= _confirmed("joint", member.joint if member else None)
+    rest |= {"tokens": own.tokens if own is not None else None}
+    rest |= {"worker": own.worker if own is not None else None}
+    scores: dict[str, Any] = {}
     for index, objective in enumerate(view.search.objectives):
         name = objective.name
         value = own.values[index] if own is not None and own.values else None
         low, high, n = own.intervals.get(name, (None,) * 3) if own is not None else (None,) * 3
-        row |= {name: value, f"{name}_low": low, f"{name}_high": high, f"{name}_n": n}
-        row |= _confirmed(name, member.confirmed[name] if member else None)
-    row |= {"joint": own.joint if own is not None else None}
-    row |= _confirmed("joint", member.joint if member else None)
-    row |= {"tokens": own.tokens if own is not None else None}
-    row |= {"worker": own.worker if own is not None else None}
+        scores |= {name: value, f"{name}_low": low, f"{name}_high": high, f"{name}_n": n}
+        scores |= _confirmed(name, member.confirmed[name] if member else None)
     params = trial.params if trial else {}
-    return row | {name: params.get(name) for name in view.search.space.distributions()}
+    # An objective may be called `joint`, too: then that column is its own, wherever it stands.
+    return (
+        row
+        | scores
+        | rest
+        | scores
+        | {name: params.get(name) for name in view.search.space.distributions()}
+    )
 
 
 def _confirmed(name: str, told: Estimate | None) -> dict[str, Any]:

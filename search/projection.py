@@ -227,7 +227,7 @@ def of_baseline(run: Run, path: Path) -> Row:
     for stage, spent in result.seconds.items():
         metrics[f"seconds_{stage}"] = float(spent)
     if (both := joint(result)) is not None:
-        metrics["joint"] = both.value
+        metrics.setdefault("joint", both.value)  # which an objective may be called, too
     for reason in studies.CUT_SHORT:
         metrics[f"ended_{reason}"] = result.ended(reason)
     metrics |= _retained(result.retained)
@@ -306,7 +306,9 @@ def confirmed(run: Run) -> dict[tuple[str, str], dict[str, float]]:
     found = {}
     for member in members:
         metrics: dict[str, float] = {}
-        told = member.confirmed | ({"joint": member.joint} if member.joint is not None else {})
+        told = ({"joint": member.joint} if member.joint is not None else {}) | dict(
+            member.confirmed
+        )
         for name, estimate in told.items():
             metrics |= _estimated(f"confirmed_{name}", estimate)
         trial = member.trial
@@ -364,7 +366,7 @@ def _scores(frozen: FrozenTrial, search: Search) -> dict[str, float]:
         if not partial:
             metrics |= {f"{objective.name}_low": low, f"{objective.name}_high": high}
     if "joint" in frozen.user_attrs and not partial:
-        metrics["joint"] = float(frozen.user_attrs["joint"])
+        metrics.setdefault("joint", float(frozen.user_attrs["joint"]))
     return metrics
 
 

@@ -178,7 +178,7 @@ def read_estimate(data: Mapping[str, Any]) -> Estimate:
     """An estimate that was written with `finite`."""
     low, high = data["low"], data["high"]
     return Estimate(
-        data["value"],
+        float(data["value"]),
         -math.inf if low is None else low,
         math.inf if high is None else high,
         data["n"],

@@ -55,6 +55,7 @@ LOCK = ".lock"
 STUDY = "study.db"
 LOG_BYTES = 10_000_000
 """Of `run.log`; two older ones of that size are kept beside it."""
+_MEND = "put back a copy, or start another run with --new"
 _MANIFEST = ("version", "id", "root", "items", "roles", "sources")
 # What a run that was killed while it began leaves.
 _BEFORE_A_RUN = {LOCK, holder_file(Path(LOCK)).name, "search.yaml"}
@@ -270,8 +271,8 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         RunError: another driver has it, or it cannot be made.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         lock = lock_file(folder / LOCK, f"{folder}: another mergefront is working on this run")
     except OSError as error:
@@ -443,11 +444,17 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read: {one_line(error)}") from error
+        raise RunError(f"{path}: cannot be read: {one_line(error)}; {_MEND}") from error
     if not isinstance(manifest, dict) or not {*_MANIFEST} <= {*manifest}:
-        raise RunError(f"{path}: is no run manifest; put back a copy, or start another run")
+        raise RunError(f"{path}: is no run manifest; {_MEND}")
     if manifest["version"] != VERSION:
-        raise RunError(f"{path}: was written by another version of mergefront")
+        raise RunError(
+            f"{path}: was written by another version of mergefront; use that one, or start "
+            "another run with --new"
+        )
+    maps = (manifest[key] for key in ("items", "roles", "sources"))
+    if not isinstance(manifest["root"], str) or not all(isinstance(one, dict) for one in maps):
+        raise RunError(f"{path}: is damaged; {_MEND}")
     return dict(manifest)
 
 

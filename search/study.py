@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -148,11 +148,18 @@ def check_study(run: Run) -> None:
             _look(run)
 
 
+def _nameless(run: Run) -> str:
+    """Why a storage that is there has not the run's study."""
+    return (
+        f"{_place(run, short=True)} holds none of its name, '{run.name}': was the folder renamed?"
+    )
+
+
 def _look(run: Run) -> optuna.Study | None:
     """The study, to be read only; None if there is none and no trial has a result either."""
     storage = opened(run.storage, write=False) if _there(run) else None
     if storage is None or not _holds(storage, run.name):
-        run.refuse_lost(f"{_place(run, short=True)} holds none of its name")
+        run.refuse_lost(_nameless(run))
         return None
     return optuna.load_study(study_name=run.name, storage=storage)
 
@@ -177,7 +184,7 @@ def _own(run: Run) -> optuna.Study:
         lease.told if isinstance(lease, Backup) else None,
     )
     if not _holds(storage, run.name):
-        run.refuse_lost(f"{_place(run, short=True)} holds none of its name")
+        run.refuse_lost(_nameless(run))
         directions = [objective.direction for objective in run.search.objectives]
         optuna.create_study(study_name=run.name, storage=storage, directions=directions)
     return optuna.load_study(study_name=run.name, storage=storage)
@@ -347,10 +354,15 @@ def recipe_of(trial: FrozenTrial, search: Search) -> Recipe | None:
 
 def scored(study: optuna.Study) -> dict[int, FrozenTrial]:
     """Finished trials with scores of their own: complete and no duplicate, by number."""
+    return scored_of(study.get_trials(deepcopy=False))
+
+
+def scored_of(trials: Iterable[FrozenTrial]) -> dict[int, FrozenTrial]:
+    """Those among `trials`, as `scored`."""
     return {
         trial.number: trial
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if DUPLICATE_OF not in trial.user_attrs
+        for trial in trials
+        if trial.state == TrialState.COMPLETE and DUPLICATE_OF not in trial.user_attrs
     }
 
 

@@ -8,7 +8,7 @@ go on meanwhile: it is then what stood when it was read.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -26,8 +26,10 @@ from search import study as studies
 from search.account import HELD_OUT, Account
 from search.config import Search
 from search.confirm import Member
-from search.errors import ExportError
+from search.errors import ExportError, RunError
 from search.export import tested
+from search.front import front as front_of
+from search.front import hypervolume
 from search.importance import FEWEST, Importance, of_trials
 from search.ledger import Session, sessions
 from search.progress import Progress
@@ -174,7 +176,6 @@ class RunView:
         problem: why nothing is exported though members are confirmed; "" else.
         test: what the exported one scored on the test items.
         account: what the run spent.
-        steps: how the search went, a step a finished trial.
         sessions: when workers were held.
         incidents: the newest faults, oldest first: at, kind, where, message.
     """
@@ -189,7 +190,6 @@ class RunView:
     problem: str
     test: Result | None
     account: Account
-    steps: list[Step]
     sessions: list[Session]
     incidents: list[dict[str, str]] = field(default_factory=list)
     _frozen: Mapping[int, FrozenTrial] = field(default_factory=dict, repr=False)
@@ -209,7 +209,8 @@ class RunView:
         """
         search = run.search
         frozen = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
-        front, steps = _steps(frozen, search)
+        scored = studies.scored_of(frozen)
+        front = front_of(studies.points(scored, search))
         incidents = run.incidents.recent(_ASKED)
         members = confirming.load(run)[0] if run.confirmed.is_file() else []
         chosen, problem = None, ""
@@ -219,10 +220,24 @@ class RunView:
             except ExportError as error:
                 problem = str(error)
         held = sessions(run) if held is None else held
+        trials = {}
+        for told in frozen:
+            try:
+                trials[told.number] = _trial(told, search, front, incidents)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                where = f"{run.folder}: trial {told.number} of the study is damaged"
+                raise RunError(
+                    f"{where} ({type(error).__name__}); put it back from a copy"
+                ) from error
+        lost = [m.label for m in members if m.trial is not None and m.trial not in trials]
+        if lost:
+            raise RunError(
+                f"{run.confirmed}: {lost[0]} is not in the study; put it back from a copy"
+            )
         return cls(
             run=run,
             search=search,
-            trials={t.number: _trial(t, search, front, incidents) for t in frozen},
+            trials=trials,
             baselines=dict(_baselines(run)),
             front=front,
             members=members,
@@ -230,10 +245,9 @@ class RunView:
             problem=problem,
             test=None if chosen is None else tested(run, chosen),
             account=Account.of(run, study, held),
-            steps=steps,
             sessions=list(held),
             incidents=incidents,
-            _frozen=studies.scored(study),
+            _frozen=scored,
         )
 
     @property
@@ -246,10 +260,19 @@ class RunView:
         """The trials with scores of their own, by number."""
         return {number: trial for number, trial in self.trials.items() if trial.scored}
 
-    @property
-    def volumes(self) -> list[tuple[int, float]]:
-        """(finished trials, hypervolume), a pair a finished trial."""
-        return [(step.finished, step.volume) for step in self.steps]
+    @cached_property
+    def volume(self) -> float:
+        """Hypervolume of the front, in gains over the objectives' references."""
+        told = studies.points(self._frozen, self.search)
+        return hypervolume([told[number] for number in self.front])
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        """How the search went, a step a finished trial.
+
+        With four objectives and more, each volume of a large front takes a while.
+        """
+        return _steps(self._frozen.values(), self.search)
 
     @cached_property
     def importances(self) -> list[Importance]:
@@ -333,18 +356,17 @@ def baseline_labels(run: Run) -> dict[str, str]:
     return {run.baseline(label).stem: label for label in labels}
 
 
-def _steps(frozen: Sequence[FrozenTrial], search: Search) -> tuple[list[int], list[Step]]:
-    """The front now, and how it grew; what was taken over is there from the beginning."""
+def _steps(scored: Iterable[FrozenTrial], search: Search) -> list[Step]:
+    """How the front grew; what was taken over is there from the beginning."""
     progress, steps = Progress(search), []
-    told = [t for t in frozen if t.state == TrialState.COMPLETE]
-    told.sort(key=lambda t: (studies.counts(t), _epoch(t.datetime_complete), t.number))
+    told = sorted(scored, key=lambda t: (studies.counts(t), _epoch(t.datetime_complete), t.number))
     for trial in told:
         before = progress.finished
         progress.add(trial)
         if progress.finished > before:
             at = _epoch(trial.datetime_complete)
             steps.append(Step(progress.finished, at, progress.volume, len(progress.front)))
-    return progress.front, steps
+    return steps
 
 
 def _trial(

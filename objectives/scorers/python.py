@@ -181,11 +181,16 @@ class Python(Scorer):
                 f" [{own.range[0]:g}, {own.range[1]:g}], direction: {own.direction},"
                 f" binary: {binary}"
             )
-        return lambda sample: {
-            "details": scorer.details(sample),
-            "score": scorer.score(sample),
-            **scorer.extras(sample),
-        }
+
+        def key_of(key: str) -> str:
+            return key.removeprefix(scorer.name).removeprefix(".") or "score"
+
+        def called(sample: Sample) -> dict[str, Any]:
+            rated = scorer.rated(sample)
+            details = {key_of(key): text for key, text in rated.details.items()}
+            return {"details": details} | {key_of(key): x for key, x in rated.scores.items()}
+
+        return called
 
     def _inside(self) -> AbstractContextManager[None]:
         return inside(self.params.function, self.params.root)

@@ -32,9 +32,14 @@ FAMILIES: tuple[Callable[[RunView], Figure | None], ...] = (
 """In the order of a page; None is what has nothing to show."""
 
 
-def figures(view: RunView) -> list[Figure]:
-    """The figures that a run has data for."""
-    return [figure for family in FAMILIES if (figure := family(view)) is not None]
+def figures(view: RunView, failed: Callable[[str, Exception], None] | None = None) -> list[Figure]:
+    """The figures that a run has data for; `failed` as of `write`."""
+    found: list[Figure] = []
+    for family in FAMILIES:
+        with _guarded(family.__name__, failed):
+            figure = family(view)
+            found += [] if figure is None else [figure]
+    return found
 
 
 def draw(view: RunView) -> None:
@@ -42,12 +47,17 @@ def draw(view: RunView) -> None:
 
     What cannot be drawn is an incident, figure by figure: it must not cost the night's result.
     """
+    write(view, view.run.folder, incident(view))
+
+
+def incident(view: RunView) -> Callable[[str, Exception], None]:
+    """What is told what could not be drawn and why, and records it."""
 
     def failed(what: str, error: Exception) -> None:
         told = f"{type(error).__name__}: {error}"
         view.run.incidents.record(Kind.NOT_DRAWN, f"figure {what}", told)
 
-    write(view, view.run.folder, failed)
+    return failed
 
 
 def write(

@@ -49,7 +49,7 @@ def front(view: RunView) -> Figure | None:
 
 def _caption(view: RunView, pairs: int) -> str:
     scored = view.scored.values()
-    partial = sum(trial.state == "partial" for trial in scored)
+    partial = sum(trial.state == "partial" and trial.feasible for trial in scored)
     broken = sum(trial.state == "fault" for trial in view.trials.values())
     unfit = sum(not trial.feasible for trial in scored)
     lines = [

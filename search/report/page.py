@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -16,8 +17,8 @@ from markupsafe import Markup
 
 from merge_core.yaml_io import write_atomic
 from search.comparison import signed
-from search.export import spelled
-from search.figures import Figure, figures
+from search.export import short, spelled
+from search.figures import Figure, figures, incident
 from search.incidents import Kind
 from search.report.headline import Standing, headline
 from search.report.samples import samples
@@ -40,12 +41,18 @@ NAME = "report.html"
 """Of the report in a run folder."""
 
 
-def write(view: RunView, standing: Standing, path: Path | None = None) -> Path:
+def write(
+    view: RunView,
+    standing: Standing,
+    path: Path | None = None,
+    failed: Callable[[str, Exception], None] | None = None,
+) -> Path:
     """Write a run's report, atomically; its path.
 
     Args:
         view: of the run, in any state: running, stopped, failed, finished.
         standing: whether somebody works on it.
+        failed: told which figure could not be drawn and why, and the rest is; None: it is raised.
         path: the file; default `report.html` in the run folder.
 
     Raises:
@@ -53,7 +60,7 @@ def write(view: RunView, standing: Standing, path: Path | None = None) -> Path:
         OSError: the file cannot be written.
     """
     path = view.run.folder / NAME if path is None else path
-    write_atomic(path, page(view, standing))
+    write_atomic(path, page(view, standing, failed))
     return path
 
 
@@ -63,13 +70,18 @@ def draw(view: RunView, *, stopped: bool) -> None:
     What goes wrong is an incident: it must not cost the night's result.
     """
     try:
-        write(view, Standing("stopped" if stopped else "finished", time.time()))
+        ended = Standing("stopped" if stopped else "finished", time.time())
+        write(view, ended, failed=incident(view))
     except Exception as error:  # noqa: BLE001 (whatever it is: the results are what counts)
         told = f"{type(error).__name__}: {error}"
         view.run.incidents.record(Kind.NOT_DRAWN, NAME, told)
 
 
-def page(view: RunView, standing: Standing) -> str:
+def page(
+    view: RunView,
+    standing: Standing,
+    failed: Callable[[str, Exception], None] | None = None,
+) -> str:
     """The report of a run as HTML that needs nothing but itself.
 
     Raises:
@@ -82,7 +94,7 @@ def page(view: RunView, standing: Standing) -> str:
     told = noise[0] if noise is not None else []
     tiles, account = spent(view)
     recipe, not_mergekit = recipes(view)
-    drawn = figures(view)
+    drawn = figures(view, failed)
     plots = _plots(drawn)
     scripts = [f"{get_plotlyjs()}\n"] if drawn else []
     scripts.append(_resource("page.js"))
@@ -137,7 +149,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "spelled": spelled,
         "signed": signed,
-        "short": lambda estimate: spelled(estimate).partition(" ")[0],
+        "short": short,
     }
     return environment
 

@@ -561,6 +561,27 @@ def without_study(study: bytes | None = None) -> None:
         (run.folder / STUDY).write_bytes(study)
 
 
+def confirmed(trial: int, **changes: object) -> None:
+    """A run of which one trial is confirmed."""
+    run = a_run()
+    open_study(run)
+    told = {key: {"value": 0.5, "low": 0.1, "high": 0.9, "n": 4} for key in ("right", "english")}
+    models = [{"model": "a", "parameters": {"weight": 1}}]
+    member = {
+        "label": f"trial {trial}",
+        "trial": trial,
+        "fingerprint": "0",
+        "recipe": {"merge_method": "linear", "models": models},
+        "claimed": told,
+        "confirmed": told,
+        "joint": None,
+        "feasible": True,
+        "on_front": True,
+    }
+    data = {"finished": 0, "members": [member | changes]}
+    (run.folder / "confirmed.json").write_text(json.dumps(data))
+
+
 def in_a_storage_that_was_emptied() -> None:
     """The same, of a run whose study was in a storage of the user's own."""
     Path("search.yaml").write_text(GOOD + "storage: sqlite:///own.db\n")
@@ -816,7 +837,7 @@ CASES = {
     },
     **{
         f"emptied storage of the user's own: {' '.join(command)}": Case(
-            ("holds results of 2 trials but no study (own.db holds none of its name)",),
+            ("holds results of 2 trials but no study (own.db holds none of its name, ",),
             command,
             do=in_a_storage_that_was_emptied,
         )
@@ -844,6 +865,27 @@ CASES = {
             do=lambda text=text: (a_run(), Path("runs/search/search.yaml").write_text(text)),
         )
         for text, says in (("", "is no search file"), ("[]", "is no search file"), ("{}", ""))
+    },
+    **{
+        f"manifest with {key} {value!r}": Case(
+            ("runs/search/run.json: is damaged; put back a copy",),
+            ("status", "runs/search"),
+            do=lambda key=key, value=value: a_run(**{key: value}),
+        )
+        for key, value in (("root", 3), ("sources", []))
+    },
+    **{
+        f"confirmed front with {change}": Case(
+            ("runs/search/confirmed.json: cannot be read; delete it and `mergefront confirm",),
+            ("front", "runs/search"),
+            do=lambda change=change: confirmed(0, **change),
+        )
+        for change in (
+            {"claimed": []},
+            {"confirmed": {}},
+            {"claimed": {"right": {"value": "x", "low": 0, "high": 1, "n": 4}}},
+            {"recipe": {}},
+        )
     },
     "run of another version": Case(
         ("run.json: was written by another version",),
@@ -919,20 +961,7 @@ def test_wrong_checkpoints_items_recipes_and_use_are_one_line(name, workplace, m
 
 
 def test_a_pick_that_was_not_confirmed_is_named_beside_what_was(workplace, mergefront):
-    a_run()
-    open_study(Run.open(Path("runs/search")))
-    member = {
-        "label": "trial 2",
-        "trial": 2,
-        "fingerprint": "0",
-        "recipe": {},
-        "claimed": {},
-        "confirmed": {},
-        "joint": None,
-        "feasible": True,
-        "on_front": True,
-    }
-    Path("runs/search/confirmed.json").write_text(json.dumps({"finished": 0, "members": [member]}))
+    confirmed(2)
     ended = mergefront("export", "runs/search", "--pick", "trial:7")
     check_line(ended, "--pick trial:7: not among the confirmed members (trial:2)")
 

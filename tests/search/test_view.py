@@ -69,10 +69,10 @@ def test_front_and_steps_are_those_of_the_study(tmp_path: Path, drawn: list) -> 
     assert view.front == studies.current_front(study, search)
     assert [n for n, trial in view.trials.items() if trial.on_front] == sorted(view.front)
     assert len(view.steps) == len(studies.paid(studies.scored(study)))
-    assert [finished for finished, _ in view.volumes] == list(range(1, len(view.steps) + 1))
+    assert [step.finished for step in view.steps] == list(range(1, len(view.steps) + 1))
     if view.steps:
         whole = studies.points(studies.scored(study), search)
-        assert view.volumes[-1][1] == pytest.approx(hypervolume(list(whole.values())))
+        assert view.volume == pytest.approx(hypervolume(list(whole.values())))
         assert view.steps[-1].size == len(view.front)
     kinds = ["full" if kind == "unfit" else kind for _, _, kind in drawn]
     assert [trial.state for trial in view.trials.values()] == kinds
@@ -145,6 +145,14 @@ def test_a_damaged_result_is_told_and_a_study_of_before_opens(tmp_path: Path) ->
     path.write_text("{")
     with pytest.raises(RunError, match="damaged"):
         RunView.of(view.run, study_of(search, []))
+
+
+def test_a_trial_whose_attributes_are_damaged_is_named(tmp_path: Path) -> None:
+    search = search_of(tmp_path)
+    view = view_of(tmp_path, search, [])
+    study = study_of(search, [Told((0.5, 0.5)), Told((0.4, 0.6), {"seconds": "x"})])
+    with pytest.raises(RunError, match="trial 1 of the study is damaged"):
+        RunView.of(view.run, study)
 
 
 @given(
