@@ -374,11 +374,11 @@ def _end(
     view = RunView.of(opened, study, ledger.sessions)
     if not stopped:
         opened.blocks.clear()
+    if members:  # first, for pages may fill the disk
+        write_report(opened, members, view.account)
     if trials:
         figures.draw(view)
         report.draw(view, stopped=stopped)
-    if members:
-        write_report(opened, members, view.account)
     tracker.report()  # what the folder holds by now
     tracker.close()
     return Found(
