@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,6 +26,7 @@ from merge_core.yaml_io import unknown
 from objectives import EngineConfig, SplitConfig, TaskConfig
 from objectives.engines import TransformersConfig
 from objectives.wording import shown
+from search.names import model_name, version_alias
 from search.samplers import SAMPLERS, named
 from search.secrets import can_expand, expanded
 
@@ -305,15 +307,11 @@ class TrackingEntry(Strict):
     retained: bool = Field(
         True, description="count how much of each expert a trial's merge retains"
     )
-    register_as: str | None = Field(
-        None,
-        pattern=r"^[^/:'\"`]+$",
-        description="register the exported recipe as a version of this model in MLflow",
+    register_as: Annotated[str, AfterValidator(model_name)] | None = Field(
+        None, description="register the exported recipe as a version of this model in MLflow"
     )
-    alias: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z][\w-]*$",
-        description="of that version, for example champion",
+    alias: Annotated[str, AfterValidator(version_alias)] | None = Field(
+        None, description="of that version, for example champion"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
+from merge_core.card import code, md, table
 from objectives import Estimate
 from search.confirmed import findings, ordered, standing
 from search.export import spelled
@@ -45,8 +46,8 @@ def above(note: str, held: str) -> str:
 def _head(view: RunView, experiment: str) -> Iterator[str]:
     """What MLflow shows before one asks for more: how it stands, where to look, what it is."""
     search, file = view.search, view.search.file
-    models = ", ".join(f"`{entry.model}`" for entry in file.models)
-    on = f" onto `{file.base_model}`" if file.base_model else ""
+    models = ", ".join(code(entry.model) for entry in file.models)
+    on = f" onto {code(file.base_model)}" if file.base_model else ""
     links = [view_link("", experiment, key_for(view.run, key)) for key in (FRONT, ALL)]
     yield _standing(view)
     yield ""
@@ -64,10 +65,10 @@ def _standing(view: RunView) -> str:
         return "No trial has finished yet."
     front = f"{finished} trials, {len(view.front)} on the front"
     if view.chosen is not None:
-        scores = (f"{name} {spelled(e)}" for name, e in view.chosen.confirmed.items())
-        return f"**{view.chosen.label} is exported: {', '.join(scores)}**, confirmed. {front}."
+        scores = (f"{md(name)} {spelled(e)}" for name, e in view.chosen.confirmed.items())
+        return f"**{md(view.chosen.label)} is exported: {', '.join(scores)}**, confirmed. {front}."
     if view.members:
-        return f"**Confirmed, but nothing is exported: {view.problem}.** {front}."
+        return f"**Confirmed, but nothing is exported: {md(view.problem)}.** {front}."
     return f"**{front}, not confirmed yet**: its scores are claims."
 
 
@@ -77,43 +78,51 @@ def _found(view: RunView) -> Iterator[str]:
         yield "### Found"
         yield ""
         both = any(member.joint is not None for member in view.members)
-        heads = [f"{name}: claimed | confirmed [95%]" for name in names]
+        heads = [""]
+        for name in names:
+            heads += [f"{md(name)}: claimed", "confirmed [95%]"]
         heads += ["right and in the language"] if both else []
-        yield from _table(["", *heads, "standing"], 2 * len(names) + 2 + both)
+        rows = []
         for member in ordered(view.run, view.members)[:_ROWS]:
             exported = view.chosen is not None and member.label == view.chosen.label
-            label, where = _cell(member.label), _cell(standing(member))
+            label, where = spaced(md(member.label)), spaced(md(standing(member)))
             cells = [f"**{label}**" if exported else label]
             for name in names:
                 cells += [f"{member.claimed[name].value:.3f}", _whole(member.confirmed[name])]
             if both:
                 cells.append(_whole(member.joint) if member.joint is not None else "")
-            yield f"| {' | '.join([*cells, '**exported**' if exported else where])} |"
+            rows.append([*cells, "**exported**" if exported else where])
+        yield from _table([*heads, "standing"], rows)
         yield from _more(len(view.members) - _ROWS)
         if view.test is not None and view.chosen is not None:
-            scores = (f"{o.name} {spelled(view.test.estimate(o))}" for o in view.search.objectives)
-            n = view.test.estimate(view.search.objectives[0]).n
+            scored = {o.name: view.test.estimate(o) for o in view.search.objectives}
+            told = ", ".join(f"{md(name)} {spelled(e)}" for name, e in scored.items())
+            n = next(iter(scored.values())).n
             yield ""
-            yield f"{view.chosen.label} on {n} test items, scored once: **{', '.join(scores)}**."
+            yield f"{md(view.chosen.label)} on {n} test items, scored once: **{told}**."
         yield ""
-        yield from _bullets(findings(view.run, view.members))
+        yield from _bullets([md(line) for line in findings(view.run, view.members)])
     elif view.front:
         yield "### The front so far (claimed)"
         yield ""
-        yield from _table(["", *(f"{name} [95%]" for name in names)], 1 + len(names))
-        for number in view.front[:_ROWS]:
-            trial = view.trials[number]
-            yield _row(f"trial {number}", names, trial.values, trial.intervals)
+        shown = [(f"trial {number}", view.trials[number]) for number in view.front[:_ROWS]]
+        rows = [_row(label, names, trial.values, trial.intervals) for label, trial in shown]
+        rows += [
+            _row(f"baseline {label}", names, baseline.values, baseline.intervals)
+            for label, baseline in islice(view.baselines.items(), _ROWS)
+        ]
+        yield from _table(["", *(f"{md(name)} [95%]" for name in names)], rows)
         yield from _more(len(view.front) - _ROWS)
-        for label, baseline in islice(view.baselines.items(), _ROWS):
-            yield _row(f"baseline {label}", names, baseline.values, baseline.intervals)
 
 
 def _failed(view: RunView) -> Iterator[str]:
     failed = [t for t in view.trials.values() if t.state in ("failed", "fault")]
     # Those that were half asked for when a driver was killed took nothing.
     failed = [t for t in failed if t.recipe is not None]
-    told = [f"trial {t.number}: {t.why or 'no worker could do it; see `run.log`'}" for t in failed]
+    told = [
+        f"trial {t.number}: {md(t.why) if t.why else 'no worker could do it; see `run.log`'}"
+        for t in failed
+    ]
     if view.account.faults:
         counts = ", ".join(f"{count} {kind}" for kind, count in view.account.faults.items())
         told.insert(0, f"incidents: {counts} (`mergefront status` names the newest)")
@@ -146,11 +155,12 @@ def _reading(view: RunView) -> Iterator[str]:
     search, file = view.search, view.search.file
     yield "### Reading the columns"
     yield ""
-    yield from _table(["objective", "is the mean of", "better"], 3)
+    rows = []
     for objective in search.objectives:
         parts = ", ".join("/".join(part) for part in objective.parts)
         better = "higher" if objective.direction == "maximize" else "lower"
-        yield f"| {objective.name} | {_cell(parts)} | {better} |"
+        rows.append([md(objective.name), spaced(md(parts)), better])
+    yield from _table(["objective", "is the mean of", "better"], rows)
     yield ""
     yield (
         "- Blue is the front, grey the other trials, orange the baselines. `NAME_low` and "
@@ -173,18 +183,17 @@ def _reading(view: RunView) -> Iterator[str]:
 
 def _row(
     label: str, names: Sequence[str], values: Sequence[float], intervals: Mapping[str, Interval]
-) -> str:
-    cells = [_cell(label)]
+) -> list[str]:
+    cells = [spaced(md(label))]
     for name, value in zip(names, values, strict=True):
         low, high, _ = intervals.get(name, (None, None, 0))
         sure = "" if low is None else f"{_GAP}[{low:.3f},{_GAP}{high:.3f}]"
         cells.append(f"{value:.3f}{sure}")
-    return f"| {' | '.join(cells)} |"
+    return cells
 
 
-def _table(heads: Sequence[str], columns: int) -> Iterator[str]:
-    yield f"| {' | '.join(heads)} |"
-    yield f"|{'---|' * columns}"
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield from table(heads, rows).splitlines()
 
 
 def _bullets(lines: Sequence[str]) -> Iterator[str]:
@@ -197,9 +206,9 @@ def _more(count: int) -> Iterable[str]:
     return ["", f"and {count} more: `front.html` draws all"] if count > 0 else []
 
 
-def _cell(text: str) -> str:
-    """Text that cannot end a cell of a table, and stands off the next: MLflow leaves no room."""
-    return text.replace("|", "\\|").replace("<", "&lt;") + _GAP
+def spaced(cell: str) -> str:
+    """A table's cell that stands off the next: MLflow leaves no room between them."""
+    return cell + _GAP
 
 
 def _whole(estimate: Estimate) -> str:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from merge_core.card import code, md, table
 from merge_core.errors import RecipeError
+from merge_core.references import HUB_ID, split_reference
 from search.confirm import Member
 from search.errors import ExportError, RunError
 from search.export import save_recipe, spelled, tested
+from search.mlflow_note import above, spaced
 from search.mlflow_store import Store
+from search.names import model_name, version_alias
 from search.projection import TRIAL
 from search.run import Run
 from search.study import FINGERPRINT
 
-NAME = r"[^/:'\"`\x00-\x1f]{1,250}"
-"""Names of registered models: what MLflow takes, without what its filters cannot say."""
-ALIAS = r"(?!latest$|[vV]\d+$)[A-Za-z][\w-]{0,200}"
-"""Names of versions: MLflow keeps `latest` and `v1` for its own."""
 FOLDER = "registered"
 """Of a trial's files: those of the version."""
 
@@ -46,7 +45,8 @@ class Version:
 def register(store: Store, member: Member, name: str, alias: str | None = None) -> Version:
     """Make a confirmed member's recipe a version of the model `name`, which may be a new one.
 
-    A recipe that is one already stays the one version, with the scores that it has now. Its files
+    A recipe that is one already stays the one version, with the scores that it has now and what
+    people wrote below its description. Its files
     are those of the trial's own run: `recipe.yaml`, and `mergekit_config.yml` where mergekit has
     the method.
 
@@ -60,10 +60,7 @@ def register(store: Store, member: Member, name: str, alias: str | None = None) 
         ExportError: MLflow takes no such name or alias.
         RunError: MLflow does not have the trial.
     """
-    if not re.fullmatch(NAME, name):
-        raise ExportError(f"{name!r}: a registered model's name has no / : or quotes in it")
-    if alias is not None and not re.fullmatch(ALIAS, alias):
-        raise ExportError(f"--alias {alias!r}: letters, digits, _ and -; neither latest nor v1")
+    _check(name, alias)
     run_id = store.find((TRIAL, str(member.trial)))
     if run_id is None:
         run = f"{store.run.folder.parent.name}/{store.run.name}"
@@ -80,6 +77,9 @@ def register(store: Store, member: Member, name: str, alias: str | None = None) 
         for key, value in tags.items():
             if version.tags.get(key) != value:
                 store.client.set_model_version_tag(name, version.version, key, value)
+        held = version.description or ""
+        if (told := above(_description(store.run, member), held)) != held:
+            store.client.update_model_version(name, version.version, told)
     else:
         _put_files(store, run_id, member)
         version = store.client.create_model_version(
@@ -87,13 +87,26 @@ def register(store: Store, member: Member, name: str, alias: str | None = None) 
             f"runs:/{run_id}/{FOLDER}",
             run_id,
             tags=tags,
-            description=_description(store.run, member),
+            description=above(_description(store.run, member), ""),
         )
     if alias is not None:
         store.client.set_registered_model_alias(name, alias, version.version)
-    held = store.client.list_artifacts(version.run_id, FOLDER)
-    files = tuple(file.path.removeprefix(f"{FOLDER}/") for file in held)
+    there = store.client.list_artifacts(version.run_id, FOLDER)
+    files = tuple(file.path.removeprefix(f"{FOLDER}/") for file in there)
     return Version(name, str(version.version), member.label, not found, files)
+
+
+def _check(name: str, alias: str | None) -> None:
+    """ExportError if MLflow takes no such name of a model, or no such alias."""
+    try:
+        model_name(name)
+    except ValueError as error:
+        raise ExportError(str(error)) from None
+    try:
+        if alias is not None:
+            version_alias(alias)
+    except ValueError as error:
+        raise ExportError(f"--alias {error}") from None
 
 
 def _model(store: Store, name: str) -> None:
@@ -101,8 +114,9 @@ def _model(store: Store, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
     file = store.run.search.file
-    models = ", ".join(entry.model for entry in file.models)
-    on = f" onto {file.base_model}" if file.base_model else ""
+    root = store.run.search.root
+    models = ", ".join(md(_public(entry.model, root)) for entry in file.models)
+    on = f" onto {md(_public(file.base_model, root))}" if file.base_model else ""
     try:
         store.client.create_registered_model(
             name, description=f"Recipes of merges of {models}{on}, found by mergefront."
@@ -110,6 +124,17 @@ def _model(store: Store, name: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+
+
+def _public(reference: str, root: Path) -> str:
+    """A model as others know it: a hub id, or a folder's own name without those above it."""
+    parts = split_reference(reference, root) or (reference,)
+    return "+".join(
+        part
+        if HUB_ID.fullmatch(part.partition("@")[0]) and not (root / part).exists()
+        else Path(part).name
+        for part in parts
+    )
 
 
 def _put_files(store: Store, run_id: str, member: Member) -> None:
@@ -140,20 +165,22 @@ def _tags(run: Run, member: Member) -> Iterator[tuple[str, str]]:
 def _description(run: Run, member: Member) -> str:
     """What a version is and how to make its checkpoint, as Markdown."""
     test = tested(run, member)
-    last = " test, scored once |" if test else ""
-    lines = [
-        f"{member.label} of the search `{run.name}`, fingerprint `{member.fingerprint}`.",
-        "",
-        f"| objective | confirmed [95%], held out | items |{last}",
-        f"|---|---|---|{'---|' if test else ''}",
-    ]
+    rows = []
     for objective in run.search.objectives:
         estimate = member.confirmed[objective.name]
-        row = f"| {objective.name} | {spelled(estimate)} | {estimate.n} |"
-        lines.append(row + (f" {spelled(test.estimate(objective))} |" if test else ""))
-    if member.joint is not None:
-        lines.append(f"| right and in the language | {spelled(member.joint)} | {member.joint.n} |")
+        row = [md(objective.name), spelled(estimate), str(estimate.n)]
+        rows.append(row if test is None else [*row, spelled(test.estimate(objective))])
+    if (both := member.joint) is not None:
+        row = ["right and in the language", spelled(both), str(both.n)]
+        rows.append(row if test is None else [*row, ""])
+    header = ["objective", "confirmed [95%], held out", "items"]
+    header += [] if test is None else ["test, scored once"]
+    parts = [
+        f"{md(member.label)} of the search {code(run.name)}, fingerprint "
+        f"{code(member.fingerprint)}.",
+        table(header, [[*map(spaced, row)] for row in rows]).rstrip(),
+    ]
     if not member.feasible:
-        lines += ["", "**It does not hold the search's constraints with 95% confidence.**"]
-    lines += ["", "`mergefront merge recipe.yaml OUT` writes its checkpoint."]
-    return "\n".join(lines).replace(" |", "\u00a0 |")  # MLflow leaves no room between columns
+        parts.append("**It does not hold the search's constraints with 95% confidence.**")
+    parts.append("`mergefront merge recipe.yaml OUT` writes its checkpoint.")
+    return "\n\n".join(parts)
