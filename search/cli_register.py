@@ -44,10 +44,10 @@ def register(
     opened = Run.open(run)
     members, _ = confirming.load(opened)
     chosen = confirming.choose(opened.search, members, pick, best_effort=best_effort)
-    uri = tracking_uri or opened.tracking
-    if not is_made(uri):
-        raise StorageError(f"{redacted(uri)}: nothing is tracked there yet")
+    uri = opened.tracking if tracking_uri is None else tracking_uri
     with answering(opened, tracking_uri):
+        if not is_made(uri):
+            raise StorageError(f"{redacted(uri)}: nothing is tracked there yet")
         store = Store(opened, uri, create=False)
         version = register_member(store, chosen, name, alias)
     how = "registered as" if version.made else "is already"

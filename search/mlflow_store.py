@@ -17,6 +17,7 @@ from merge_core.yaml_io import dump_yaml
 from search.errors import StorageError
 from search.item_pages import Asked, diff_table, items_table, prompts_of
 from search.mlflow_note import NOTE, above
+from search.mlflow_place import refuse_absent, refuse_moved
 from search.mlflow_view import views_of
 from search.projection import BASELINE, BESIDE, COLOR, ROLE, SEARCH_COLOR, TRIAL, Report, Row
 from search.results import Result
@@ -81,6 +82,9 @@ class Store:
         uri: of the store; default the run's own.
         create: make the experiment and the search's own run where they are missing.
 
+    Raises:
+        StorageError: the store is a database that does not answer, or one in a copied run.
+
     Attributes:
         client: for what is not here.
         run: whose.
@@ -96,6 +100,7 @@ class Store:
     def __init__(self, run: Run, uri: str | None = None, *, create: bool = True) -> None:
         mlflow = import_mlflow()
         uri = run.tracking if uri is None else uri
+        refuse_absent(uri)
         if create:
             _make(uri)
         self.client = mlflow.MlflowClient(tracking_uri=uri)
@@ -118,6 +123,7 @@ class Store:
         name = experiment_name(run)
         found = self.client.get_experiment_by_name(name)
         if found is not None:
+            refuse_moved(run, uri, found.artifact_location)
             return str(found.experiment_id)
         if not create:
             return ""
@@ -194,7 +200,8 @@ class Store:
         """Give a trial's or baseline's run its confirmed scores."""
         run_id = self.find(key)
         if run_id is not None:
-            self.client.set_tag(run_id, "confirmed", "true")
+            if self.client.get_run(run_id).data.tags.get("confirmed") != "true":
+                self.client.set_tag(run_id, "confirmed", "true")
             self.latest(run_id, metrics)
 
     def report(self, report: Report) -> None:
@@ -334,7 +341,9 @@ class Store:
 
 @contextmanager
 def answering(run: Run, uri: str | None) -> Iterator[None]:
-    """Turn what an absent store raises into one line."""
+    """Turn what an absent store raises into one line; StorageError for an empty `uri`, too."""
+    if uri is not None and not uri.strip():
+        raise StorageError(f"--tracking-uri {uri!r}: name a store or a server, or leave it out")
     mlflow = import_mlflow()
     try:
         yield
