@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +19,7 @@ import optuna
 
 from search import projection
 from search import study as studies
+from search.confirm import Member
 from search.errors import SearchError, StorageError
 from search.incidents import Kind
 from search.mlflow_link import link_for
@@ -68,6 +70,7 @@ class Tracker:
         self._rest = _REST_S
         self._rests_until = 0.0
         self._ending = False
+        self._chosen: Member | None = None
         self._near: projection.Nearby | None = None
         self._noted = 0.0
         import_mlflow()  # in the thread, others would meet a half-imported pandas
@@ -101,8 +104,7 @@ class Tracker:
 
     def report(self) -> None:
         """The session ends: the search's own run gets what its folder holds by now."""
-        self._ending = True
-        self._put(self._tell_of_search)
+        self._ending = True  # `close` does it, after all that waits
 
     def confirmed(self) -> None:
         """Members are confirmed; their scores are in the run folder."""
@@ -142,6 +144,7 @@ class Tracker:
         if self._ours:
             self._behind = True  # look once more, whatever the rest
             self._try(self._last)
+            self._register()
 
     def _try(self, action: Callable[[], None]) -> None:
         try:
@@ -171,7 +174,10 @@ class Tracker:
         self._rests_until = time.monotonic() + self._rest
         self._rest = min(2 * self._rest, _LONGEST_REST_S)
         if self.problem is None:
-            self.problem = f"{said(error)[:200]}; `mergefront sync` fills it in"
+            # Ours says all that there is to do; others' go on for pages.
+            told = said(error) if isinstance(error, SearchError) else said(error)[:200]
+            mend = "" if "`mergefront sync`" in told else "; `mergefront sync` fills it in"
+            self.problem = told + mend
 
     def _catch_up(self) -> None:
         """Fill in all that is missing."""
@@ -179,7 +185,6 @@ class Tracker:
         self._sync()
         self._describe()
         self._tell_confirmed()
-        self._tell_of_search()
         self._rest = _REST_S
         self.problem = None
         if self._lost:
@@ -188,7 +193,31 @@ class Tracker:
 
     def _last(self) -> None:
         self._catch_up()
+        if self._ending:
+            report = projection.report(self.run, self.study, self._opened().experiment)
+            self._opened().report(report)
+            self._chosen = report.chosen
         self._opened().client.set_terminated(self._opened().parent)
+
+    def _register(self) -> None:
+        """Register what is exported, where the search file asks for it: once, as the last thing."""
+        wanted = self.run.search.file.tracking
+        exported = self._chosen is not None or (self.run.folder / "recipe.yaml").is_file()
+        if wanted.register_as is None or not (self._ending and self._ours and exported):
+            return
+        words = ["mergefront", "register", f"{self.run.folder.parent.name}/{self.run.name}"]
+        words += [wanted.register_as, *(["--alias", wanted.alias] if wanted.alias else [])]
+        later = f"`{shlex.join(words)}`"
+        if self._chosen is None or self.problem is not None:
+            self.problem = f"{self.problem}, then {later} registers the recipe"
+            return
+        try:
+            register(self._opened(), self._chosen, wanted.register_as, wanted.alias)
+        except Exception as error:  # noqa: BLE001 (the search is done and shown all the same)
+            self.problem = (
+                f"{wanted.register_as!r} is not registered: {said(error)[:200]}; {later} does it"
+            )
+            log.warning(self.problem)
 
     def _opened(self) -> Store:
         if self._store is None:
@@ -222,7 +251,8 @@ class Tracker:
         """Saved views of the experiment and the search's own description."""
         store = self._opened()
         store.complete()
-        self._note()
+        if not self._ending:  # else the report brings it
+            self._note()
         self.link = link_for(self.run)
 
     def _note(self) -> None:
@@ -244,21 +274,12 @@ class Tracker:
         changed = store.tagged.symmetric_difference(front)
         for number in changed:
             store.tag_front(number, front_tags(on_front=number in front))
-        if changed and time.monotonic() - self._noted > _NOTE_S:
+        if changed and not self._ending and time.monotonic() - self._noted > _NOTE_S:
             self._note()
 
     def _tell_confirmed(self) -> None:
         for key, metrics in projection.confirmed(self.run).items():
             self._opened().confirm(key, metrics)
-
-    def _tell_of_search(self) -> None:
-        if not self._ending:
-            return
-        report = projection.report(self.run, self.study, self._opened().experiment)
-        self._opened().report(report)
-        wanted = self.run.search.file.tracking
-        if wanted.register_as is not None and report.chosen is not None:
-            register(self._opened(), report.chosen, wanted.register_as, wanted.alias)
 
 
 def _all_but_a_few(actions: Iterable[Callable[[], None]]) -> None:
