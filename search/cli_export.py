@@ -85,7 +85,8 @@ def export(
     opened = Run.open(run)
     members = confirmed_members(opened)
     able = required(opened, members, require or ())
-    chosen = confirming.choose(opened.search, able, pick, best_effort=best_effort)
+    picked = confirming.choose(opened.search, able, pick, best_effort=best_effort)
+    chosen = next(member for member in members if member.label == picked.label)
     test = tested(opened, chosen)
     if out is not None:
         with writing(out):
@@ -100,7 +101,7 @@ def export(
         _write(
             Recipe.parse(chosen.recipe),
             model,
-            Chosen(opened, chosen, members, pick),
+            Chosen(opened, chosen, members, pick, require or (), nearest=not picked.feasible),
             verify=verify,
             push=push,
             public=public,
@@ -162,7 +163,7 @@ def _write(
     from merge_core.card import mergekit_lack
     from search.errors import ConfigError
     from search.publish import write_checkpoint
-    from search.push import Push
+    from search.push import Push, public_texts
 
     if push is None and (public or push_unverified):
         raise ConfigError(f"--{'public' if public else 'push-unverified'} is for --push")
@@ -183,6 +184,8 @@ def _write(
         say(f"no mergekit_config.yml: {lack}")
     for line in () if hub is None else hub.warnings(plan):
         say(f"warning: {line}")
+    # What cannot be told to others is known before the merge.
+    texts = {} if hub is None else public_texts(plan, ids)
     with bar("merging") as progress:
         written = write_checkpoint(
             plan,
@@ -197,7 +200,8 @@ def _write(
         say(f"verified: {written.verified.line()}")
     say(f"wrote {shown(out)} ({written.fingerprint})")
     if hub is not None:
-        say(f"pushed to {hub.send(plan, out, written)} ({'public' if public else 'private'})")
+        address = hub.send(out, texts, written.fingerprint)
+        say(f"pushed to {address} ({'public' if public else 'private'})")
 
 
 def _hub_ids(given: list[str]) -> Mapping[str, str]:

@@ -31,12 +31,17 @@ class Chosen:
         member: the one.
         members: all confirmed ones.
         pick: as `search.confirm.choose` takes it; "" where a recipe was given.
+        bounds: that were required besides the search's constraints, as `search.export.required`
+            takes them.
+        nearest: no confirmed member holds them all; this one misses the constraints least.
     """
 
     run: Run
     member: Member
     members: Sequence[Member]
     pick: str = ""
+    bounds: Sequence[str] = ()
+    nearest: bool = False
 
 
 def found_in(chosen: Chosen) -> Found:
@@ -49,12 +54,13 @@ def found_in(chosen: Chosen) -> Found:
         ("Scores", _scores(chosen, test)),
         ("Constraints", _constraints(run, member, held)),
     ]
-    pick = f" --pick {chosen.pick}" if chosen.pick else ""
+    # By its number: a member that other bounds or a longer search would pick is another merge.
+    pick = f"--pick trial:{member.trial}" + ("" if member.feasible else " --best-effort")
     return Found(
         scores=tuple(_indexed(run, member, test)),
         languages=_languages(run),
         sections=tuple((title, text) for title, text in sections if text),
-        commands=(f"mergefront export runs/{run.name}{pick} --model OUT  # of the search",),
+        commands=(f"mergefront export runs/{run.name} {pick} --model OUT  # of the search",),
         limits=(
             "Scores are of the items that were asked. The held-out ones are from the same sources "
             "as those that the search saw; other questions may tell otherwise.",
@@ -69,24 +75,39 @@ def _how(chosen: Chosen) -> str:
     trials = studies.scored(studies.open_study(run, create=False))
     tasks = search.file.tasks
     confirmed = next(iter(member.confirmed.values()))
-    why = _PICKED if chosen.pick == "knee" else f"asked for as {code(chosen.pick)}"
-    if not chosen.pick:
-        why = "its recipe was asked for"
     searched = sum(m.trial is not None for m in chosen.members)
     text = (
         f"Run {code(run.name)} scored {len(trials)} recipes (sampler "
         f"{code(search.file.sampler.name)}). {searched} trials of its front and "
         f"{len(chosen.members) - searched} baselines were scored again on held-out items "
         f"({confirmed.n} for {md(next(iter(member.confirmed)))}), with intervals that hold for all "
-        f"of them at once. This is {md(member.label)}: {why}.\n\n"
+        f"of them at once. This is {md(member.label)}: {_why(chosen)}.\n\n"
     )
     rows = [
         [md(o.name), o.direction, ", ".join(code("/".join(part)) for part in o.parts)]
         for o in search.objectives
     ]
     text += table(["objective", "direction", "mean of"], rows) + "\n"
-    rows = [[md(name), md(_items(task.items)), task.role] for name, task in tasks.items()]
+    root = search.root
+    rows = [[md(name), md(_items(task.items, root)), task.role] for name, task in tasks.items()]
     return text + table(["task", "items", "role"], rows)
+
+
+def _why(chosen: Chosen) -> str:
+    """Why this member, as a part of a sentence."""
+    if not chosen.pick:
+        return "its recipe was asked for"
+    if chosen.pick.startswith("trial:"):
+        return f"asked for as {code(chosen.pick)}"
+    bounds = ", ".join(map(code, chosen.bounds))
+    if chosen.nearest:
+        besides = f" and {bounds}" if bounds else ""
+        return (
+            f"the one that misses the constraints least, for no confirmed one holds them{besides} "
+            "with 95% confidence"
+        )
+    why = _PICKED if chosen.pick == "knee" else f"asked for as {code(chosen.pick)}"
+    return f"{why}, of those that hold {bounds} with 95% confidence" if bounds else why
 
 
 def _scores(chosen: Chosen, test: Result | None) -> str:
@@ -148,13 +169,14 @@ def _indexed(run: Run, member: Member, test: Result | None) -> list[Score]:
         if test is not None:
             estimate, split = test.estimate(objective), "test"
         names = list(dict.fromkeys(task for task, _ in objective.parts))
-        items = [run.search.file.tasks[name].items for name in names]
+        root, items = run.search.root, [run.search.file.tasks[name].items for name in names]
+        told = [f"{name} ({_items(i, root)})" for name, i in zip(names, items, strict=True)]
         found.append(
             Score(
                 name=objective.name,
                 metric=_metric(objective),
-                dataset=", ".join(f"{n} ({_items(i)})" for n, i in zip(names, items, strict=True)),
-                dataset_id=_dataset(items[0]) or names[0],
+                dataset=", ".join(told),
+                dataset_id=_dataset(items[0], root) or names[0],
                 split=split,
                 value=estimate.value,
                 low=estimate.low,
@@ -179,27 +201,29 @@ def _languages(run: Run) -> tuple[str, ...]:
     codes: list[str] = []
     for task in run.search.file.tasks.values():
         for reference in task.scorers:
+            if (reference if isinstance(reference, str) else next(iter(reference))) != "language":
+                continue  # others may need what is not installed here
             scorer = make_scorer(reference)
             if isinstance(scorer, Language):  # "prompt" and tags name none: no code of the hub's
                 codes.append(scorer.params.expect)
     return tuple(dict.fromkeys(codes))
 
 
-def _items(items: Any) -> str:
+def _items(items: Any, root: Path) -> str:
     """What a task's items are, without a place on this machine."""
     if isinstance(items, LmEvalItems):
         return f"lm-evaluation-harness: {items.lm_eval}"
     if isinstance(items, DatasetItems):
         subset = f", {items.subset}" if items.subset else ""
-        return f"{_dataset(items) or _name(Path(items.dataset))}{subset}, {items.split}"
+        return f"{_dataset(items, root) or _name(Path(items.dataset))}{subset}, {items.split}"
     return _name(Path(str(items)))
 
 
-def _dataset(items: Any) -> str | None:
+def _dataset(items: Any, root: Path) -> str | None:
     """The hub id of a task's items, if they are a data set there."""
-    if isinstance(items, DatasetItems) and not items.dataset.startswith((".", "/", "~")):
-        return items.dataset
-    return None
+    if not isinstance(items, DatasetItems) or items.dataset.startswith((".", "/", "~")):
+        return None
+    return None if (root / items.dataset).exists() else items.dataset
 
 
 def _name(path: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from merge_core.sources import digest_of_files, file_hashes
 from merge_core.writing import CARD_FILE, new_folder, write_files
 from search.errors import ExportError
 from search.model_card import Chosen, found_in
-from search.verify import Verified, stored_result, verify
+from search.verify import Question, Verified, question, stored_result, verify
 
 FAILED = "failed-verification"
 """What is added to the name of a folder that failed it, and stays to be looked at."""
@@ -29,14 +29,10 @@ class Written:
     Attributes:
         fingerprint: of the merge.
         verified: or None, if it was not asked for.
-        made: what its card says of its making; for another card under another name.
-        found: what its card says of its run.
     """
 
     fingerprint: str
     verified: Verified | None
-    making: Making
-    found: Found = field(default_factory=Found)
 
 
 def write_checkpoint(
@@ -64,6 +60,7 @@ def write_checkpoint(
     Raises:
         ExportError: the verification failed (the folder stays beside `out` under a name that says
             so), or the sources are no longer those that the run scored.
+        StorageError, RunError: the run cannot tell of the merge; known before anything is written.
         RecipeError: see `parents`.
         CheckpointError: `out` exists or cannot be written, or a source is damaged.
         NonFiniteError: see `MergePlan.tensors`.
@@ -71,6 +68,9 @@ def write_checkpoint(
     parents(plan, hub_ids)  # what is wrong with them is known before all sources are read
     if out.exists():
         raise CheckpointError(f"{out}: exists already; name a new folder")
+    # What the card and the check need besides the merge is read before it, which takes long.
+    found = Found() if chosen is None else found_in(chosen)
+    asking = None if chosen is None or not verified else _question(chosen)
     plan.sources.check_finite()
     # Hashing the sources takes as long as writing, which mostly waits for the disk.
     hashing = beside(lambda: [file_hashes(source) for source in plan.sources.all])
@@ -83,7 +83,7 @@ def write_checkpoint(
                 f"{chosen.member.label} of run {chosen.run.name}: its sources have changed since "
                 "it was scored: put them back, or merge its recipe.yaml without the run"
             )
-        checked = _verified(folder, out, tensors, chosen) if verified else None
+        checked = _verified(folder, out, tensors, asking) if verified else None
         making = Making(
             name=name or out.resolve().name,
             hub_ids=hub_ids or {},
@@ -92,24 +92,25 @@ def write_checkpoint(
             made=datetime.now(UTC).date(),
             verified="Not verified after it was written."
             if checked is None
-            else f"After it was written: {checked.line()}.",
+            else f"After it was written: {checked.line(public=True)}.",
         )
-        found = Found() if chosen is None else found_in(chosen)
         (folder / CARD_FILE).write_text(model_card(plan, making, found), encoding="utf-8")
-    return Written(fingerprint, checked, making, found)
+    return Written(fingerprint, checked)
+
+
+def _question(chosen: Chosen) -> Question | None:
+    run, member = chosen.run, chosen.member
+    result = stored_result(run, member.fingerprint, member.trial)
+    return None if result is None else question(run, result)
 
 
 def _verified(
-    folder: Path, out: Path, tensors: Mapping[str, str], chosen: Chosen | None
+    folder: Path, out: Path, tensors: Mapping[str, str], asking: Question | None
 ) -> Verified:
     """Verify the folder; one that fails leaves its place under a name that says so."""
-    run = result = None
-    if chosen is not None:
-        run, member = chosen.run, chosen.member
-        result = stored_result(run, member.fingerprint, member.trial)
     try:
-        return verify(folder, tensors, run, result)
-    except ExportError as error:
+        return verify(folder, tensors, asking)
+    except (ExportError, CheckpointError) as error:
         kept = out.with_name(f"{out.name}.{FAILED}")
         number = 2
         while kept.exists():

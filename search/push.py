@@ -1,16 +1,18 @@
 """A verified checkpoint to the hub: only when asked, private unless told, never over another's.
 
 What the hub gets is the folder, but for places of this machine: recipe.yaml and mergekit_config.yml
-name models as the card does.
+name models as the card does (`public_texts`).
 """
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from merge_core import MergePlan
-from merge_core.card import mergekit_lack, model_card
+from merge_core.card import mergekit_lack
 from merge_core.licences import begins
 from merge_core.mergekit import to_mergekit
 from merge_core.parents import parents, public_recipe
@@ -18,10 +20,27 @@ from merge_core.references import HUB_ID
 from merge_core.writing import CARD_FILE, MERGEKIT_FILE, RECIPE_FILE
 from merge_core.yaml_io import dump_yaml, one_line
 from search.errors import ExportError
-from search.publish import Written
 
 _OURS = {".gitattributes", CARD_FILE}
 """What a repository may hold that is pushed to: what the hub itself puts into a new one."""
+
+
+def public_texts(plan: MergePlan, hub_ids: Mapping[str, str]) -> dict[str, str]:
+    """recipe.yaml and mergekit_config.yml as others can read them.
+
+    Args:
+        plan: what will be merged.
+        hub_ids: see `merge_core.parents.parents`.
+
+    Raises:
+        RecipeError: `hub_ids` names no model of the recipe, is no hub id, or gives several models
+            one.
+    """
+    public = public_recipe(plan, parents(plan, hub_ids))
+    texts = {RECIPE_FILE: dump_yaml(public.plain())}
+    if mergekit_lack(plan) is None:
+        texts[MERGEKIT_FILE] = dump_yaml(to_mergekit(public, plan.sources))
+    return texts
 
 
 class Push:
@@ -62,37 +81,37 @@ class Push:
             found.append(f"a parent's licence asks for a name that begins with '{wanted}'")
         return found
 
-    def send(self, plan: MergePlan, folder: Path, written: Written) -> str:
+    def send(self, folder: Path, texts: Mapping[str, str], fingerprint: str) -> str:
         """Upload the folder in one commit; its address.
 
+        Args:
+            folder: as `search.publish.write_checkpoint` wrote it.
+            texts: in the place of files of these names; see `public_texts`.
+            fingerprint: of the merge.
+
         Raises:
-            ExportError: the hub refuses.
+            ExportError: the hub refuses; says how to send the folder later.
         """
         from huggingface_hub import CommitOperationAdd
 
-        texts = self._texts(plan, written)
         files = sorted(p for p in folder.rglob("*") if p.is_file())
         operations = []
         for file in files:
             name = file.relative_to(folder).as_posix()
             content: Any = texts[name].encode() if name in texts else file
             operations.append(CommitOperationAdd(path_in_repo=name, path_or_fileobj=content))
-        message = f"Merge {written.fingerprint}"
-        self._told(self._api.create_repo, self.repository, private=not self.public, exist_ok=True)
-        self._told(self._api.create_commit, self.repository, operations, commit_message=message)
+        message, hub = f"Merge {fingerprint}", self._api
+        try:
+            self._told(hub.create_repo, self.repository, private=not self.public, exist_ok=True)
+            self._told(hub.create_commit, self.repository, operations, commit_message=message)
+        except ExportError as error:
+            typed = ["hf", "upload", self.repository, str(folder), "."]
+            typed += [] if self.public else ["--private"]
+            typed += [word for name in texts for word in ("--exclude", name)]
+            raise ExportError(
+                f"{error}; {folder} is whole: send it later with `{shlex.join(typed)}`"
+            ) from error
         return f"{self._api.endpoint}/{self.repository}"
-
-    def _texts(self, plan: MergePlan, written: Written) -> dict[str, str]:
-        """Files that name models, as others can read them."""
-        known = parents(plan, written.making.hub_ids)
-        public = public_recipe(plan, known)
-        texts = {
-            CARD_FILE: model_card(plan, written.making, written.found),
-            RECIPE_FILE: dump_yaml(public.plain()),
-        }
-        if mergekit_lack(plan) is None:
-            texts[MERGEKIT_FILE] = dump_yaml(to_mergekit(public, plan.sources))
-        return texts
 
     def _check(self) -> None:
         """Refuse a repository that is there and is not just made for this."""

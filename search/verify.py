@@ -3,7 +3,8 @@
 Weights are compared with the sums that were taken as they left the merge. transformers then loads
 the folder as any user would, and what it holds is compared with the files. Where the merge was
 scored in a run, the search's own engine loads the folder too and is asked some of the run's items
-again: other answers come from another configuration, tokenizer or chat template.
+again: other answers come from another configuration, tokenizer or chat template. What is missing
+only for these questions (items, a judge, an accelerator) is told, and is no fault of the folder.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from merge_core import Checkpoint
 from merge_core.tokenizers import TOKENIZER_FILE
 from objectives import ItemScore, make_engine, score_task
 from objectives.engines.model_folder import opening, read_tokenizer
-from objectives.errors import EngineError, ObjectiveError
-from objectives.task import Split
+from objectives.errors import ObjectiveError
+from objectives.task import Split, Task
 from objectives.weights import short
 from search.amounts import many
-from search.errors import ExportError
+from search.errors import ConfigError, ExportError
 from search.results import Result
 from search.run import Run
 
@@ -46,7 +47,9 @@ class Verified:
         split: whose items were asked again; None: the merge was not scored in a run.
         asked: how many.
         differ: those with another answer or score, as task/id.
-        unasked: why the run's engine could not be asked on this machine; "" if it could.
+        rescored: those of them with another score.
+        unasked: why no answers could be compared on this machine; "" if they could.
+        detail: the error behind it, which may name places of this machine.
     """
 
     tensors: int
@@ -54,13 +57,16 @@ class Verified:
     split: Split | None = None
     asked: int = 0
     differ: tuple[str, ...] = ()
+    rescored: int = 0
     unasked: str = ""
+    detail: str = ""
 
-    def line(self) -> str:
-        """In one line."""
+    def line(self, *, public: bool = False) -> str:
+        """In one line; in a public one no place of this machine."""
         text = f"{many(self.tensors, 'tensor')} read again as merged; {self.loaded}; "
         if self.unasked:
-            return text + f"no answers compared: {self.unasked}"
+            detail = "" if public else f": {self.detail}"
+            return text + f"no answers compared: {self.unasked}{detail}"
         if self.split is None:
             return text + "no answers compared: no run is named that has any"
         same = self.asked - len(self.differ)
@@ -70,20 +76,51 @@ class Verified:
         return text
 
 
-def verify(
-    folder: Path, hashes: Mapping[str, str], run: Run | None = None, scored: Result | None = None
-) -> Verified:
+@dataclass(frozen=True)
+class Question:
+    """What the run's engine is asked again.
+
+    Attributes:
+        run: that scored the merge.
+        scored: the merge's result there.
+        tasks: with items that have answers there.
+        lack: why they are not here, one line; "" if they are.
+    """
+
+    run: Run
+    scored: Result
+    tasks: Mapping[str, Task]
+    lack: str = ""
+
+
+def question(run: Run, scored: Result) -> Question:
+    """Read the items that `scored` has answers to: before a merge, which takes long."""
+    from search.session import load_tasks  # it knows Ray, which a merge without a run does not need
+
+    try:
+        tasks = load_tasks(run.search)
+    except ConfigError as error:
+        return Question(run, scored, {}, str(error))
+    held = {
+        name: task
+        for name, task in tasks.items()
+        if scored.items.get(name) and task.asked(scored.split)
+    }
+    return Question(run, scored, held)
+
+
+def verify(folder: Path, hashes: Mapping[str, str], asking: Question | None = None) -> Verified:
     """Verify a checkpoint on disk.
 
     Args:
         folder: of the checkpoint.
         hashes: sha256 of each tensor's bytes as they left the merge, by name.
-        run: that scored the merge.
-        scored: the merge's result there.
+        asking: what to ask of it, if a run has scored the merge.
 
     Raises:
-        ExportError: a tensor is not what was merged; it does not load; or most of the answers are
-            others. One line.
+        ExportError: a tensor is not what was merged; it does not load; or most of the answers have
+            other scores. One line.
+        CheckpointError: what was written cannot be read.
     """
     stored = Checkpoint(str(folder), folder)
     _check_bits(stored, hashes)
@@ -92,14 +129,15 @@ def verify(
             with opening(folder):
                 read_tokenizer(folder)
         verified = Verified(len(hashes), _load(folder, stored))
-        if run is not None and scored is not None:
-            verified = _ask(verified, folder, stored, run, scored)
     except ObjectiveError as error:
         raise ExportError(f"it does not load: {error}") from error
-    if 2 * len(verified.differ) > verified.asked:
+    if asking is not None:
+        verified = _ask(verified, folder, stored, asking)
+    # Texts alone may differ: on an accelerator a batch of another size rounds otherwise.
+    if 2 * verified.rescored > verified.asked:
         raise ExportError(
-            f"{len(verified.differ)} of {verified.asked} {verified.split} items are answered or "
-            f"scored otherwise than in the run: {', '.join(verified.differ)}"
+            f"{verified.rescored} of {verified.asked} {verified.split} items are scored otherwise "
+            f"than in the run; those that differ: {', '.join(verified.differ)}"
         )
     return verified
 
@@ -178,48 +216,45 @@ def _available() -> int | None:
         return None
 
 
-def _ask(
-    verified: Verified, folder: Path, stored: Checkpoint, run: Run, scored: Result
-) -> Verified:
+def _ask(verified: Verified, folder: Path, stored: Checkpoint, asking: Question) -> Verified:
     """Ask some items again, of the folder as the search's engine loads it."""
-    from search.session import load_tasks  # it knows Ray, which a merge without a run does not need
-
-    search = run.search
-    tasks = {
-        name: task
-        for name, task in load_tasks(search).items()
-        if scored.items.get(name) and task.asked(scored.split)
-    }
+    scored, tasks = asking.scored, asking.tasks
+    if asking.lack:
+        return replace(verified, unasked="the run's items cannot be read here", detail=asking.lack)
     if not tasks:
         return verified
-    config = search.engine
+    config = asking.run.search.engine
     if getattr(config, "dtype", "") is None:
         largest = max(stored.specs.values(), key=lambda spec: spec.nbytes)
         config = config.model_copy(update={"dtype": short(largest.dtype)})
-    share, asked, differ = -(-ITEMS // len(tasks)), 0, []
+    share, asked, rescored, differ = -(-ITEMS // len(tasks)), 0, 0, []
+    lack = f"the {config.kind} engine does not start here"
     try:
-        opened = make_engine(config, folder)
-    except EngineError as error:  # a machine without its accelerator says nothing of the folder
-        return replace(verified, unasked=f"the {config.kind} engine does not start here: {error}")
-    with opened as engine:
-        for name, task in tasks.items():
-            before = {item.id: item for item in scored.items[name]}
-            items = [item for item in task.items(scored.split) if item.id in before]
-            items = items[: min(share, ITEMS - asked)]
-            for now in score_task(engine, task, items) if items else ():
-                asked += 1
-                if not _same(now, before[now.id]):
-                    differ.append(f"{name}/{now.id}")
-    return replace(verified, split=scored.split, asked=asked, differ=tuple(differ))
+        with make_engine(config, folder) as engine:
+            for name, task in tasks.items():
+                lack = f"task {name} cannot be answered and scored here"
+                before = {item.id: item for item in scored.items[name]}
+                items = [item for item in task.items(scored.split) if item.id in before]
+                items = items[: min(share, ITEMS - asked)]
+                for now in score_task(engine, task, items) if items else ():
+                    had = before[now.id]
+                    asked += 1
+                    rescored += (other := not _same_scores(now, had))
+                    if other or _texts(now) != _texts(had):
+                        differ.append(f"{name}/{now.id}")
+    except ObjectiveError as error:  # no accelerator, no judge: that says nothing of the folder
+        return replace(verified, unasked=lack, detail=str(error))
+    return replace(
+        verified, split=scored.split, asked=asked, differ=tuple(differ), rescored=rescored
+    )
 
 
-def _same(one: ItemScore, other: ItemScore) -> bool:
-    texts = [[s.text for s in item.samples] or [item.text] for item in (one, other)]
-    return (
-        texts[0] == texts[1]
-        and one.scores.keys() == other.scores.keys()
-        and all(
-            math.isclose(value, other.scores[key], rel_tol=_AGREE, abs_tol=_AGREE)
-            for key, value in one.scores.items()
-        )
+def _texts(item: ItemScore) -> list[str]:
+    return [sample.text for sample in item.samples] or [item.text]
+
+
+def _same_scores(one: ItemScore, other: ItemScore) -> bool:
+    return one.scores.keys() == other.scores.keys() and all(
+        math.isclose(value, other.scores[key], rel_tol=_AGREE, abs_tol=_AGREE)
+        for key, value in one.scores.items()
     )

@@ -20,23 +20,30 @@ import torch
 from huggingface_hub import ModelCard, constants
 from safetensors.torch import load_file, save_file
 
-from merge_core import Recipe
+from merge_core import MergePlan, Recipe
 from merge_core.yaml_io import dump_yaml, load_yaml
+from objectives.errors import ServiceError
+from objectives.item_source import DatasetItems
+from objectives.scorers.base import Rated
+from objectives.scorers.math import Math
 from search import confirm as confirming
 from search import session
 from search.cli import main
 from search.config import load
 from search.demo import write_items
-from search.errors import ConfigError, ExportError
+from search.errors import ConfigError, ExportError, SearchError
 from search.export import required
+from search.model_card import Chosen, found_in
 from search.placement import Node
+from search.publish import write_checkpoint
 from search.results import Result
 from search.run import Run
-from search.verify import stored_result, verify
+from search.verify import Question, question, stored_result, verify
 from tests.search.kit import search_data
 from tests.search.life import LocalPool
 from tests.search.test_driver import Quiet
 
+HOW = "How it was chosen"
 SMALL = {"dev": 12, "confirm": 12, "test": 12}
 
 
@@ -169,6 +176,36 @@ def test_the_card_tells_the_run(merged, run, tmp_path):
     assert str(merged.parent) not in text
 
 
+def test_a_card_says_why_this_one_and_how_to_make_just_it(run):
+    members, _ = confirming.load(run)
+    member = confirming.choose(run.search, members)
+    told = Chosen(run, member, members, "knee", ["language>=0.9"])
+    found = found_in(told)
+    assert "(its knee), of those that hold `language>=0.9` with 95%" in dict(found.sections)[HOW]
+    again = f"mergefront export runs/small --pick trial:{member.trial} --model OUT"
+    assert found.commands[0].startswith(again)
+    short = replace(told, member=replace(member, feasible=False), nearest=True)
+    found = found_in(short)
+    text = dict(found.sections)[HOW]
+    assert "misses the constraints least, for no confirmed one holds them and `langu" in text
+    assert "knee" not in text
+    assert f"--pick trial:{member.trial} --best-effort --model OUT" in found.commands[0]
+
+
+def test_a_local_data_set_is_none_of_the_hubs(run, tmp_path):
+    task = next(iter(run.search.file.tasks.values()))
+    items = DatasetItems(dataset="data/mine", split="train")
+    file = run.search.file.model_copy(
+        update={"tasks": {"math_th": task.model_copy(update={"items": items})}}
+    )
+    elsewhere = replace(run, search=replace(run.search, file=file, path=tmp_path / "s.yaml"))
+    members, _ = confirming.load(run)
+    chosen = Chosen(elsewhere, confirming.choose(run.search, members), members, "knee")
+    assert found_in(chosen).scores[0].dataset_id == "data/mine"
+    (tmp_path / "data" / "mine").mkdir(parents=True)
+    assert found_in(chosen).scores[0].dataset_id == "math_th"
+
+
 def test_a_recipe_in_its_runs_folder_remembers_the_run(here, merged, mergefront, tmp_path):
     ended = mergefront("merge", "runs/small/recipe.yaml", tmp_path / "again", "--no-verify")
     assert ended.code == 0, ended.err
@@ -212,6 +249,10 @@ def scored_in(run: Run) -> Result:
     return result
 
 
+def asked_of(run: Run) -> Question:
+    return question(run, scored_in(run))
+
+
 def test_one_flipped_bit_is_found(copy):
     hashes = hashes_of(copy)
     tensors = load_file(copy / "model.safetensors")
@@ -243,8 +284,8 @@ def test_another_configuration_is_found_by_loading(copy):
 
 def test_another_chat_template_is_found_by_its_answers(copy, run):
     (copy / "chat_template.jinja").write_text("{{ messages[0]['content'][::-1] }}")
-    with pytest.raises(ExportError, match=r"of 8 confirm items are answered or scored otherwise"):
-        verify(copy, hashes_of(copy), run, scored_in(run))
+    with pytest.raises(ExportError, match=r"of 8 confirm items are scored otherwise than"):
+        verify(copy, hashes_of(copy), asked_of(run))
 
 
 def test_a_tokenizer_that_does_not_open_is_found(copy):
@@ -257,9 +298,23 @@ def test_an_engine_that_is_not_there_is_no_fault_of_the_folder(copy, run):
     engine = run.search.file.engine.model_copy(update={"device": "cuda:7"})
     file = run.search.file.model_copy(update={"engine": engine})
     elsewhere = replace(run, search=replace(run.search, file=file))
-    told = verify(copy, hashes_of(copy), elsewhere, scored_in(run))
+    told = verify(copy, hashes_of(copy), question(elsewhere, scored_in(run)))
     assert told.asked == 0
     assert "no answers compared: the transformers engine does not start here: " in told.line()
+    assert told.line(public=True).endswith("the transformers engine does not start here")
+
+
+def test_a_scorer_that_is_not_there_is_no_fault_of_the_folder(copy, run):
+    class Away(Math):
+        def rated(self, sample: object) -> Rated:
+            raise ServiceError("the judge at http://here:1 does not answer")
+
+    asking = asked_of(run)
+    task = asking.tasks["math_th"]
+    away = replace(task, scorers=(Away(), *task.scorers[1:]))
+    told = verify(copy, hashes_of(copy), replace(asking, tasks={"math_th": away}))
+    assert "cannot be answered and scored here: the judge at http://here:1 does" in told.line()
+    assert "here:1" not in told.line(public=True)
 
 
 def test_an_answer_that_differs_is_named(copy, run):
@@ -269,11 +324,52 @@ def test_an_answer_that_differs_is_named(copy, run):
     told = verify(
         copy,
         hashes_of(copy),
-        run,
-        replace(scored, items={"math_th": [changed, *others]}),
+        question(run, replace(scored, items={"math_th": [changed, *others]})),
     )
-    assert told.differ == (f"math_th/{first.id}",)
+    assert (told.differ, told.rescored) == ((f"math_th/{first.id}",), 0)
     assert told.line().endswith(f"otherwise: math_th/{first.id}")
+    # Other texts alone come from batches of another size; other scores do not.
+    reworded = [replace(item, text=item.text + "!") for item in scored.items["math_th"]]
+    told = verify(
+        copy,
+        hashes_of(copy),
+        question(run, replace(scored, items={"math_th": reworded})),
+    )
+    assert (len(told.differ), told.rescored) == (8, 0)
+
+
+def test_items_that_are_gone_cost_no_merge(here, mergefront, tmp_path):
+    items = here / "items.jsonl"
+    items.rename(here / "moved.jsonl")
+    try:
+        ended = mergefront("export", "runs/small", "--model", tmp_path / "out")
+    finally:
+        (here / "moved.jsonl").rename(items)
+    assert ended.code == 0, ended.err
+    assert "no answers compared: the run's items cannot be read here: " in ended.out
+    assert "items.jsonl" in ended.out
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "no answers compared: the run's items cannot be read here." in card
+    assert str(here) not in card
+
+
+def test_a_run_that_cannot_tell_is_known_before_the_merge(run, tmp_path):
+    """Its study is gone: nothing was merged that would be thrown away."""
+    alone = Path(shutil.copytree(run.folder, tmp_path / "run"))
+    (alone / "study.db").unlink()
+    opened = Run.open(alone)
+    members, _ = confirming.load(opened)
+    chosen = confirming.choose(opened.search, members)
+    plan = MergePlan(Recipe.parse(chosen.recipe))
+    done: list[int] = []
+    with pytest.raises(SearchError):
+        write_checkpoint(
+            plan,
+            tmp_path / "out",
+            chosen=Chosen(opened, chosen, members),
+            progress=lambda now, _: done.append(now),
+        )
+    assert not done
 
 
 def test_a_folder_that_fails_keeps_a_name_that_says_so(here, mergefront, tmp_path, monkeypatch):
@@ -449,4 +545,6 @@ def test_a_hub_that_refuses_is_one_line_and_the_folder_stays(here, hub, mergefro
     assert ended.err.count("\n") == 1
     assert "hf_testtoken" not in ended.err + ended.out
     assert hub.repositories == {"org/x": False}
+    later = f"hf upload org/x {tmp_path / 'out'} . --exclude recipe.yaml --exclude mergekit_config"
+    assert later in ended.err
     assert (tmp_path / "out" / "README.md").is_file()
