@@ -28,6 +28,13 @@ from merge_core.yaml_io import Where, at, load_yaml
 
 _OURS_TOO = ("merge_method", "base_model", "models", "parameters", "tokenizer_source")
 _KEYS = (*_OURS_TOO, "dtype", "out_dtype")
+_WITHOUT_EFFECT = {"int8_mask": "saves mergekit memory and changes no merge"}
+"""Parameters of mergekit that stand in many files and that we do not need."""
+_INSTEAD = {
+    "slices": "write the models under `models`, with gradients or filters where layers differ",
+    "tokenizer": "write `tokenizer_source: base`, `union` or `model:NAME`",
+    "chat_template": "the template comes with the tokenizer",
+}
 _AFTER_LAYERS = (
     "lm_head.weight",
     "lm_head.bias",
@@ -64,14 +71,22 @@ def from_mergekit(data: Any) -> tuple[Recipe, list[str]]:
         raise RecipeError("a mergekit configuration is a mapping")
     for key in data:
         if key not in _KEYS:
-            raise at(RecipeError(f"mergekit's '{key}' is not something mergefront has"), (key,))
+            instead = f"; {_INSTEAD[key]}" if key in _INSTEAD else ""
+            told = f"mergekit's '{key}' is not something mergefront has{instead}"
+            raise at(RecipeError(told), (key,))
     if "merge_method" not in data:
         raise RecipeError("merge_method is missing")
+    notes = []
     plain = {key: data[key] for key in _OURS_TOO if key in data}
+    shared = plain.get("parameters")
+    if isinstance(shared, Mapping) and shared.keys() & _WITHOUT_EFFECT.keys():
+        for key in _WITHOUT_EFFECT:
+            if key in shared:
+                notes.append(f"{key} {_WITHOUT_EFFECT[key]}: left out")
+        plain["parameters"] = {k: v for k, v in shared.items() if k not in _WITHOUT_EFFECT}
     dtype_key = "out_dtype" if data.get("out_dtype") is not None else "dtype"
     if data.get(dtype_key) is not None:
         plain["dtype"] = data[dtype_key]
-    notes = []
     kept = _without_base(data)
     if kept is not None:
         plain["models"] = [data["models"][index] for index in kept]

@@ -141,13 +141,17 @@ class TaskConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Task:
-    """A task with its items read and divided; picklable, so that workers can be sent one."""
+    """A task with its items read and divided; picklable, so that workers can be sent one.
+
+    `idle` counts the items that serve no split and are no examples.
+    """
 
     name: str
     config: TaskConfig
     scorers: tuple[Scorer, ...]
     measures: Mapping[str, Measure]
     splits: Mapping[Split, tuple[Item, ...]]
+    idle: int = 0
 
     @classmethod
     def load(
@@ -182,7 +186,9 @@ class Task:
             split: tuple(_item(entry, by, config, turns, scorers) for entry in divided[split])
             for split in SPLITS
         }
-        return cls(name, config, scorers, measures_of(scorers, config.samples), splits)
+        served = {entry.id for part in (*divided.values(), shots) for entry in part}
+        idle = sum(entry.id not in served for entry in entries)
+        return cls(name, config, scorers, measures_of(scorers, config.samples), splits, idle)
 
     @property
     def generates(self) -> bool:

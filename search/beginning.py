@@ -36,10 +36,12 @@ TINY = "tiny"
 _VARIED = ("weight", "density", "t")
 _MOST_ANCHORS = 8  # of a list whose numbers become ranges: each is a parameter of the search
 _EXAMPLES = 250
-_SIZES = {"dev": 330, "confirm": 320, "test": 330}  # the file takes .3, .4 and .3 of them
+_SIZES = {"dev": 96, "confirm": 128, "test": 96}
 _TASKS = "\ntasks:\n"
 _BASELINES = "baselines: [base, experts, uniform, task_arithmetic]"
 _SAMPLER = "{name: auto, seed: 0}"
+_SPLITS = "splits: {dev: 0.3, confirm: 0.4, test: 0.3, seed: 0}   # fractions or numbers of items"
+_AS_SAID = "splits: {dev: 1.0, confirm: 1.0, test: 1.0}   # all of what the lines name; or numbers"
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def write_search(
         about = "The models are yours; look through tasks and objectives below."
         items = items or _examples(file.parent)
     values |= {"BASE": models.base, "LANGUAGE": models.language, "REASONING": models.reasoning}
-    text = _filled(_template(), {**values, "ITEMS": items}).replace("@ABOUT@", about)
+    text = _filled(_divided(_template(), file.parent / items), {**values, "ITEMS": items})
+    text = text.replace("@ABOUT@", about)
     _write(file, text)
 
 
@@ -119,7 +122,7 @@ def write_from_recipe(file: Path, recipe: Path, items: str | None, expect: str) 
     with writing(own):
         moved.save(own, header=f"# {recipe.name}, as mergefront reads it.\n")
     say(f"{varied} numbers of {shown(recipe)} became ranges; as it stands it is {shown(own)}")
-    _write(file, head + _filled(tail, values) + end)
+    _write(file, head + _filled(_divided(tail, file.parent / items), values) + end)
 
 
 def _refuse(file: Path) -> None:
@@ -131,6 +134,18 @@ def _write(file: Path, text: str) -> None:
     with writing(file):
         write_atomic(file, text)
     say(f"wrote {shown(file)}; next: mergefront check {shown(file)}")
+
+
+def _divided(text: str, items: Path) -> str:
+    """`text` with the splits of a file whose lines name theirs; else with fractions of it all."""
+    try:
+        with items.open(encoding="utf-8") as lines:
+            first = json.loads(lines.readline())
+    except (OSError, ValueError):
+        return text  # no file, or none of lines: `check` tells
+    assert _SPLITS in text
+    said = isinstance(first, dict) and "split" in first
+    return text.replace(_SPLITS, _AS_SAID) if said else text
 
 
 def _template() -> str:

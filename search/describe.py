@@ -69,6 +69,13 @@ def describe(console: Console, prepared: Prepared, folder: Path | None = None) -
         each = str(task.config.samples) if task.generates else "none"
         tasks.add_row(name, *counts, each, ", ".join(task.measures))
     console.print(tasks)
+    for name, task in prepared.tasks.items():
+        if task.idle:
+            count = task.idle + sum(len(items) for items in task.splits.values())
+            say(
+                f"task {name}: {task.idle:,} of {count:,} items serve no split; where lines name "
+                "their split, 1.0 in `splits` takes all of it"
+            )
     say(
         f"until {until(search.file.budget)}; {prepared.answers('dev')} answers a trial; "
         f"baselines: {', '.join(prepared.baselines) or 'none'}"

@@ -400,7 +400,6 @@ def test_tokenizer_sources(tmp_path: Path, source: str, expected: str) -> None:
         ("method: ties", "method: slerp", "1:1: 3 models; slerp merges at most 2"),
         ("method: ties", "method: [ties]", "15:1: merge_method is the name of a method"),
         ("merge_method: ties\n", "", "1:1: merge_method is missing"),
-        ("normalize: true", "int8_mask: true", "18:3: unknown parameter of ties 'int8_mask'"),
         ("normalize: true", "rescale: true", "18:3: unknown parameter of ties 'rescale'"),
         ("dtype: float16", "dtype: float64", "19:1: unknown dtype 'float64'"),
         ("dtype: float16", "out_dtype: auto", "19:1: unknown dtype 'auto'"),
@@ -416,6 +415,13 @@ def test_tokenizer_sources(tmp_path: Path, source: str, expected: str) -> None:
 def test_what_we_do_not_have_is_refused_with_its_place(tmp_path, old, new, message) -> None:
     assert PASTED.count(old) == 1
     assert refusal(tmp_path, PASTED.replace(old, new)).startswith(message)
+
+
+def test_what_changes_no_merge_is_left_out_with_a_note(tmp_path: Path) -> None:
+    plain, _ = load(tmp_path, PASTED)
+    recipe, notes = load(tmp_path, PASTED.replace("normalize: true", "int8_mask: true"))
+    assert recipe.fingerprint(["a"] * 3) == plain.fingerprint(["a"] * 3)
+    assert [note for note in notes if note.startswith("int8_mask ")]
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,8 @@ def test_init_alone_makes_a_search_of_the_tiny_trio(mergefront, trio, tmp_path, 
     assert load_yaml(Path("search.yaml")).data["base_model"] == "tiny/base"
     ended = mergefront("check", "search.yaml")
     assert (ended.code, ended.err) == (0, "")
-    assert "99" in ended.out  # dev items
+    assert re.search(r"math +│ +96 +│ +128 +│ +96", ended.out)
+    assert "serve no split" not in ended.out
 
 
 def test_init_refuses_what_would_be_half_a_file(workplace, mergefront):
