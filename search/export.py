@@ -95,6 +95,11 @@ def spelled(estimate: Estimate) -> str:
     return f"{value} [{low}, {high}]"
 
 
+def short(estimate: Estimate) -> str:
+    """An estimate's value alone as text: .934."""
+    return spelled(estimate).partition(" ")[0]
+
+
 def _header(run: Run, member: Member, test: Result | None) -> str:
     lines = [
         f"Found by mergefront in run {run.name}: {member.label}, fingerprint {member.fingerprint}",
