@@ -55,7 +55,7 @@ def findings(run: Run, members: Sequence[Member]) -> list[str]:
             bounds = ", ".join(str(constraint) for constraint in search.constraints)
             lines.append(f"{member.label} does not hold {bounds or 'finite weights'} with 95%")
     points = {member.label: member.point(search) for member in members}
-    for baseline in (member for member in members if member.trial is None):
+    for baseline in (m for m in members if m.trial is None and m.feasible):
         worse = [m.label for m in trials if dominates(points[baseline.label], points[m.label])]
         if worse:
             lines.append(f"baseline {baseline.label} is ahead of {', '.join(worse)}")

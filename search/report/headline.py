@@ -11,7 +11,7 @@ from search.amounts import many
 from search.budget import until
 from search.comparison import signed
 from search.export import spelled
-from search.report.verdict import Against, ahead_of
+from search.report.verdict import Against, ahead_of, baselines, broken
 from search.status import State, Status
 from search.view import RunView
 
@@ -97,7 +97,7 @@ def _chosen(view: RunView, found: list[Against]) -> tuple[str, list[str]]:
     named = f"{view.chosen.label[:1].upper()}{view.chosen.label[1:]}"
     scores = _and(f"{one.objective.name} {_unbroken(spelled(one.ours))}" for one in found)
     ahead = ahead_of(view, view.chosen)
-    joint, others = view.chosen.joint, [m for m in view.members if m.trial is None and m.joint]
+    joint, others = view.chosen.joint, [m for m in baselines(view) if m.feasible and m.joint]
     best = max(others, key=lambda m: m.joint.value if m.joint else 0.0, default=None)
     if all(one.baseline is None for one in found):
         title = f"{named} is the balanced merge: {scores}; there is no baseline"
@@ -110,17 +110,23 @@ def _chosen(view: RunView, found: list[Against]) -> tuple[str, list[str]]:
             f" answers; the best baseline, {best.label}, in {_unbroken(spelled(best.joint))}"
         )
     else:
-        title = f"{named}{_by_objective(found)}"
+        every = "every baseline"
+        if len({member.feasible for member in baselines(view)}) == 2:
+            every += " that qualifies"
+        title = f"{named}{_by_objective(found, every)}"
     return title, _notes(view, found)
 
 
-def _by_objective(found: list[Against]) -> str:
+def _by_objective(found: list[Against], every: str) -> str:
     """What comes of comparing each objective with its best baseline, none of which is ahead."""
     better = [_by(one) for one in found if one.standing == "better"]
     worse = [_by(one) for one in found if one.standing == "worse"]
-    even = [_by(one) for one in found if one.standing not in ("better", "worse")]
+    even = [_by(one) for one in found if one.standing == "not told apart"]
+    if not (better or worse or even):
+        scores = _and(f"{one.objective.name} {_unbroken(spelled(one.ours))}" for one in found)
+        return f" is the balanced merge: {scores}; it could be compared with no baseline"
     if better:
-        told = f" beats every baseline in {_and(better)}"
+        told = f" beats {every} in {_and(better)}"
         told += f"; not told from the best in {_and(even)}" if even else ""
         return told + (f"; it gives up {_and(worse)}" if worse else "")
     if len(found) == 1:
@@ -153,22 +159,44 @@ def _notes(view: RunView, found: list[Against]) -> list[str]:
         words = {"better": "better than", "worse": "worse than", "not told apart": "not told from"}
         parts = [f"{_by(one)}, {words[one.standing]} {one.baseline}" for one in told]
         lines.append(f"Against the best baseline of each objective: {'; '.join(parts)}.")
+    lines += [
+        f"{one.objective.name}: not compared with {one.baseline}: {one.why}."
+        for one in found
+        if one.why
+    ]
     if view.test is not None:
         scores = _and(
             f"{o.name} {_unbroken(spelled(view.test.estimate(o)))}" for o in view.search.objectives
         )
-        n = view.test.estimate(view.search.objectives[0]).n
-        lines.append(f"On {n:,} test items, asked once and of it alone: {scores}.")
+        n = {o.name: f"{view.test.estimate(o).n:,}" for o in view.search.objectives}
+        # Objectives may be of tasks of several sizes.
+        items = "test items (" + ", ".join(f"{name} on {count}" for name, count in n.items()) + ")"
+        if len(set(n.values())) == 1:
+            items = f"{min(n.values())} test items"
+        lines.append(f"On {items}, asked once and of it alone: {scores}.")
     if view.search.constraints:
         bounds = _and(map(str, view.search.constraints))
         held = "holds" if view.chosen.feasible else "DOES NOT HOLD"
         lines.append(f"It {held} {bounds} with 95% confidence on held-out items.")
+    off = [member for member in baselines(view) if not member.feasible]
+    failed = [member.label for member in off if broken(view, member)]
+    loose = [member.label for member in off if member.label not in failed]
+    if loose:
+        do = "does" if len(loose) == 1 else "do"
+        lines.append(f"Of the baselines, {_and(loose)} {do} not hold the constraints.")
+    named = {one.baseline for one in found}
+    lines += [
+        f"Baseline {label} could not be scored: its merge is broken."
+        for label in failed
+        if label not in named
+    ]
     return lines
 
 
 def _claimed(view: RunView) -> tuple[str, list[str]]:
     title = f"{many(len(view.front), 'trial')} on the front, by scores that are not confirmed"
     lines = []
+    allowed = {k: b for k, b in view.baselines.items() if b.feasible} or view.baselines
     for index, objective in enumerate(view.search.objectives):
         number = max(view.front, key=lambda n: objective.sign * view.trials[n].values[index])
         trial = view.trials[number]
@@ -179,7 +207,7 @@ def _claimed(view: RunView) -> tuple[str, list[str]]:
         line = f"{objective.name}: best claimed {told} (trial {number})"
         if view.baselines:
             label, best = max(
-                ((label, b.values[index]) for label, b in view.baselines.items()),
+                ((label, b.values[index]) for label, b in allowed.items()),
                 key=lambda pair: objective.sign * pair[1],
             )
             line += f"; best baseline {label} {best:.3f}"

@@ -7,10 +7,12 @@ the hash of the item's name are shown.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from objectives import ItemScore, SampleScore
+from objectives.scorers.base import Measure
 from objectives.splits import SPLITS, Split
 from objectives.task import JOINT
 from objectives.thinking import split_text
@@ -110,7 +112,7 @@ def samples(view: RunView) -> Samples | None:
             shown = shown[:1]
         groups.append(Group(name, title if theirs is not None else _alone(name), len(held), shown))
     groups = [group for group in groups if group.count]
-    return Samples(who, label, split, _rule(view, label, split, groups), groups)
+    return Samples(who, label, split, _rule(view, ours, label, split, groups), groups)
 
 
 def _results(view: RunView) -> tuple[str, Result, str | None, Result | None, Split] | None:
@@ -137,7 +139,9 @@ def _results(view: RunView) -> tuple[str, Result, str | None, Result | None, Spl
         return None
     count = {
         label: sum(
-            _solved(view, task, row) for task, rows in _tasks(view, result).items() for row in rows
+            _solved(view, task, row) is True
+            for task, rows in _tasks(view, result).items()
+            for row in rows
         )
         for label, result in others.items()
         if any(result.items.values())
@@ -155,19 +159,28 @@ def _tasks(view: RunView, result: Result) -> dict[str, Sequence[ItemScore]]:
     return {task: rows for task, rows in result.items.items() if task in names}
 
 
-def _solved(view: RunView, task: str, item: ItemScore) -> bool:
-    """Right and in the language where that is told, else half of every score that decides."""
+def _solved(view: RunView, task: str, item: ItemScore) -> bool | None:
+    """Right and in the language where that is told, else the better half of what decides.
+
+    None where nothing tells: scores without bounds, such as perplexity, have no half.
+    """
     if JOINT in item.scores:
         return item.scores[JOINT] == 1.0
     told = [
         (item.scores[key], measure)
         for (of, key), measure in deciding(view.search).items()
-        if of == task and key in item.scores
+        if of == task and key in item.scores and _bounded(measure)
     ]
-    return bool(told) and all(
+    if not told:
+        return None
+    return all(
         (score >= sum(m.range) / 2) if m.direction == "maximize" else (score <= sum(m.range) / 2)
         for score, m in told
     )
+
+
+def _bounded(measure: Measure) -> bool:
+    return all(math.isfinite(bound) for bound in measure.range)
 
 
 def _kinds(view: RunView, ours: Result, theirs: Result | None) -> dict[str, list[Pair]]:
@@ -180,6 +193,8 @@ def _kinds(view: RunView, ours: Result, theirs: Result | None) -> dict[str, list
             if theirs is not None and other is None:  # a race stopped ours or theirs
                 continue
             mine = _solved(view, task, row)
+            if mine is None:
+                continue
             name = "solve" if mine else "fail"
             if other is not None and _solved(view, task, other) != mine:
                 name = "wins" if mine else "loses"
@@ -196,15 +211,26 @@ def _alone(name: str) -> str:
     return {"fail": "not solved", "solve": "solved"}.get(name, GROUPS[name])
 
 
-def _rule(view: RunView, label: str | None, split: Split, groups: Sequence[Group]) -> str:
+def _rule(
+    view: RunView, ours: Result, label: str | None, split: Split, groups: Sequence[Group]
+) -> str:
+    free = [f"{of}/{key}" for (of, key), m in deciding(view.search).items() if not _bounded(m)]
+    gone = f"{', '.join(free)}: without bounds, and so not part of it." if free else ""
+    if not groups:
+        return f"No answers are shown, as nothing tells which items are solved. {gone}".rstrip()
     held = {group.name: group.count for group in groups}
     most = f"{held.get('loses', 0) + held.get('solve', 0):,} of {sum(held.values()):,}"
     whose = "" if label is None else f" The baseline is {label}, which solves most: {most}."
-    joint = any(member.joint is not None for member in view.members)
-    solved = "right and in the language" if joint else "at least half of every score that decides"
+    items = [item for rows in _tasks(view, ours).values() for item in rows]
+    joint = [JOINT in item.scores for item in items]
+    half = "in the better half of the range of every score that decides"
+    solved = "right and in the language"
+    if not all(joint):
+        solved = f"{solved}; where that is not told, {half}" if any(joint) else half
     counts = ", ".join(f"{group.count:,} {group.title}" for group in groups)
     return (
-        f"Of the {split} items: {counts}. An item is solved by an answer that is {solved}.{whose}"
+        f"Of the {split} items: {counts}. An item is solved by an answer that is {solved}."
+        f"{f' {gone}' if gone else ''}{whose}"
         " Shown are the first of each group by a hash of their names: nobody picked them."
     )
 

@@ -16,7 +16,7 @@ from search.comparison import DELTAS, Told, noise
 from search.confirm import Member
 from search.confirmed import findings, ordered, standing
 from search.errors import ConfigError
-from search.export import spelled
+from search.export import short, spelled
 from search.incidents import POLICIES, Kind
 from search.ranges import spelled as spelled_range
 from search.secrets import without_password
@@ -63,8 +63,7 @@ def confirmed(view: RunView) -> tuple[Table, list[str]] | None:
     for member in members:
         cells = [member.label]
         for name in names:
-            claimed = f"{member.claimed[name].value:.3f}".replace("0.", ".", 1)
-            cells += [claimed, spelled(member.confirmed[name])]
+            cells += [short(member.claimed[name]), spelled(member.confirmed[name])]
         if both:
             cells.append("" if member.joint is None else spelled(member.joint))
         rows.append([*cells, _standing(view, member)])
@@ -311,7 +310,8 @@ def failures(view: RunView) -> tuple[list[str], Table | None]:
         policy = POLICIES[Kind(name)]
         lines.append(f"{count:,} x {name}: {policy.what}.")
     broken = [t for t in view.trials.values() if t.state == "fault"]
-    failed = [t for t in view.trials.values() if t.state == "failed"]
+    # Those that were half asked for when a driver was killed took nothing.
+    failed = [t for t in view.trials.values() if t.state == "failed" and t.recipe is not None]
     if broken:
         lines.append(
             f"{many(len(broken), 'merge')} came out broken and could not be scored: the recipe's"

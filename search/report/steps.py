@@ -8,12 +8,14 @@ import platform
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from merge_core import Recipe
-from merge_core.errors import MergeError
+from merge_core.errors import MergeError, RecipeError
 from merge_core.mergekit import to_mergekit
 from merge_core.yaml_io import dump_yaml
 from search.comparison import Told
+from search.live import Live
 from search.narrow import FEWEST, at_ends
 from search.report.headline import Standing
 from search.results import Result
@@ -44,18 +46,41 @@ class Advice:
 
 @dataclass(frozen=True)
 class Places:
-    """How the run's files are typed by somebody in the folder of its search file."""
+    """How the run's files are typed by somebody in the folder of its search file.
+
+    Attributes:
+        root: that folder.
+        run: the run's.
+        file: the search file, with the run's name where the file's is another.
+        save: what to do before, if the file is not there; "" else.
+        again: what the last session was begun with; "" if that is not known.
+    """
 
     root: str
     run: str
     file: str
+    save: str
+    again: str
 
     @classmethod
     def of(cls, view: RunView) -> Places:
         """Of a run."""
         root = view.search.root
         run = shlex.quote(os.path.relpath(view.run.folder, root))
-        return cls(shlex.quote(str(root)), run, shlex.quote(f"{view.name}.yaml"))
+        live = Live.read(view.run.folder)
+        again = live.command if live is not None and live.command.split()[1:2] == ["run"] else ""
+        named = (Path(word).name for word in again.split()[2:] if word.endswith((".yaml", ".yml")))
+        own = f"{view.name}.yaml"
+        file = next((name for name in named if (root / name).is_file()), own)
+        save = f"first save the search file below as {file} there"
+        name = "" if Path(file).stem == view.name else f" --name {shlex.quote(view.name)}"
+        return cls(
+            root=shlex.quote(str(root)),
+            run=run,
+            file=f"{shlex.quote(file)}{name}",
+            save="" if (root / file).is_file() else save,
+            again=again,
+        )
 
 
 def advice(view: RunView, standing: Standing, told: Sequence[Told]) -> list[Advice]:
@@ -63,7 +88,7 @@ def advice(view: RunView, standing: Standing, told: Sequence[Told]) -> list[Advi
     places = Places.of(view)
     found = []
     if standing.state in ("stopped", "failed", "dead"):
-        found.append(Advice("Go on with the search where it stands.", _run(places)))
+        found.append(_on(places))
     if view.front and not view.members and standing.state != "running":
         found.append(
             Advice("Score the front on held-out items.", f"mergefront confirm {places.run}")
@@ -100,13 +125,18 @@ def advice(view: RunView, standing: Standing, told: Sequence[Told]) -> list[Advi
     return found
 
 
-def _run(places: Places) -> str:
-    return f"mergefront run {places.file}"
+def _on(places: Places) -> Advice:
+    what = "Go on with the search where it stands"
+    if places.again:
+        return Advice(f"{what}: what was typed last, where it was typed.", places.again)
+    save = f"; {places.save}" if places.save else ""
+    return Advice(f"{what}{save}.", f"mergefront run {places.file}")
 
 
 def _other(view: RunView) -> str:
     first = view.search.objectives[0]
-    label = max(view.baselines, key=lambda name: first.sign * view.baselines[name].values[0])
+    allowed = {k: b for k, b in view.baselines.items() if b.feasible} or view.baselines
+    label = max(allowed, key=lambda name: first.sign * allowed[name].values[0])
     return shlex.quote(label)
 
 
@@ -168,8 +198,7 @@ def _stem(name: str) -> str:
 def commands(view: RunView, *, mergekit: bool) -> list[tuple[str, str]]:
     """(what for, command) to reproduce, confirm, look at and take away, typed in the root."""
     places = Places.of(view)
-    there = (view.search.root / f"{view.name}.yaml").is_file()
-    saved = "" if there else f"; first save the search file below as {view.name}.yaml there"
+    saved = f"; {places.save}" if places.save else ""
     found = [
         ("the folder of the search file", f"cd {places.root}"),
         (f"this search again, from its beginning{saved}", f"mergefront run {places.file} --new"),
@@ -188,14 +217,16 @@ def commands(view: RunView, *, mergekit: bool) -> list[tuple[str, str]]:
 
 
 def recipes(view: RunView) -> tuple[str, str]:
-    """The chosen recipe's YAML, and why mergekit cannot do it ("" if it can)."""
+    """The chosen recipe's YAML, and a sentence on why it is not for mergekit ("" if it is)."""
     if view.chosen is None:
         return "", ""
     recipe = Recipe.parse(view.chosen.recipe)
     try:
         to_mergekit(recipe.resolved(view.search.root))
-    except MergeError as error:
-        return dump_yaml(recipe.plain()), str(error)
+    except RecipeError as error:
+        return dump_yaml(recipe.plain()), f"Not for mergekit: {error}"
+    except MergeError as error:  # the models are gone since, or cannot be read
+        return dump_yaml(recipe.plain()), f"Whether mergekit can do it is not known here: {error}"
     return dump_yaml(recipe.plain()), ""
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from objectives import Estimate
-from search.comparison import compare
+from search.comparison import Row, compare
 from search.config import Objective
 from search.confirm import Member
 from search.errors import ConfigError
 from search.front import dominates
+from search.results import Result
 from search.view import RunView
 
 Standing = Literal["better", "worse", "not told apart", "not compared"]
@@ -26,12 +28,15 @@ class Against:
         ours: confirmed, with the interval that holds for all members at once.
         claimed: on the dev items.
         test: on the test items, scored once; None if it was not.
-        baseline: the best one's label; None without baselines.
-        theirs: its confirmed score.
+        baseline: the best one's label, of those that hold the constraints if any does; None
+            without baselines.
+        holds: whether it holds the constraints, and could be scored.
+        theirs: its confirmed score; None if its merge is broken.
         lacks: the best one's confirmed scores in the other objectives, by name.
         difference: ours less theirs, paired by item, with a 95% interval; None where it cannot be
             told.
         standing: whether ours is better, as far as the interval tells.
+        why: it is not compared; "" if it is, or there is no baseline.
     """
 
     objective: Objective
@@ -39,10 +44,12 @@ class Against:
     claimed: Estimate
     test: Estimate | None
     baseline: str | None
+    holds: bool
     theirs: Estimate | None
     lacks: Mapping[str, Estimate]
     difference: Estimate | None
     standing: Standing
+    why: str
 
 
 def against(view: RunView) -> list[Against]:
@@ -50,13 +57,20 @@ def against(view: RunView) -> list[Against]:
     chosen = view.chosen
     if chosen is None:
         return []
-    others = [member for member in view.members if member.trial is None]
+    others = baselines(view)
+    # Against one that is not allowed nothing is won or lost.
+    others = [member for member in others if member.feasible] or others
+    rows: dict[str, Sequence[Row]] = {}
     found = []
     for objective in view.search.objectives:
         best = max(
             others, key=lambda m: objective.sign * m.confirmed[objective.name].value, default=None
         )
-        difference = None if best is None else _difference(view, chosen, best, objective.name)
+        if best is not None and best.label not in rows:
+            rows[best.label] = _rows(view, chosen, best)
+        told = [] if best is None else rows[best.label]
+        failed = best is not None and broken(view, best)
+        difference = next((row.difference for row in told if row.score == objective.name), None)
         found.append(
             Against(
                 objective=objective,
@@ -64,23 +78,44 @@ def against(view: RunView) -> list[Against]:
                 claimed=chosen.claimed[objective.name],
                 test=None if view.test is None else view.test.estimate(objective),
                 baseline=None if best is None else best.label,
-                theirs=None if best is None else best.confirmed[objective.name],
+                holds=best is None or best.feasible,
+                theirs=None if best is None or failed else best.confirmed[objective.name],
                 lacks={}
-                if best is None
+                if best is None or failed
                 else {k: e for k, e in best.confirmed.items() if k != objective.name},
                 difference=difference,
                 standing=_standing(objective, difference),
+                why=_why(objective, failed) if best is not None and difference is None else "",
             )
         )
     return found
 
 
-def _difference(view: RunView, one: Member, other: Member, name: str) -> Estimate | None:
+def baselines(view: RunView) -> list[Member]:
+    """The confirmed members that are no trials."""
+    return [member for member in view.members if member.trial is None]
+
+
+def broken(view: RunView, member: Member) -> bool:
+    """Whether its merge could not be scored."""
+    path = view.run.held_out("confirm", member.fingerprint)
+    return not member.feasible and path.is_file() and Result.load(path).fault is not None
+
+
+def _why(objective: Objective, failed: bool) -> str:
+    """What keeps it from being compared."""
+    if failed:
+        return "its merge is broken and could not be scored"
+    if not all(math.isfinite(bound) for m in objective.measures for bound in m.range):
+        return "a score without bounds has no interval of a difference"
+    return "answers are gone from the run folder"
+
+
+def _rows(view: RunView, one: Member, other: Member) -> Sequence[Row]:
     try:
-        _, rows, _ = compare(view.run, one.label, other.label, "confirm")
+        return compare(view.run, one.label, other.label, "confirm")[1]
     except ConfigError:  # a baseline whose merge is broken has no items
-        return None
-    return next(row.difference for row in rows if row.score == name)
+        return []
 
 
 def _standing(objective: Objective, difference: Estimate | None) -> Standing:
@@ -93,8 +128,8 @@ def _standing(objective: Objective, difference: Estimate | None) -> Standing:
 
 
 def ahead_of(view: RunView, member: Member) -> list[str]:
-    """The baselines that are at least as good in everything, and better in something."""
+    """The baselines that are at least as good in everything, better in something, and allowed."""
     mine = member.point(view.search)
     return [
-        m.label for m in view.members if m.trial is None and dominates(m.point(view.search), mine)
+        m.label for m in baselines(view) if m.feasible and dominates(m.point(view.search), mine)
     ]

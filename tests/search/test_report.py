@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,14 +17,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from objectives import Estimate
 from search import report, session
+from search.config import Objective
+from search.confirm import Member
 from search.export import spelled
 from search.lease import holder_file
 from search.live import Live
+from search.report.headline import headline
 from search.report.page import _environment
+from search.report.samples import samples
+from search.report.sections import confirmed, failures
+from search.report.steps import advice, commands, recipes
+from search.report.verdict import against
 from search.run import LOCK, Run, locked
 from search.secrets import redacted
 from search.status import look
+from search.view import RunView
 from tests.search import looks
 
 SMALL = {"splits": {"dev": 8, "confirm": 12, "test": 8}, "workers": {"count": 2}}
@@ -220,6 +230,7 @@ def test_a_stopped_run_says_that_nothing_is_confirmed(run):
     assert "mergefront export" not in found.text
     assert "confirmed" not in found.rows()
     assert "Of the dev items" in found.text
+    assert "An item is solved by an answer that is right and in the language." in found.text
 
 
 @pytest.mark.parametrize(
@@ -267,6 +278,126 @@ def test_what_is_gone_costs_only_itself_and_trials_since_are_told(run):
     assert "2 more have finished since" in found.text
     assert "answers" not in found.rows()
     assert "not compared" in found.text
+
+
+@pytest.fixture(scope="module")
+def view(finished: Path) -> RunView:
+    found = look(Run.open(finished)).view
+    assert found is not None
+    assert found.chosen is not None
+    return found
+
+
+def told(view: RunView) -> tuple[str, str]:
+    """The headline and what goes with it."""
+    found = headline(view, report.Standing("finished", 1.0), against(view))
+    return found.title, " ".join(found.lines)
+
+
+def with_baselines(view: RunView, **changes: object) -> RunView:
+    """Its baselines score everything, or what else is said of them."""
+    best = Estimate(1.0, 0.99, 1.0, 12)
+
+    def changed(member: Member) -> Member:
+        scores = {o.name: best for o in view.search.objectives}
+        return replace(member, **{"confirmed": scores, "joint": best, **changes})
+
+    members = [m if m.trial is not None else changed(m) for m in view.members]
+    return replace(view, members=members)
+
+
+def test_a_baseline_that_does_not_hold_the_constraints_wins_nothing(view):
+    ahead = with_baselines(view, feasible=True)
+    assert told(ahead)[0].startswith("No gain")
+    assert any("is ahead of" in line for line in confirmed(ahead)[1])
+    none = with_baselines(view, feasible=False)
+    title, lines = told(none)
+    assert "No gain" not in title
+    assert "best baseline," not in title
+    assert "do not hold the constraints" in lines
+    assert not any("is ahead of" in line for line in confirmed(none)[1])
+    assert not any(one.holds for one in against(none))
+    label = next(m.label for m in view.members if m.trial is None)
+    some = replace(
+        none, members=[replace(m, feasible=m.feasible or m.label == label) for m in none.members]
+    )
+    assert {one.baseline for one in against(some)} == {label}
+
+
+def test_a_broken_baseline_is_not_told_as_compared(run):
+    view = look(Run.open(run)).view
+    for member in view.members:
+        if member.trial is None:
+            for path in (
+                view.run.held_out("confirm", member.fingerprint),
+                view.run.baseline(member.label),
+            ):
+                data = json.loads(path.read_text(encoding="utf-8"))
+                path.write_text(json.dumps({**data, "items": {}, "fault": "infinite weights"}))
+    title, lines = told(with_baselines(view, feasible=False, joint=None))
+    assert title.endswith("it could be compared with no baseline")
+    assert "its merge is broken and could not be scored" in lines
+
+
+def test_a_score_over_one_is_shown_whole(view):
+    name = view.search.objectives[0].name
+    large = Estimate(10.512, 9.0, 12.0, 8)
+    members = [replace(m, claimed={**m.claimed, name: large}) for m in view.members]
+    assert confirmed(replace(view, members=members))[0].rows[0][1] == "10.512"
+
+
+def test_answers_are_sorted_by_scores_that_have_a_half(view):
+    (part, measure), *_ = view.search.objectives[0].measured.items()
+    key = f"{part[0]}/{part[1]}"
+
+    def by(**changes: object) -> str:
+        one = Objective("one", (part,), "maximize", 0.0, (replace(measure, **changes),))
+        search = replace(view.search, objectives=(one,), constraints=())
+        return samples(replace(view, search=search)).rule
+
+    # Whether both are right is told of these items, so that bounds do not count.
+    assert f"{key}: without bounds" in by(range=(0.0, float("inf")))
+    assert "without bounds" not in by()
+
+
+def test_trials_that_nobody_began_are_no_failures(view):
+    trial = view.trials[0]
+    lost = replace(trial, number=98, state="failed", recipe=None, why="")
+    assert failures(replace(view, trials={**view.trials, 98: lost})) == failures(view)
+    done = replace(lost, recipe=trial.recipe)
+    assert "1 trial could not be done" in failures(replace(view, trials={98: done}))[0][-1]
+
+
+def test_models_that_are_gone_are_not_mergekit_s_fault(view):
+    models = [{"model": f"./gone/{name}", "parameters": {"weight": 1}} for name in "ab"]
+    plain = {"merge_method": "task_arithmetic", "base_model": "./gone/base", "models": models}
+    why = recipes(replace(view, chosen=replace(view.chosen, recipe=plain)))[1]
+    assert why.startswith("Whether mergekit can do it is not known here: ")
+    assert recipes(view)[1].startswith("Not for mergekit: ")
+
+
+def test_a_run_of_another_name_is_gone_on_with_as_it_was_begun(run):
+    stopped = report.Standing("stopped", 2.0)
+
+    def first(command: str, file: str) -> tuple[str, str, str]:
+        Live(at=2.0, began=1.0, phase="stopped", command=command).save(run)
+        view = look(Run.open(run)).view
+        held = view.search.root / "looks.yaml"
+        held.rename(held.with_name(file))
+        try:
+            found = advice(view, stopped, [])[0]
+            again = next(c for what, c in commands(view, mergekit=False) if "again, from" in what)
+            return found.what, found.command, again
+        finally:
+            held.with_name(file).rename(held)
+
+    assert first("", "looks.yaml")[1] == "mergefront run looks.yaml"
+    typed = "mergefront run sub/own.yaml --name looks --set budget.trials=6"
+    _, command, again = first(typed, "own.yaml")
+    assert command == typed
+    assert again == "mergefront run own.yaml --name looks --new"
+    what, _, _ = first("", "own.yaml")
+    assert "first save the search file below as looks.yaml there" in what
 
 
 def test_one_objective_without_baselines(make):
