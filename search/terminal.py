@@ -168,7 +168,6 @@ class Progress:
             workers=driver.pool.doing(),
             items=driver.budget.items,
             reserve=driver.budget.reserved(driver.progress.able),
-            working=self._shows.working,
         )
 
     def confirming(self, what: str, done: int, total: int) -> None:
@@ -229,7 +228,8 @@ class Progress:
         if self._run is None or (not force and clock - self._wrote < EVERY_S):
             return
         self._wrote = clock
-        self._kept = replace(self._kept, at=time.time(), phase=phase, **more)
+        working = None if self._shows is None else self._shows.working
+        self._kept = replace(self._kept, at=time.time(), phase=phase, working=working, **more)
         if Holder.of(self._run.folder / LOCK) != self._holder:
             return  # another driver has taken over, and writes the same file
         try:
