@@ -163,5 +163,6 @@ def server(uri: str, host: str, port: int) -> tuple[list[str], dict[str, str]]:
     command = [
         *(sys.executable, "-m", "mlflow", "server"),
         *("--host", host, "--port", str(port), "--workers", "1"),
+        *("--uvicorn-opts", "--log-level warning"),  # no line a request
     ]
     return command, {"MLFLOW_BACKEND_STORE_URI": uri}

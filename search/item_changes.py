@@ -54,7 +54,9 @@ def print_changes(console: Console, found: Sequence[Change], a: str, b: str) -> 
     better = sum(bool(one.better) for one in found)
     worse = sum(bool(one.worse) for one in found)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, title_justify="left")
+    both = sum(bool(one.better and one.worse) for one in found)
     said = f"items that changed: {len(found)}, {a} better in {better} and worse in {worse}"
+    said += f" ({both} of them in both ways)" if both else ""
     table.title = escape(said)
     table.add_column("item", overflow="fold", max_width=22)
     table.add_column("", overflow="fold", max_width=22)
