@@ -20,7 +20,8 @@ class Experiment(ABC, Generic[FileT]):
         summary: one line for the list.
         question: what is asked.
         paper: what the papers say.
-        limits: what a miniature cannot tell.
+        limits: what it cannot tell, of whatever models.
+        miniature: what it cannot tell on its own small world.
         kind: what its file holds.
         continued: whether its own world needs the series of checkpoints.
     """
@@ -30,6 +31,7 @@ class Experiment(ABC, Generic[FileT]):
     question: ClassVar[str]
     paper: ClassVar[str]
     limits: ClassVar[str]
+    miniature: ClassVar[str] = ""
     kind: type[FileT]
     continued: ClassVar[bool] = False
 

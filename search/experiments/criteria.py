@@ -96,7 +96,6 @@ class Criteria(Experiment[CriteriaFile]):
         ties = [lab.score("TIES", recipe)]
         fisher = self._fisher(lab, file) if "fisher" in file.criteria else None
         found: dict[str, dict[str, list[Result]]] = {}
-        n = len(file.slacks)
         for slack in sorted(file.slacks):
             at = f"{slack:g}"
             recipe = lab.recipe(file.with_slack(plain, slack), file.experts)
@@ -118,10 +117,12 @@ class Criteria(Experiment[CriteriaFile]):
                 if rival != "TIES" and rival not in file.criteria:
                     continue
                 told: dict[str, list[str]] = {}
-                for kind in (kind for kind in file.criteria if kind != rival):
+                others = [kind for kind in file.criteria if kind != rival]
+                family = len(found) * len(others)  # one sentence tells of all of them
+                for kind in others:
                     own = [
                         Difference(
-                            kind, rival, at, o.name, difference(o, here[kind], here[rival], n)
+                            kind, rival, at, o.name, difference(o, here[kind], here[rival], family)
                         )
                         for at, here in found.items()
                     ]

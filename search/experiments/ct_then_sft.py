@@ -99,11 +99,13 @@ class CtThenSft(Experiment[CtThenSftFile]):
         "of CT data, and the gain shrinks as CT data grows (arXiv 2407.03994, Llama-2-7B)."
     )
     limits: ClassVar[str] = (
+        "Intervals are over items, not over training runs: try other seeds. Settings of merges "
+        "are chosen on dev items, which CT-then-SFT has no part in."
+    )
+    miniature: ClassVar[str] = (
         "One training run of one model of 442,560 parameters; the amounts stand to a 7B model's "
         "tokens in no known ratio. Here fine-tuning teaches English so firmly that what is "
-        "fine-tuned last answers in English alone, which real models do less. Intervals are over "
-        "items, not over training runs: try other seeds. Settings of merges are chosen on dev "
-        "items, which CT-then-SFT has no part in."
+        "fine-tuned last answers in English alone, which real models do less."
     )
     kind = CtThenSftFile
     continued: ClassVar[bool] = True

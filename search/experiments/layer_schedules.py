@@ -87,10 +87,12 @@ class LayerSchedules(Experiment[LayerSchedulesFile]):
         "of language against M2's 59.8 at about M2's accuracy (Typhoon2-R1-70B, arXiv 2502.09056)."
     )
     limits: ClassVar[str] = (
+        "The paper does not state its density. Random drops are one draw of the file's seed. "
+        "Intervals are over items of one set of models: try other seeds."
+    )
+    miniature: ClassVar[str] = (
         "Four layers: the falling end is the last one alone. The reasoning expert's English is "
-        "everywhere, so a falling end has little to do. The paper does not state its density. "
-        "Random drops are one draw of the file's seed. Intervals are over items of one set of "
-        "models: try other seeds."
+        "everywhere, so a falling end has little to do."
     )
     kind = LayerSchedulesFile
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Literal
 
 from objectives import Estimate, ItemScore
 from objectives.comparing import paired
 from objectives.statistics import estimate, mean_of, simultaneous
+from search.comparison import signed
 from search.config import Objective
+from search.export import short, spelled
 from search.figures.chart import Chart
 from search.results import Result
 
@@ -200,20 +203,9 @@ def trend(what: str, found: Estimate, first: str, last: str) -> str:
     return f"{what} {said} from {first} to {last}: {signed(found)}."
 
 
-def signed(found: Estimate) -> str:
-    """A difference as text: +0.034 [-0.011, +0.080]."""
-    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
-
-
 def plain(found: Estimate) -> str:
-    """A value as text: .93 [.88, .96]; a count without interval is itself alone."""
-
-    def short(value: float) -> str:
-        return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
-
-    if found.low == found.high == found.value:
-        return short(found.value)
-    return f"{short(found.value)} [{short(found.low)}, {short(found.high)}]"
+    """A value as text: .934 [.881, .957]; a count without interval is itself alone."""
+    return short(found) if found.low == found.high == found.value else spelled(found)
 
 
 def table(values: Sequence[Value], score: str) -> list[str]:
@@ -223,8 +215,14 @@ def table(values: Sequence[Value], score: str) -> list[str]:
     rows: dict[str, Mapping[str, Estimate]] = {}
     for series in dict.fromkeys(value.series for value in own):
         rows[series] = {value.at: value.estimate for value in own if value.series == series}
-    lines = [f"| {score} | " + " | ".join(places) + " |", "|---" * (len(places) + 1) + "|"]
+    heads = [_cell(text) for text in (score, *places)]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for series, cells in rows.items():
         shown = [plain(cells[at]) if at in cells else "" for at in places]
-        lines.append(f"| {series} | " + " | ".join(shown) + " |")
+        lines.append(f"| {_cell(series)} | " + " | ".join(shown) + " |")
     return lines
+
+
+def _cell(text: str) -> str:
+    """A name of a file's, as text in a Markdown table."""
+    return escape(text).replace("|", "\\|")

@@ -14,6 +14,7 @@ from pydantic import Field
 from merge_core.checkpoint import Checkpoint
 from merge_core.yaml_io import Where
 from objectives import Estimate
+from search.comparison import signed
 from search.experiments.base import Experiment
 from search.experiments.chart import chart_of, panel_of
 from search.experiments.ct_then_sft import RIVAL, CheckpointsFile
@@ -25,7 +26,6 @@ from search.experiments.outcome import (
     Value,
     counted,
     difference,
-    signed,
     verdict,
 )
 from search.figures.chart import Axis, Chart
@@ -161,7 +161,7 @@ def _counted(values: list[Value], places: list[str], unit: str) -> list[str]:
 
 
 def _scored(differences: list[Difference]) -> list[str]:
-    """What the merge's scores do from checkpoint to checkpoint, and beside CT-then-SFT."""
+    """What the merge's scores do from checkpoint to checkpoint."""
     said = []
     for score in dict.fromkeys(one.score for one in differences):
         own = [one for one in differences if one.score == score]

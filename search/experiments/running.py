@@ -61,6 +61,7 @@ def run(
         plan = MergePlan(asked.search.example())
         for note in check_prompts(asked.search, plan, asked.tasks, ("dev", "confirm")):
             told(note)
+    own = config is not None
     with locked(folder.resolve()):
         if config is None:
             continued = experiment.continued
@@ -70,5 +71,5 @@ def run(
         file, asked = read(config, experiment.kind, experiment.name, quick=quick, seed=seed)
         with opened(asked, folder, told) as lab:
             outcome = experiment.run(lab, file)
-            paths = write(experiment, outcome, lab, How(command, quick, file.seed))
+            paths = write(experiment, outcome, lab, How(command, quick, file.seed, own))
     return outcome, paths

@@ -120,10 +120,12 @@ class TwoLanguages(Experiment[TwoLanguagesFile]):
         "many languages one merge can hold is an open question (arXiv 2407.03994)."
     )
     limits: ClassVar[str] = (
+        "Each merge has the setting that was best for it on dev items, out of a short list. "
+        "Intervals are over items of one set of models: try other seeds."
+    )
+    miniature: ClassVar[str] = (
         "The two toy languages share numbers, problems and a word order, and an expert in one "
-        "computes in the other once it thinks; real languages share less. Each merge has the "
-        "setting that was best for it on dev items, out of a short list. Intervals are over items "
-        "of one set of models: try other seeds."
+        "computes in the other once it thinks; real languages share less."
     )
     kind = TwoLanguagesFile
 

@@ -55,9 +55,10 @@ def write_world(
                 for stage in stages:
                     shutil.copytree(root / stage, target / stage)
             (target / _MADE).write_text(made, encoding="utf-8")
-    if not (folder / "items").exists():
-        with new_folder(folder / "items") as target:
-            write_wide_items(target)
+    # Made anew each time, in no time: results are kept by what the items hold.
+    shutil.rmtree(folder / "items", ignore_errors=True)
+    with new_folder(folder / "items") as target:
+        write_wide_items(target)
     file = folder / f"{name}.yaml"
     text = files("configs").joinpath("experiments", f"{name}.yaml").read_text(encoding="utf-8")
     write_atomic(file, text)

@@ -31,11 +31,13 @@ class How:
         command: what repeats it.
         quick: a first look at few items and points.
         seed: of the models and of everything random.
+        own: on models of the user's own, not on the experiment's small world.
     """
 
     command: str
     quick: bool
     seed: int
+    own: bool = False
 
 
 def write(experiment: Experiment[Any], outcome: Outcome, lab: Lab, how: How) -> list[Path]:
@@ -70,6 +72,8 @@ def write(experiment: Experiment[Any], outcome: Outcome, lab: Lab, how: How) -> 
 
 
 def _text(experiment: Experiment[Any], outcome: Outcome, lab: Lab, how: How) -> str:
+    small = "" if how.own else experiment.miniature
+    limits = f"{small} {experiment.limits}".strip()
     lines = [f"# {_title(experiment)}", ""]
     if how.quick:
         lines += ["**A quick look: few items, few points. It says little.**", ""]
@@ -86,7 +90,7 @@ def _text(experiment: Experiment[Any], outcome: Outcome, lab: Lab, how: How) -> 
         "",
         *(f"{note}\n" for note in outcome.notes),
         *("## What the papers say", "", experiment.paper, ""),
-        *("## What a miniature cannot tell", "", experiment.limits, ""),
+        *("## What this cannot tell", "", limits, ""),
         *("## How", "", f"    {how.command}", ""),
     ]
     search = lab.asked.search

@@ -24,7 +24,16 @@ from search.demo import write_items
 from search.errors import ConfigError
 from search.experiments import EXPERIMENTS, get_experiment
 from search.experiments.layer_schedules import LayerSchedules
-from search.experiments.outcome import Difference, change, difference, mean, trend, verdict
+from search.experiments.outcome import (
+    Difference,
+    Value,
+    change,
+    difference,
+    mean,
+    table,
+    trend,
+    verdict,
+)
 from search.experiments.restoring import KINDS, criterion_of, fingerprint_of, write_restored
 from search.experiments.running import run
 from search.results import Result
@@ -56,11 +65,17 @@ def test_a_verdict_says_where_something_is_ahead_behind_and_neither() -> None:
     ]
     assert verdict("A against B", rows, "amounts") == (
         "A against B: ahead at 2 of 4 amounts (1, 4), behind at 1 (3), not told apart at 1 (2); "
-        "the largest difference is -0.300 [-0.400, -0.200] at 3."
+        "the largest difference is -.300 [-.400, -.200] at 3."
     )
-    assert verdict("A against B", rows[:1], "amounts").startswith("A against B: ahead, +0.200")
+    assert verdict("A against B", rows[:1], "amounts").startswith("A against B: ahead, +.200")
     both = verdict("A", [rows[0], rows[3]], "amounts")
     assert both.startswith("A: ahead at all 2 amounts;")
+
+
+def test_a_table_shows_what_is_over_one_and_names_as_they_are() -> None:
+    values = [Value("a|<b>", "1", "length", Estimate(n, n, n, 9)) for n in (10.512,)]
+    values.append(Value("a|<b>", "2", "length", Estimate(0.5, 0.25, 1.0, 9)))
+    assert table(values, "length")[2] == r"| a\|&lt;b&gt; | 10.512 | .500 [.250, 1.000] |"
 
 
 @pytest.mark.parametrize(
@@ -297,6 +312,23 @@ def test_an_experiment_s_own_file_runs_and_leaves_other_folders_alone(
     assert {row["sign"] for row in found["differences"]} == {"not told apart"}
 
 
+def test_all_criteria_that_one_sentence_tells_of_hold_together(workplace, mergefront) -> None:
+    kinds = ["magnitude", "random", "farthest"]
+    data = {**SLACK, "experiment": "criteria", "slacks": [0.5, 1], "criteria": kinds, "draws": 1}
+    (workplace / "own.yaml").write_text(dump_yaml(data))
+    ended = mergefront("experiment", "criteria", "--config", "own.yaml", "--out", "out")
+    assert ended.code == 0, ended.err
+    found = json.loads((workplace / "out" / "results.json").read_text())["differences"]
+    counts = {rival: sum(row["b"] == rival for row in found) for rival in (*kinds[:2], "TIES")}
+    assert counts == {"magnitude": 4, "random": 4, "TIES": 6}
+    alike = [result([0.0] * 4)]  # as the scripted engine's answers are
+    for row in found:
+        held = difference(RIGHT, alike, alike, counts[row["b"]])
+        assert (row["estimate"]["low"], row["estimate"]["high"]) == (held.low, held.high)
+    wide, wider = (difference(RIGHT, alike, alike, count).high for count in (4, 6))
+    assert 0.0 < wide < wider
+
+
 def test_models_of_one_s_own_are_scored_once_and_alike_each_time(trio, tmp_path) -> None:
     write_items(tmp_path / "items.jsonl", dev=2, confirm=10, test=2)
     data = {
@@ -326,6 +358,9 @@ def test_models_of_one_s_own_are_scored_once_and_alike_each_time(trio, tmp_path)
 
     first = once("one")
     assert len(lines) == 4
+    written = (tmp_path / "one" / "report.md").read_text()
+    assert LayerSchedules.limits in written
+    assert LayerSchedules.miniature not in written
     # A share of 0 or 1 is the one expert, to the bit.
     held = {(v["series"], v["at"], v["score"]): v["estimate"] for v in first["values"]}
     for score in ("right", "thai"):
