@@ -28,7 +28,7 @@ _TRAPS = {
     "cc-by*-nd-*": "no derivatives: a merge of it may not be published",
     "cc-by-nc-*": "no commercial use: that binds the merge",
     "cc-by*-sa-*": "share alike: the merge has to be published under the same licence",
-    "*gpl-*": "copyleft: the merge has to be published under the same licence",
+    "*gpl*": "copyleft: the merge has to be published under the same licence",
     "*openrail*": "its use restrictions have to be passed on to every user",
     "bigscience-*": "its use restrictions have to be passed on to every user",
     "qwen*": "terms of its own, some of them without commercial use: read its text",

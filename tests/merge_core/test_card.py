@@ -212,6 +212,7 @@ def test_known_traps_are_said_plainly():
         "llama3.3": "“Llama”",
         "gemma": "use restrictions",
         "agpl-3.0": "copyleft",
+        "gpl": "copyleft",
     }
     for name, words in said.items():
         assert words in str(Licence(name).trap), name
