@@ -65,7 +65,7 @@ def version_alias(alias: str) -> str:
             f"{alias!r}: an alias begins with a letter from a to z and has letters, digits, _ and -"
         )
     if _KEPT.fullmatch(alias):
-        raise ValueError(f"{alias!r}: MLflow keeps latest and v1, v2, ... for itself; take another")
+        raise ValueError(f"{alias!r}: an alias is not latest or v1, v2, ...: MLflow keeps these")
     return alias
 
 

@@ -115,8 +115,8 @@ def _model(store: Store, name: str) -> None:
 
     file = store.run.search.file
     root = store.run.search.root
-    models = ", ".join(md(_public(entry.model, root)) for entry in file.models)
-    on = f" onto {md(_public(file.base_model, root))}" if file.base_model else ""
+    models = ", ".join(md(public_name(entry.model, root)) for entry in file.models)
+    on = f" onto {md(public_name(file.base_model, root))}" if file.base_model else ""
     try:
         store.client.create_registered_model(
             name, description=f"Recipes of merges of {models}{on}, found by mergefront."
@@ -126,7 +126,7 @@ def _model(store: Store, name: str) -> None:
             raise
 
 
-def _public(reference: str, root: Path) -> str:
+def public_name(reference: str, root: Path) -> str:
     """A model as others know it: a hub id, or a folder's own name without those above it."""
     parts = split_reference(reference, root) or (reference,)
     return "+".join(

@@ -208,15 +208,16 @@ class Tracker:
         words = ["mergefront", "register", f"{self.run.folder.parent.name}/{self.run.name}"]
         words += [wanted.register_as, *(["--alias", wanted.alias] if wanted.alias else [])]
         later = f"`{shlex.join(words)}`"
-        if self._chosen is None or self.problem is not None:
-            self.problem = f"{self.problem}, then {later} registers the recipe"
+        if self.problem is not None:
+            self.problem += f", then {later} registers the recipe"
+            return
+        if self._chosen is None:  # the recipe there is of an earlier session
             return
         try:
             register(self._opened(), self._chosen, wanted.register_as, wanted.alias)
         except Exception as error:  # noqa: BLE001 (the search is done and shown all the same)
-            self.problem = (
-                f"{wanted.register_as!r} is not registered: {said(error)[:200]}; {later} does it"
-            )
+            why = said(error)[:200].rstrip(".")
+            self.problem = f"{wanted.register_as!r} is not registered: {why}; {later} does it"
             log.warning(self.problem)
 
     def _opened(self) -> Store:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,13 @@ from objectives import ItemScore
 from search import confirm as confirming
 from search import projection
 from search import study as studies
+from search.file import TrackingEntry
 from search.ledger import Ledger
 from search.mlflow_link import link_for, page_of
 from search.mlflow_note import END, LONGEST_NOTE, NOTE, above, note_of
 from search.mlflow_store import Store
+from search.names import version_alias
+from search.registry import public_name
 from search.results import Result
 from search.run import Run, locked
 from search.sync import differences, sync
@@ -149,23 +154,186 @@ def test_a_session_registers_what_it_exports_when_the_file_asks_for_it(run: Run)
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (("a/b",), "no / : or quotes"),
-        (("model", "--alias", "v1"), "neither latest nor v1"),
+        (("a/b",), "'a/b' holds '/': a registered model's name has no / :"),
+        ((" ",), "' ': a registered model's name cannot be blank"),
+        (("m" * 201,), "has at most 200 characters"),
+        (("..",), "is no dot"),
+        (("model", "--alias", "v1"), "--alias 'v1': an alias is not latest or v1"),
+        (("model", "--alias", "LATEST"), "--alias 'LATEST': an alias is not latest or v1"),
+        (("model", "--alias", "7b"), "--alias '7b': an alias begins with a letter"),
         (("model", "--pick", "trial:99"), "not among the confirmed members"),
         (("model", "--tracking-uri", "sqlite:///m.db"), "sqlite:///m.db: nothing is tracked"),
         (("model", "--tracking-uri", "http://127.0.0.1:1"), "http://127.0.0.1:1"),
+        (("model", "--tracking-uri", "postgresql://me:pw@127.0.0.1:1/x"), "does not answer"),
+        (("model", "--tracking-uri", "postgresql://me@127.0.0.1:x/x"), "cannot be opened"),
+        (("model", "--tracking-uri", ""), "--tracking-uri '': name a store"),
     ],
 )
-def test_what_cannot_be_registered_is_one_line(
+def test_what_cannot_be_registered_is_one_line_and_writes_nothing(
+    run: Run,
     mergefront: CommandLine,
     monkeypatch: pytest.MonkeyPatch,
     arguments: tuple[str, ...],
     why: str,
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    began = time.monotonic()
     ended = mergefront("register", "runs/s", *arguments)
     assert (ended.code, ended.err.count("\n")) == (2, 1), ended
     assert why in ended.err
+    assert "pw" not in ended.err
+    assert time.monotonic() - began < 20  # MLflow alone would try a database for an hour
+    names = {model.name for model in client_of(run).search_registered_models()}
+    assert names <= {"thai-r1", "nightly"}
+
+
+@pytest.mark.parametrize("alias", ["latest", "Latest", "v1", "V12", "1st", "a b", "", "x" * 201])
+def test_the_search_file_and_the_command_refuse_the_same_aliases(alias: str) -> None:
+    with pytest.raises(ValueError, match="alias"):
+        TrackingEntry(alias=alias)
+    with pytest.raises(ValueError, match="alias"):
+        version_alias(alias)
+
+
+def test_mlflow_takes_the_names_and_aliases_that_we_take(run: Run) -> None:
+    client = client_of(run)
+    for name, alias in (
+        ("7b, the best & last%", "v1a"),
+        ("ไทย", "best-1"),
+        ("m" * 200, "x" * 200),
+    ):
+        entry = TrackingEntry(register_as=name, alias=alias)
+        client.create_registered_model(entry.register_as)
+        version = client.create_model_version(name, f"file://{run.folder}")
+        client.set_registered_model_alias(name, alias, version.version)
+        assert client.search_model_versions(f"name='{name}'")[0].version == version.version
+        assert client.get_model_version_by_alias(name, alias).version == version.version
+        client.delete_registered_model(name)
+
+
+def test_a_refused_registration_leaves_a_finished_run_and_says_what_does_it_later(
+    run: Run, mergefront: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    plain = mlflow.MlflowClient.log_artifact
+
+    def noted(self: Any, run_id: str, path: str, *rest: Any) -> None:
+        sent.append(Path(path).name)
+        plain(self, run_id, path, *rest)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_artifact", noted)
+    (run.folder / "front.html").write_text("a page")
+    before = dict(run.incidents.counts)
+    refuse = "BEFORE INSERT ON model_versions BEGIN SELECT RAISE(ABORT, 'no'); END"
+    client = client_of(run)
+    if client.search_registered_models("name = 'nightly'"):
+        client.delete_registered_model("nightly")
+    with sqlite3.connect(run.folder / "mlflow.db") as database:
+        database.execute(f"CREATE TRIGGER refuse {refuse}")
+    try:
+        with locked(run.folder):
+            tracker = Tracker(run, studies.open_study(run))
+            tracker.confirmed()
+            tracker.report()
+            tracker.close()
+            studies.release(run)
+    finally:
+        with sqlite3.connect(run.folder / "mlflow.db") as database:
+            database.execute("DROP TRIGGER refuse")
+    assert tracker.problem is not None
+    assert tracker.problem.startswith("'nightly' is not registered: ")
+    later = "`mergefront register runs/s nightly --alias best`"
+    assert tracker.problem.endswith(f"; {later} does it")
+    assert "sync" not in tracker.problem
+    assert run.incidents.counts == before  # MLflow was there all the time
+    assert own_run(run).info.status == "FINISHED"
+    assert sent.count("front.html") == 1  # and not once more while it closes
+    assert mergefront(*later.strip("`").split()[1:]).code == 0
+    (run.folder / "front.html").unlink()
+    assert differences(run) == []
+
+
+def test_a_version_that_is_found_again_tells_its_scores_anew(
+    run: Run, mergefront: CommandLine
+) -> None:
+    assert mergefront("register", "runs/s", "thai-r1").code == 0
+    client = client_of(run)
+    told = client.get_model_version("thai-r1", "1").description
+    client.update_model_version("thai-r1", "1", f"what it was\n\n{END}\n\nRuns on the phone.")
+    again = mergefront("register", "runs/s", "thai-r1")
+    assert "is already thai-r1 version 1" in again.out
+    assert client.get_model_version("thai-r1", "1").description == f"{told}\n\nRuns on the phone."
+    about = client.get_registered_model("thai-r1").description
+    assert about.startswith("Recipes of merges of l, r")
+    assert str(run.folder.parent.parent) not in about + told
+
+
+@pytest.mark.parametrize(
+    ("reference", "shown"),
+    [
+        ("/home/me/models/thai", "thai"),
+        ("org/name@main", "org/name@main"),
+        ("l", "l"),
+        ("org/name+../adapters/thai", "org/name+thai"),
+    ],
+)
+def test_descriptions_name_models_without_the_folders_above_them(
+    run: Run, reference: str, shown: str
+) -> None:
+    (run.folder.parent.parent.parent / "adapters" / "thai").mkdir(parents=True, exist_ok=True)
+    assert public_name(reference, run.search.root) == shown
+
+
+def test_an_outage_at_the_end_says_that_the_recipe_is_to_be_registered_too(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me@127.0.0.1:1/x")
+    (run.folder / "recipe.yaml").write_text("merge_method: linear")
+    began = time.monotonic()
+    with locked(run.folder):
+        tracker = Tracker(run, studies.open_study(run))
+        tracker.report()
+        tracker.close()
+        studies.release(run)
+    (run.folder / "recipe.yaml").unlink()
+    assert time.monotonic() - began < 30
+    assert tracker.problem is not None
+    assert "127.0.0.1:1" in tracker.problem
+    assert tracker.problem.endswith(
+        "; `mergefront sync` fills it in, then `mergefront register runs/s nightly --alias best` "
+        "registers the recipe"
+    )
+
+
+def test_a_copied_run_writes_nothing_into_the_one_it_was_copied_from(
+    run: Run, mergefront: CommandLine, tmp_path: Path
+) -> None:
+    held = sorted((run.folder / "mlartifacts").rglob("*"))
+    shutil.copytree(run.folder.parent.parent, tmp_path / "elsewhere")
+    copy = tmp_path / "elsewhere" / "runs" / "s"
+    rows = (copy / "mlflow.db").read_bytes()
+    for command in (["register", str(copy), "model"], ["sync", str(copy)]):
+        ended = mergefront(*command)
+        assert (ended.code, ended.err.count("\n")) == (2, 1), ended
+        assert f"mlflow.db keeps its files under {run.folder}" in ended.err
+    with locked(copy):
+        moved = Run.open(copy)
+        tracker = Tracker(moved, studies.open_study(moved))
+        tracker.report()
+        tracker.close()
+        studies.release(moved)
+    assert tracker.problem is not None
+    assert tracker.problem.endswith("rename its mlflow.db, then `mergefront sync` writes another")
+    assert (copy / "mlflow.db").read_bytes() == rows
+    assert sorted((run.folder / "mlartifacts").rglob("*")) == held
+    (copy / "mlflow.db").rename(copy / "old.db")
+    # In another place: this process still has the old file open.
+    shutil.copytree(tmp_path / "elsewhere", tmp_path / "third")
+    third = tmp_path / "third" / "runs" / "s"
+    assert mergefront("sync", str(third)).code == 0
+    assert mergefront("register", str(third), "model").code == 0
+    assert list((third / "mlartifacts").rglob("registered/recipe.yaml"))
+    assert sorted((run.folder / "mlartifacts").rglob("*")) == held
 
 
 def test_a_run_that_is_not_confirmed_or_not_in_mlflow_is_told(
