@@ -150,8 +150,9 @@ class Progress:
 
     def stopping(self, driver: Driver) -> None:
         self._stopping = True
-        running = ", ".join(d.job for d in driver.pool.doing().values() if d.job) or "nothing"
-        say(f"stopping: {running} to be finished; Ctrl-C again drops it", self.console)
+        running = ", ".join(d.job for d in driver.pool.doing().values() if d.job)
+        more = f"{running} to be finished; Ctrl-C again drops it" if running else "nothing runs"
+        say(f"stopping: {more}", self.console)
         self._keep("stopping", force=True)
         self.tick(driver)
 

@@ -24,8 +24,15 @@ def write_fisher(model: Path, prompts: Sequence[str], out: Path, *, tokens: int)
         out: the safetensors file.
         tokens: most new tokens of an answer.
     """
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    network = AutoModelForCausalLM.from_pretrained(
+        model,
+        dtype=torch.float32,
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+    )
+    network.eval()
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False, local_files_only=True)
     sums = {name: torch.zeros_like(value) for name, value in network.named_parameters()}
     for prompt in prompts:
         asked = tokenizer.apply_chat_template(
