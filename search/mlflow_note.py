@@ -33,14 +33,20 @@ def note_of(view: RunView, experiment: str) -> str:
     return "\n\n".join("\n".join(lines) for part in parts if (lines := list(part)))
 
 
-def above(note: str, held: str) -> str:
-    """`note` over what people wrote below the last one, cut to the lines that MLflow keeps."""
-    _, mark, written = held.partition(END)
+def above(note: str, held: str, end: str = END) -> str:
+    """`note` over what people wrote below the last one, cut to the lines that MLflow keeps.
+
+    Args:
+        note: as it stands now.
+        held: what MLflow has.
+        end: the line between the two.
+    """
+    _, mark, written = held.partition(end)
     below = written if mark or not held else f"\n\n{held}"
-    room = LONGEST_NOTE - len(below) - len(END) - 2
+    room = LONGEST_NOTE - len(below) - len(end) - 2
     if len(note) > room:
         note = note[: max(0, room)].rpartition("\n")[0]
-    return f"{note}\n\n{END}{below}"
+    return f"{note}\n\n{end}{below}"
 
 
 def _head(view: RunView, experiment: str) -> Iterator[str]:
@@ -85,8 +91,8 @@ def _found(view: RunView) -> Iterator[str]:
         rows = []
         for member in ordered(view.run, view.members)[:_ROWS]:
             exported = view.chosen is not None and member.label == view.chosen.label
-            label, where = spaced(md(member.label)), spaced(md(standing(member)))
-            cells = [f"**{label}**" if exported else label]
+            label, where = md(member.label), spaced(md(standing(member)))
+            cells = [spaced(f"**{label}**" if exported else label)]
             for name in names:
                 cells += [f"{member.claimed[name].value:.3f}", _whole(member.confirmed[name])]
             if both:

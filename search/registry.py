@@ -20,6 +20,7 @@ from search.projection import TRIAL
 from search.run import Run
 from search.study import FINGERPRINT
 
+END = "*Written by mergefront as it registers. What you write below this line stays.*"
 FOLDER = "registered"
 """Of a trial's files: those of the version."""
 
@@ -78,7 +79,7 @@ def register(store: Store, member: Member, name: str, alias: str | None = None) 
             if version.tags.get(key) != value:
                 store.client.set_model_version_tag(name, version.version, key, value)
         held = version.description or ""
-        if (told := above(_description(store.run, member), held)) != held:
+        if (told := above(_description(store.run, member), held, END)) != held:
             store.client.update_model_version(name, version.version, told)
     else:
         _put_files(store, run_id, member)
@@ -87,7 +88,7 @@ def register(store: Store, member: Member, name: str, alias: str | None = None) 
             f"runs:/{run_id}/{FOLDER}",
             run_id,
             tags=tags,
-            description=above(_description(store.run, member), ""),
+            description=above(_description(store.run, member), "", END),
         )
     if alias is not None:
         store.client.set_registered_model_alias(name, alias, version.version)

@@ -15,7 +15,7 @@ import pytest
 from merge_core import Recipe
 from objectives import ItemScore
 from search import confirm as confirming
-from search import projection
+from search import projection, registry
 from search import study as studies
 from search.file import TrackingEntry
 from search.ledger import Ledger
@@ -259,7 +259,9 @@ def test_a_version_that_is_found_again_tells_its_scores_anew(
     assert mergefront("register", "runs/s", "thai-r1").code == 0
     client = client_of(run)
     told = client.get_model_version("thai-r1", "1").description
-    client.update_model_version("thai-r1", "1", f"what it was\n\n{END}\n\nRuns on the phone.")
+    client.update_model_version(
+        "thai-r1", "1", f"what it was\n\n{registry.END}\n\nRuns on the phone."
+    )
     again = mergefront("register", "runs/s", "thai-r1")
     assert "is already thai-r1 version 1" in again.out
     assert client.get_model_version("thai-r1", "1").description == f"{told}\n\nRuns on the phone."
@@ -361,7 +363,14 @@ def test_the_searchs_own_run_tells_what_was_found_and_what_to_do(run: Run) -> No
     own = own_run(run)
     note = own.data.tags[NOTE]
     assert note.startswith(f"**{own.data.tags['exported']} is exported: reasoning ")
-    for words in ("### Failed", "trial 2: ", "`mergefront register runs/s NAME", "### Found", END):
+    for words in (
+        "### Failed",
+        "trial 2: ",
+        "`mergefront register runs/s NAME",
+        "### Found",
+        END,
+        "**trial 3**\u00a0 |",
+    ):
         assert words in note
     # What MLflow shows unfolded is a few lines.
     assert "viewStateShareKey=front" in "\n".join(note.splitlines()[:3])
