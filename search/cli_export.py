@@ -82,11 +82,19 @@ def export(
 
     if push is not None and model is None:
         raise ConfigError("--push sends a checkpoint: name its folder with --model")
+    if model is None and (public or push_unverified or hub_id or not verify):
+        raise ConfigError("--public, --push-unverified, --no-verify and --hub-id are for --model")
+    if model is not None and model.exists():
+        raise ConfigError(f"{model}: exists already; name a new folder")
     opened = Run.open(run)
+    if out is not None:
+        opened.refuse_own(out)
     members = confirmed_members(opened)
     able = required(opened, members, require or ())
-    picked = confirming.choose(opened.search, able, pick, best_effort=best_effort)
+    picked = confirming.choose(opened.search, able, pick, best_effort=best_effort, more=require)
     chosen = next(member for member in members if member.label == picked.label)
+    if chosen.feasible and not picked.feasible:
+        raise ConfigError(f"{chosen.label} does not hold --require {' '.join(require or ())}")
     test = tested(opened, chosen)
     if out is not None:
         with writing(out):

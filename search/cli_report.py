@@ -33,6 +33,7 @@ def report(
 
     opened = Run.open(run)
     path = opened.folder / NAME if out is None else out
+    opened.refuse_own(path)
     if path.is_dir():
         raise ConfigError(f"--out {path}: is a folder; name a file")
     seen = look(opened)

@@ -10,7 +10,7 @@ The one recipe that is exported is scored once more, on the test items: the head
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -261,7 +261,12 @@ def _score(
 
 
 def choose(
-    search: Search, members: list[Member], pick: str = "knee", *, best_effort: bool = False
+    search: Search,
+    members: list[Member],
+    pick: str = "knee",
+    *,
+    best_effort: bool = False,
+    more: Sequence[str] | None = None,
 ) -> Member:
     """The member to export.
 
@@ -270,6 +275,7 @@ def choose(
         members: confirmed.
         pick: "knee" (balanced), "best:OBJECTIVE", or "trial:N".
         best_effort: take one that does not hold the constraints if none does.
+        more: bounds that make members infeasible besides the constraints, for messages.
 
     Raises:
         ExportError: nothing qualifies, or `pick` names nothing that was confirmed.
@@ -285,7 +291,8 @@ def choose(
             known = ", ".join(label.replace(" ", ":") for label in trials)
             raise ExportError(f"--pick {pick}: not among the confirmed members ({known})")
         if not best_effort and not trials[label].feasible:
-            raise ExportError(f"{label} does not hold {_bounds(search)}; --best-effort takes it")
+            missed = _bounds(search, more)
+            raise ExportError(f"{label} does not hold {missed}; --best-effort takes it")
         return trials[label]
     names = [objective.name for objective in search.objectives]
     kind, _, name = pick.partition(":")
@@ -295,7 +302,7 @@ def choose(
     if not able:
         if not best_effort:
             raise ExportError(
-                f"no confirmed member holds {_bounds(search)}; "
+                f"no confirmed member holds {_bounds(search, more)}; "
                 "search on, or take the nearest with --best-effort"
             )
         return min(trials.values(), key=lambda member: member.violation)
@@ -307,8 +314,8 @@ def choose(
     return able[max(points, key=lambda label: points[label][index])]
 
 
-def _bounds(search: Search) -> str:
-    bounds = ", ".join(str(constraint) for constraint in search.constraints)
+def _bounds(search: Search, more: Sequence[str] | None) -> str:
+    bounds = ", ".join([*map(str, search.constraints), *(more or ())])
     return f"{bounds} with 95% confidence" if bounds else "finite weights"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from merge_core import Recipe
 from merge_core.mergekit import to_mergekit
-from merge_core.yaml_io import dump_yaml, write_atomic
+from merge_core.yaml_io import dump_yaml, one_line, write_atomic
 from objectives import Estimate
 from search.confirm import Member
 from search.errors import ConfigError, ExportError
@@ -51,6 +51,8 @@ def required(run: Run, members: Sequence[Member], bounds: Sequence[str]) -> list
         found = _BOUND.fullmatch(text)
         if found is None:
             raise ConfigError(f"--require {text}: write a score and its bound, as language>=0.9")
+        if found[1] in wanted:
+            raise ConfigError(f"--require {text}: {found[1]} is bounded twice; give one bound")
         wanted[found[1]] = f"{found[2]} {found[3]}"
     typed = " ".join(f"--require {text!r}" for text in bounds)
     constraints = run.search.with_value("constraints", wanted, typed).constraints
@@ -102,7 +104,8 @@ def short(estimate: Estimate) -> str:
 
 def _header(run: Run, member: Member, test: Result | None) -> str:
     lines = [
-        f"Found by mergefront in run {run.name}: {member.label}, fingerprint {member.fingerprint}",
+        f"Found by mergefront in run {one_line(run.name)}: {member.label}, "
+        f"fingerprint {member.fingerprint}",
         *(
             f"{name}: confirmed {spelled(estimate)} on {estimate.n} held-out items, "
             f"claimed {member.claimed[name].value:.3f} on {member.claimed[name].n}"

@@ -122,6 +122,8 @@ def print_front(
             raise ConfigError(f"--out {out}: end it in .csv or .json, or give --csv or --json")
     if as_json and as_csv:
         raise ConfigError("--json and --csv: give one of them")
+    if out is not None:
+        run.refuse_own(out)
     if every and not (as_json or as_csv):
         raise ConfigError("--all: is for --json and --csv")
     study = studies.open_study(run, create=False)
@@ -134,9 +136,6 @@ def print_front(
             text = json_text(_front(view))
         if out is None or str(out) == "-":
             console.file.write(text)
-        elif out.is_symlink() or (out.exists() and not out.is_file()):
-            with writing(out):  # /dev/stdout, a pipe: nothing takes its place
-                out.write_text(text, encoding="utf-8")
         else:
             with writing(out):
                 write_atomic(out, text)

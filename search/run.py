@@ -56,6 +56,8 @@ STUDY = "study.db"
 LOG_BYTES = 10_000_000
 """Of `run.log`; two older ones of that size are kept beside it."""
 _MEND = "put back a copy, or start another run with --new"
+_OFFERED = ("recipe.yaml", "report.html")
+"""Files of a run that commands write anew on demand."""
 _MANIFEST = ("version", "id", "root", "items", "roles", "sources")
 # What a run that was killed while it began leaves.
 _BEFORE_A_RUN = {LOCK, holder_file(Path(LOCK)).name, "search.yaml"}
@@ -143,6 +145,14 @@ class Run:
         if url.drivername not in ("sqlite", "sqlite+pysqlite") or not url.database:
             return None
         return None if url.database.startswith((":memory:", "file:")) else Path(url.database)
+
+    def refuse_own(self, out: Path) -> None:
+        """ConfigError if `out`, which a user names to be written, is one of the run's own files."""
+        place = out.resolve()
+        if place.is_relative_to(self.folder) and place.exists():
+            name = place.relative_to(self.folder).parts[0]
+            if name not in _OFFERED and place.suffix != ".csv":
+                raise ConfigError(f"--out {out}: belongs to the run; name another file")
 
     def refuse_lost(self, why: str) -> None:
         """RunError if there are results though there is no study: they would be numbered over."""

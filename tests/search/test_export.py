@@ -125,6 +125,28 @@ def test_more_can_be_required_of_a_member(run, here, mergefront):
     ended = mergefront("export", "runs/small", "--require", "math_th/language>=1")
     assert (ended.code, ended.out) == (2, "")
     assert "no confirmed member holds math_th/language >= 1" in ended.err
+    with pytest.raises(ConfigError, match="language is bounded twice"):
+        required(run, members, ["language>=0.9", "language >= 0.1"])
+
+
+def test_what_belongs_to_a_run_is_not_written_over(here, mergefront):
+    for command in (
+        ("export", "runs/small", "-o", "runs/small/run.json"),
+        ("front", "runs/small", "--csv", "-o", "runs/small/study.db"),
+        ("report", "runs/small", "-o", "runs/small/confirmed.json"),
+    ):
+        before = Path(command[-1]).read_bytes()
+        ended = mergefront(*command)
+        assert ended.code == 2
+        assert f"--out {command[-1]}: belongs to the run; name another file" in ended.err
+        assert Path(command[-1]).read_bytes() == before
+    assert mergefront("export", "runs/small", "-o", "runs/small/recipe.yaml").code == 0
+
+
+def test_options_of_a_checkpoint_need_one(here, mergefront):
+    ended = mergefront("export", "runs/small", "--public")
+    assert (ended.code, ended.out) == (2, "")
+    assert "--hub-id are for --model" in ended.err
 
 
 # ---- the checkpoint
