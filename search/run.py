@@ -14,7 +14,7 @@ runs/<name>/
     mlflow.db, mlartifacts/
     blocks/          scores of merges that are not done yet; see `search.blocks`
     prepared/        facts of the sources that workers share; may be removed while nothing runs
-    front.html, front.png, recipe.yaml, run.log
+    report.html, front.html, front.png, plots.html, plots/, recipe.yaml, live.json, run.log
 """
 
 from __future__ import annotations
