@@ -24,6 +24,12 @@ def lasting(seconds: float) -> str:
     return " ".join(parts)
 
 
-def many(count: int, what: str) -> str:
-    """`1 trial`, `2 trials`."""
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+def many(count: int, one: str, more: str | None = None) -> str:
+    """`1 trial`, `2 trials`; `more` where the plural has no s."""
+    return f"{count:,} {one if count == 1 else more or one + 's'}"
+
+
+def worker_order(name: str) -> tuple[str, int, str]:
+    """Sorts workers by number, w2 before w10."""
+    digits = "".join(char for char in name if char.isdecimal())
+    return name.rstrip("0123456789"), int(digits or 0), name

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from merge_core.yaml_io import one_line
-from search.amounts import lasting, many
+from search.amounts import lasting, many, worker_order
 from search.budget import until
 from search.care import Doing
 from search.errors import USER_ERRORS
@@ -178,7 +178,7 @@ def workers(status: Status, width: int, most: int, now: float) -> list[Text]:
     """A line a worker: what it does, for how long, how far it is; `most` lines at most."""
     if not status.workers or most < 1:
         return []
-    names = sorted(status.workers, key=_natural)
+    names = sorted(status.workers, key=worker_order)
     if len(names) > most:
         names = names[: most - 1]
     column = max(len(name) for name in names) if names else 0
@@ -205,11 +205,6 @@ def workers(status: Status, width: int, most: int, now: float) -> list[Text]:
 def _summed(rest: Mapping[str, Doing]) -> str:
     busy = sum(bool(doing.job) for doing in rest.values())
     return f"{busy} at work" + (f", {len(rest) - busy} not" if busy < len(rest) else "")
-
-
-def _natural(name: str) -> tuple[str, int]:
-    digits = "".join(c for c in name if c.isdigit())
-    return name.rstrip("0123456789"), int(digits or 0)
 
 
 def _title(status: Status, now: float, width: int, *, plain: bool) -> Text:

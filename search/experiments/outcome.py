@@ -97,7 +97,7 @@ def mean(results: Sequence[Result], objective: Objective) -> Estimate:
     if len(results) == 1:
         return results[0].estimate(objective)
     parts = []
-    for (task, key), measure in zip(objective.parts, objective.measures, strict=True):
+    for (task, key), measure in objective.measured.items():
         scores = _averaged([result.items[task] for result in results], key)
         parts.append(estimate(list(scores.values()), False, LEVEL, measure.range))
     return mean_of(parts)
@@ -116,7 +116,7 @@ def difference(
     """
     level = simultaneous(LEVEL, family)
     parts = []
-    for (task, key), measure in zip(objective.parts, objective.measures, strict=True):
+    for (task, key), measure in objective.measured.items():
         one, other = (_averaged([r.items[task] for r in results], key) for results in (a, b))
         both = [name for name in one if name in other]
         found = paired(
@@ -143,7 +143,7 @@ def change(
         last: the pair that it is taken from.
     """
     parts = []
-    for (task, key), measure in zip(objective.parts, objective.measures, strict=True):
+    for (task, key), measure in objective.measured.items():
         w, x, y, z = (_averaged([r.items[task] for r in side], key) for side in (*last, *first))
         gains = [w[i] - x[i] - y[i] + z[i] for i in w if i in x and i in y and i in z]
         width = 2 * (measure.range[1] - measure.range[0])

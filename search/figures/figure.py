@@ -62,11 +62,6 @@ def told(view: RunView, trial: TrialView | BaselineView) -> str:
     return "\n".join(lines)
 
 
-def many(count: int, one: str, more: str | None = None) -> str:
-    """`1 trial`, `2 trials`."""
-    return f"{count:,} {one if count == 1 else more or one + 's'}"
-
-
 def unit(hours: float) -> tuple[float, str]:
     """What hours are multiplied with so that so many read easily, and the unit's name."""
     if hours >= 2.0:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import combinations
 
 from objectives import Estimate
+from search.amounts import many
 from search.config import Objective
 from search.confirm import Member
 from search.figures.chart import (
@@ -25,7 +26,7 @@ from search.figures.chart import (
     Series,
     spanned,
 )
-from search.figures.figure import Figure, many, told
+from search.figures.figure import Figure, told
 from search.view import RunView, TrialView
 
 _MOST_PANELS = 6  # pairs of four objectives

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from search.amounts import many
 from search.figures.chart import BLUE, GREY, ORANGE, Axis, Chart, Line, Panel, Points, spanned
-from search.figures.figure import Figure, many, unit
+from search.figures.figure import Figure, unit
 from search.front import gains, hypervolume
 from search.view import RunView
 

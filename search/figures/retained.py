@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
 
+from search.amounts import many
 from search.figures.chart import ORANGE, Axis, Chart, Line, Panel, Series, Symbol, spanned
-from search.figures.figure import Figure, many, spread
+from search.figures.figure import Figure, spread
 from search.figures.scatter import scatter
 from search.view import RunView, TrialView
 

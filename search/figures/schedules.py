@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from merge_core import Recipe
 from merge_core.values import Filtered, Value
+from search.amounts import many
 from search.figures.chart import BLUE, GREEN, GREY, ORANGE, PURPLE, Axis, Chart, Dash, Line, Panel
-from search.figures.figure import Figure, many
+from search.figures.figure import Figure
 from search.front import gains, representatives
 from search.view import RunView
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 from optuna.distributions import CategoricalDistribution
 
+from search.amounts import many
 from search.figures.chart import Axis, Chart, Panel, Series, Symbol, number, spanned
-from search.figures.figure import Figure, many, spread
+from search.figures.figure import Figure, spread
 from search.figures.scatter import scatter
 from search.ranges import Distribution
 from search.view import RunView, TrialView

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from search.amounts import many, worker_order
 from search.figures.chart import (
     BLUE,
     GREEN,
@@ -20,7 +21,7 @@ from search.figures.chart import (
     Points,
     Series,
 )
-from search.figures.figure import Figure, many, unit
+from search.figures.figure import Figure, unit
 from search.view import RunView, Work
 
 MOST = 40
@@ -32,7 +33,7 @@ def workers(view: RunView) -> Figure | None:
     """A row for each worker; the time axis has no gaps between sessions."""
     work = [own for own in view.work if view.clock.hours(own.ended) is not None]
     lost = len(view.work) - len(work)
-    names = sorted({own.worker for own in work}, key=_rank)
+    names = sorted({own.worker for own in work}, key=worker_order)
     if not names:
         return None
     rows = {name: row for row, name in enumerate(names[:MOST])}
@@ -128,8 +129,3 @@ def _faults(view: RunView, rows: dict[str, int], per: float) -> Points | None:
 def _took(own: Work) -> str:
     merge, rest = own.merged - own.began, own.ended - own.merged
     return f"merging {3600 * merge:.1f} s, then {3600 * rest:.1f} s"
-
-
-def _rank(name: str) -> tuple[int, str]:
-    digits = "".join(char for char in name if char.isdecimal())
-    return (int(digits) if digits else 0, name)
