@@ -269,13 +269,16 @@ def test_the_front_is_of_feasible_members_and_of_equals_the_first_stays(folder: 
 
 def test_infinite_bounds_are_null_in_json_and_come_back(folder: Path) -> None:
     run = Run.open(folder / "runs" / "search")
+    endless = Estimate(3.0, 1.0, math.inf, 1)
+    told = {objective.name: endless for objective in run.search.objectives}
+    recipe = {"merge_method": "linear", "models": [{"model": "a", "parameters": {"weight": 1}}]}
     one = replace(
-        member("trial 1", (0.8, 0.7)), joint=None, claimed={"p": Estimate(3.0, 1.0, math.inf, 1)}
+        member("trial 1", (0.8, 0.7)), joint=None, claimed=told, confirmed=told, recipe=recipe
     )
     save(run, [one], finished=4)
     assert "Infinity" not in run.confirmed.read_text()
     (again,), _ = load(run)
-    assert again.claimed["p"] == Estimate(3.0, 1.0, math.inf, 1)
+    assert again.claimed == again.confirmed == told
 
 
 def test_samples_are_kept_and_their_ends_counted(tmp_path: Path) -> None:
