@@ -75,6 +75,7 @@ def test_what_a_page_shows_is_what_happens(page, place, searched):
             assert done.returncode == ends, f"$ {command}\n{done.stdout}"
 
 
+@pytest.mark.timeout(1200)
 def test_the_registered_recipe_is_fetched_as_the_page_says(searched):
     place = searched[0]  # a copy's MLflow would still keep its files there
     text = (DOCS / "mlflow.md").read_text(encoding="utf-8")
