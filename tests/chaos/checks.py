@@ -72,10 +72,10 @@ def all_of(soak: Soak) -> list[str]:
 def put_away(soak: Soak) -> list[str]:
     """End all services; whoever is still there some moments later is nobody's."""
     soak.close()
-    end = time.monotonic() + 20.0  # until Ray's agents have seen that their raylets are gone
+    deadline = time.monotonic() + 20.0  # until Ray's agents have seen that their raylets are gone
     while left := processes.descendants(lambda line: "resource_tracker" not in line):
         processes.bury(set())
-        if time.monotonic() > end:
+        if time.monotonic() > deadline:
             break
         time.sleep(0.5)
     told = [
