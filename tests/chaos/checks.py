@@ -23,6 +23,7 @@ from tests.chaos import processes
 from tests.chaos.parts import BIN
 from tests.chaos.soak import Soak
 from tests.chaos.workplace import AT_LEAST, NAME, OBJECTIVES
+from tests.processes import end
 
 SCORES = ("math", "language")
 """Of an item, in the order of the objectives."""
