@@ -248,7 +248,7 @@ class Budget:
         limits = self._limits
         if limits.timeout is not None:
             left["timeout"] = self.began + seconds(limits.timeout) - self._clock()
-        rate = self.ledger.own.workers * (self.ledger.own.gpus or 1.0)
+        rate = self.ledger.own.priced_rate
         hours = {"gpu_hours": limits.gpu_hours}
         if limits.cost is not None and limits.gpu_hour_price is not None:
             hours["cost"] = limits.cost / limits.gpu_hour_price

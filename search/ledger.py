@@ -59,6 +59,11 @@ class Session:
             return self.gpu_seconds / 3600.0
         return self.worker_hours * (self.gpus or 1.0)
 
+    @property
+    def priced_rate(self) -> float:
+        """Of those, how many an hour takes with all workers there."""
+        return self.workers * (self.gpus or 1.0)
+
 
 def sessions(run: Run) -> list[Session]:
     """The sessions of a run, oldest first; the last may still go on.

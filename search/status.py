@@ -201,7 +201,7 @@ def look(run: Run, now: float | None = None) -> Seen:
             finished=view.account.trials,
             tokens=view.account.tokens,
             hours=sum(s.priced_hours for s in view.sessions),
-            per_hour=own.workers * (own.gpus or 1.0) if own else 1.0,
+            per_hour=own.priced_rate if own else 1.0,
             reserve=live.reserve if live else 0.0,
             searching=searching,
         ),

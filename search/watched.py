@@ -99,7 +99,7 @@ class Watched:
                 finished=driver.finished,
                 tokens=budget.tokens,
                 hours=budget.ledger.priced_hours,
-                per_hour=own.workers * (own.gpus or 1.0),
+                per_hour=own.priced_rate,
                 reserve=budget.reserved(driver.progress.able),
                 searching=phase == "searching",
             ),

@@ -26,6 +26,7 @@ from search.config import Search, load
 from search.errors import ConfigError, RunError
 from search.file import BudgetEntry
 from search.lease import Holder, holder_file
+from search.ledger import Session
 from search.live import Live
 from search.looking import print_front, print_runs, print_status, watch_status
 from search.outlook import Outlook, outlook
@@ -539,7 +540,9 @@ def listening(console: Console, run: Run, every: float = 1e9) -> tuple[terminal.
         began=begun_at,
         items=4,
         tokens=100,
-        ledger=SimpleNamespace(own=SimpleNamespace(workers=2, gpus=0.0), priced_hours=0.1),
+        ledger=SimpleNamespace(
+            own=Session("2026-11-20T21:30:00+00:00", 180.0, 2, 0.0), priced_hours=0.1
+        ),
         reserved=lambda able: 30.0,
     )
     driver = SimpleNamespace(
