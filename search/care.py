@@ -18,6 +18,7 @@ from search.config import WorkersEntry
 from search.deadlines import FLOOR_S, Deadlines
 from search.file import seconds
 from search.incidents import POLICIES, Incidents, Kind
+from search.live import Doing
 from search.run import Run
 from search.worker import Job, Scored, Step
 
@@ -40,23 +41,6 @@ class Verdict:
     here: bool
     error: str = ""
     poison: Item | None = None
-
-
-@dataclass(frozen=True)
-class Doing:
-    """What a worker does, for people.
-
-    Attributes:
-        job: what for: "trial 7"; "" where it has none.
-        what: "merging", "64 items of math"; "" before it told anything.
-        seconds: for how long by now.
-        done: items of the job that are scored, those of earlier tries included.
-    """
-
-    job: str = ""
-    what: str = ""
-    seconds: float = 0.0
-    done: int = 0
 
 
 @dataclass

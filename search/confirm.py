@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 
@@ -28,10 +28,12 @@ from search.baselines import baselines
 from search.config import Search
 from search.errors import ExportError, RunError, WorkerError
 from search.front import Point, dominates, front, gains, knee, worth_confirming
-from search.pool import Pool
 from search.results import Result, finite, is_result_of, joint, read_estimate
 from search.run import Run
 from search.worker import Job
+
+if TYPE_CHECKING:
+    from search.pool import Pool
 
 LEVEL = 0.95
 

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial
 from rich.console import Console
 from rich.markup import escape
@@ -129,6 +128,9 @@ def _shares(
 
     `losses` are in the order of the study's trials.
     """
+    # Here, because it brings scikit-learn, a second to import, and most commands ask nothing of it.
+    from optuna.importance import PedAnovaImportanceEvaluator
+
     evaluator = PedAnovaImportanceEvaluator(target_quantile=BEST)
 
     def raw(values: Sequence[float]) -> dict[str, float]:

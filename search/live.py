@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from search.care import Doing
 from search.lease import Holder
 
 FILE = "live.json"
@@ -30,6 +29,23 @@ Phase = Literal[
     "failed",
 ]
 ENDED: tuple[Phase, ...] = ("done", "stopped", "failed")
+
+
+@dataclass(frozen=True)
+class Doing:
+    """What a worker does, for people.
+
+    Attributes:
+        job: what for: "trial 7"; "" where it has none.
+        what: "merging", "64 items of math"; "" before it told anything.
+        seconds: for how long by now.
+        done: items of the job that are scored, those of earlier tries included.
+    """
+
+    job: str = ""
+    what: str = ""
+    seconds: float = 0.0
+    done: int = 0
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from rich.text import Text
 from merge_core.yaml_io import one_line
 from search.amounts import lasting, many, worker_order
 from search.budget import until
-from search.care import Doing
 from search.errors import USER_ERRORS
+from search.live import Doing
 from search.run import Run
 from search.sketch import LEAST_HEIGHT, sketch
 from search.status import Seen, Status, look, state_line

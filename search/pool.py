@@ -24,12 +24,13 @@ from ray.exceptions import (
 )
 
 from merge_core.yaml_io import one_line
-from search.care import Care, Doing, Item, kind_of_death, kind_of_error
+from search.care import Care, Item, kind_of_death, kind_of_error
 from search.crew import Crew, Hand
 from search.deadlines import Presence
 from search.errors import USER_ERRORS, WorkerError
 from search.head import watched
 from search.incidents import Kind
+from search.live import Doing
 from search.placement import Resources
 from search.results import Result
 from search.worker import Job, Setup, Step

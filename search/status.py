@@ -15,12 +15,11 @@ from typing import Any, Literal
 
 from search import study as studies
 from search.amounts import lasting
-from search.care import Doing
 from search.config import Search
 from search.console import shown
 from search.lease import Holder
 from search.ledger import Session
-from search.live import ENDED, Live
+from search.live import ENDED, Doing, Live
 from search.outlook import Outlook, outlook
 from search.run import LOCK, Run
 from search.sketch import Points

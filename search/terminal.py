@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import HEAVY_HEAD, SIMPLE_HEAD
 from rich.console import Console
@@ -26,7 +26,6 @@ from search.budget import until
 from search.confirm import Member
 from search.confirmed import findings, ordered, standing
 from search.console import say, shown
-from search.driver import Driver
 from search.export import spelled
 from search.lease import Holder
 from search.live import EVERY_S, FILE, Phase
@@ -36,10 +35,13 @@ from search.panel import Guarded, Panel, facts
 from search.results import Result, reported, values_of
 from search.run import LOCK, Run
 from search.secrets import said
-from search.session import Found
 from search.status import Status, state_line
 from search.study import CUT_SHORT
 from search.watched import Watched
+
+if TYPE_CHECKING:
+    from search.driver import Driver
+    from search.session import Found
 
 log = logging.getLogger("mergefront")
 

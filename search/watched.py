@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
 
-from search.driver import Driver
 from search.live import Phase
 from search.outlook import RECENT, outlook
 from search.results import Result, values_of
 from search.status import Status, best_of, points_of
 from search.study import DUPLICATE_OF
 from search.view import baseline_labels
+
+if TYPE_CHECKING:
+    from search.driver import Driver
 
 
 class Watched:

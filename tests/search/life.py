@@ -31,11 +31,12 @@ from objectives.engines.base import Prompt
 from objectives.engines.scripted import ScriptedEngine
 from search import mlflow_store, session, study, tracking, worker
 from search.blocks import Blocks
-from search.care import Care, Doing, kind_of_error
+from search.care import Care, kind_of_error
 from search.cli import mendable
 from search.config import load
 from search.errors import USER_ERRORS
 from search.incidents import Kind
+from search.live import Doing
 from search.placement import Node
 from search.pool import Outcome
 from search.progress import Progress

@@ -37,10 +37,11 @@ from merge_core.yaml_io import dump_yaml
 from objectives.engines.base import Generation, GenerationSettings, Prompt
 from objectives.engines.scripted import ScriptedEngine
 from search import incidents, ledger, run, session, storage, worker
-from search.care import Care, Doing
+from search.care import Care
 from search.config import load
 from search.driver import Driver
 from search.incidents import Kind
+from search.live import Doing
 from search.placement import Node
 from search.pool import Outcome
 from search.results import Result

@@ -91,6 +91,19 @@ def test_help_and_mistyped_options_import_nothing_heavy():
         assert done.stdout.splitlines()[-2:] == [status, "[]"]
 
 
+def test_looking_imports_nothing_of_what_runs_a_search():
+    # `status`, `front` and completion are asked often: Ray, scikit-learn and MLflow take seconds.
+    code = (
+        "import sys, search.looking\n"
+        "heavy = ('ray', 'sklearn', 'mlflow', 'transformers', 'matplotlib', 'plotly')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
 def test_the_command_alone_is_help(mergefront):
     ended = mergefront()
     assert ended.code == 2

@@ -20,13 +20,13 @@ from optuna.trial import FrozenTrial
 from benchmarks.dispatch import ITEMS, Untracked, Watch, fill, scored, write_project
 from search import study as studies
 from search.budget import Budget, Shares
-from search.care import Doing
 from search.config import Search, load
 from search.driver import Driver
 from search.ehvi import Scale
 from search.errors import StorageError
 from search.front import hypervolume
 from search.ledger import Ledger
+from search.live import Doing
 from search.pace import Pace
 from search.pool import Outcome
 from search.progress import Progress

@@ -21,13 +21,12 @@ from rich.console import Console
 from search import study as studies
 from search import terminal
 from search.amounts import lasting
-from search.care import Doing
 from search.config import Search, load
 from search.errors import ConfigError, RunError
 from search.file import BudgetEntry
 from search.lease import Holder, holder_file
 from search.ledger import Session
-from search.live import Live
+from search.live import Doing, Live
 from search.looking import print_front, print_runs, print_status, watch_status
 from search.outlook import Outlook, outlook
 from search.panel import Panel, facts, status_lines, workers
