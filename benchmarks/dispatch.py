@@ -38,10 +38,10 @@ from merge_core.yaml_io import dump_yaml
 from objectives import ItemScore
 from search import study as studies
 from search.budget import Budget, Shares
-from search.care import Doing
 from search.config import load
 from search.driver import Driver
 from search.ledger import Ledger
+from search.live import Doing
 from search.pool import Outcome, connected
 from search.progress import Progress
 from search.racing import Race
@@ -359,7 +359,7 @@ class Bench:
                 began = time.perf_counter()
                 tracker.close()
                 self.caught_up = time.perf_counter() - began
-        if elsewhere:
+        if elsewhere and self.postgres is not None:
             optuna.delete_study(study_name=run.name, storage=self.postgres)
         shutil.rmtree(folder.parent)
         return pool
@@ -524,8 +524,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         seconds=options.seconds,
         tracked=not options.untracked,
     )
-    sizes, workers = (100, 1_000, 5_000), (8, 64)
-    storages = ("memory", "sqlite")
+    sizes: Sequence[int] = (100, 1_000, 5_000)
+    workers: Sequence[int] = (8, 64)
+    storages: Sequence[str] = ("memory", "sqlite")
     names = ("random", "nsga2", "tpe")
     if options.quick:
         idling = replace(idling, workers=16, trials=96, seconds=4.0)

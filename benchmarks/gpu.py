@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -121,7 +122,7 @@ def _resident(plan: MergePlan, device: torch.device) -> tuple[Callable[[], None]
     return merge, moved
 
 
-def _job(plan: MergePlan, name: str, device: torch.device) -> object:
+def _job(plan: MergePlan, name: str, device: torch.device) -> Any:
     return plan._jobs.get(name, Gpu(device))
 
 

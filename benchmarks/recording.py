@@ -131,7 +131,7 @@ class Recording:
     def save(self, path: Path) -> None:
         """Write a small file, in one step."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        packed = {
+        packed: dict[str, Any] = {  # numpy's types take keywords for its own option
             "grid": self.grid,
             "start": self.start.astype(np.uint16),
             "count": self.count.astype(np.uint16),
@@ -180,10 +180,11 @@ def _sobol(count: int, seed: int) -> npt.NDArray[np.float64]:
 
 def _near_front(known: Recording, share: float = 0.12) -> npt.NDArray[np.float64]:
     """Coordinates of the fronts of what is known, peeled one by one up to a share of it."""
-    values, left, chosen = known.means(), np.arange(len(known.count)), []
+    values, left = known.means(), np.arange(len(known.count))
+    chosen: list[int] = []
     while len(chosen) < share * len(values):
-        ahead = (values[left, None] <= values[None, left]).all(2)
-        ahead &= (values[left, None] < values[None, left]).any(2)
+        ahead = np.all(values[left, None] <= values[None, left], axis=2)
+        ahead &= np.any(values[left, None] < values[None, left], axis=2)
         top = ~ahead.any(1)
         chosen += list(left[top])
         left = left[~top]

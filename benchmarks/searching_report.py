@@ -61,7 +61,7 @@ def spent(story: Story) -> int:
 
 def final(stories: Sequence[Story], of: str = "volume") -> float:
     """Median volume after the last trial."""
-    return median(getattr(story.steps[-1], of) for story in stories)
+    return float(median(getattr(story.steps[-1], of) for story in stories))
 
 
 def reached(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import optuna
 
 from benchmarks.recording import RANGES, SPACE, TASK
@@ -308,7 +309,7 @@ def evolve(bench: Bench, trials: int, workers: int, seed: int, *, single: bool =
     count for the front, though CMA-ES itself looks for one recipe; if `single`, that alone counts,
     which is what mergekit-evolve hands over.
     """
-    from cmaes import CMA
+    from cmaes import CMA  # type: ignore[import-untyped]
 
     count = len(RANGES)
     lows, highs = (np.array([ends[i] for ends in RANGES.values()]) for i in (0, 1))
@@ -325,7 +326,8 @@ def evolve(bench: Bench, trials: int, workers: int, seed: int, *, single: bool =
     clock = 0.0
     while len(keeper.trials) < trials:
         free = [clock] * workers
-        told, ends = [], []
+        told: list[tuple[npt.NDArray[np.float64], float]] = []
+        ends: list[tuple[float, Trial]] = []
         for _ in range(min(strategy.population_size, trials - len(keeper.trials))):
             unit = strategy.ask()
             params = dict(zip(RANGES, (lows + unit * (highs - lows)).tolist(), strict=True))

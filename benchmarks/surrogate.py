@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +80,9 @@ class Surrogate:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_name(f".{os.getpid()}-{path.name}")
         with scratch.open("wb") as file:
-            np.savez(file, **{name: array.astype(np.float32) for name, array in held.items()})
+            # numpy's types take keywords for its own option.
+            floats: dict[str, Any] = {name: a.astype(np.float32) for name, a in held.items()}
+            np.savez(file, **floats)
         scratch.replace(path)
 
     @classmethod
@@ -155,20 +158,23 @@ def fit(recording: Recording, seed: int, epochs: int = _EPOCHS) -> Surrogate:
             nn.SiLU(),
             nn.Linear(_WIDTH, _LATENT),
         )
-        heads = nn.ModuleDict({name: nn.Linear(_LATENT, POOL) for name in _HEADS})
+        heads = {name: nn.Linear(_LATENT, POOL) for name in _HEADS}
         for head in heads.values():  # all items alike at first
             nn.init.normal_(head.weight[:1], std=0.3)
             head.weight.data[1:] = head.weight.data[:1]
             nn.init.zeros_(head.bias)
         groups = [
             {"params": net.parameters(), "weight_decay": 1e-3},
-            {"params": heads.parameters(), "weight_decay": 1e-2},
+            {
+                "params": [p for head in heads.values() for p in head.parameters()],
+                "weight_decay": 1e-2,
+            },
         ]
         steps = epochs * -(-len(rows) // _BATCH)
         optimizer = torch.optim.AdamW(groups, lr=4e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=6e-3, total_steps=steps)
         for _ in range(epochs):
-            for some in torch.randperm(len(rows)).split(_BATCH):
+            for some in torch.split(torch.randperm(len(rows)), _BATCH):
                 z = net(unit[some])
                 # Of all items' numbers those that were asked: faster than their weights alone.
                 asked = (torch.arange(len(some))[:, None] * POOL + items[some]).flatten()
@@ -300,7 +306,11 @@ def quality(trio: int, model: Surrogate, *, pairs: bool = True) -> Quality:
     at, items = np.searchsorted(rows, recipes[inside]), items[inside]
     unit = recording.unit[rows]
     expected = [expit(logits) for logits in model.logits(unit)] + [model.tokens(unit)]
-    observed = (recording.right, recording.language / LEVELS, recording.tokens)
+    observed: Sequence[npt.NDArray[Any]] = (
+        recording.right,
+        recording.language / LEVELS,
+        recording.tokens,
+    )
     error, rank = {}, {}
     for name, forecast, values in zip(_HEADS, expected, observed, strict=True):
         count = recording.count[rows]
