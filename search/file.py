@@ -387,7 +387,7 @@ class SearchFile(Strict):
 
 FROZEN = (
     *RECIPE_KEYS,
-    *("tasks", "objectives", "constraints", "splits", "engine.kind", "engine.dtype"),
+    *("tasks", "objectives", "constraints", "splits", "engine"),
     *("sampler.seed", "storage"),
 )
 """What a run keeps for its life; the rest may change between one `run` and the next."""

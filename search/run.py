@@ -332,6 +332,8 @@ def freeze(search: Search) -> dict[str, Any]:
             node = node.get(part) if isinstance(node, Mapping) else None
         frozen[key] = node
     frozen.pop("base_model")
+    for name in search.engine.incidental:
+        frozen["engine"].pop(name, None)
     for model in frozen["models"]:
         model.pop("model")
     for task in frozen["tasks"].values():

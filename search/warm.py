@@ -315,7 +315,7 @@ def take_over(study: optuna.Study, run: Run, old: Run) -> Taken:
 def _differs(search: Search, old: Run) -> str | None:
     """Why dev scores of `old` are none of this search's, as far as the files tell; or None."""
     ours, theirs = freeze(search), freeze(old.search)
-    for key in ("splits", "engine.kind", "engine.dtype"):
+    for key in ("splits", "engine"):
         if ours[key] != theirs[key]:
             return f"{key} is another"
     digests = item_digests(search)

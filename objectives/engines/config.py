@@ -4,7 +4,7 @@ Kept apart from the engines so that reading a search file imports neither torch 
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -34,6 +34,9 @@ class TransformersConfig(BaseModel):
     """The default engine: a live `AutoModelForCausalLM` on one device."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    incidental: ClassVar[frozenset[str]] = frozenset({"device", "batch_size", "max_batch_tokens"})
+    """Settings that change speed and memory, and answers by no more than rounding."""
 
     kind: Literal["transformers"] = "transformers"
     device: str = Field(
@@ -65,6 +68,11 @@ class ScriptedConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    incidental: ClassVar[frozenset[str]] = frozenset(
+        {"responses", "default", "delay", "read_weights", "thinking_open"}
+    )
+    """All of them: what is scripted is for tests."""
+
     kind: Literal["scripted"] = "scripted"
     responses: Path | None = Field(None, description="JSON or JSONL table of answers")
     default: str | None = Field(None, description="answer to prompts that the table lacks")
@@ -85,6 +93,19 @@ class VllmConfig(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
+
+    incidental: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("tensor_parallel", "pipeline_parallel", "gpu_memory_utilization", "swap"),
+            *("kv_cache_memory_bytes", "cpu_offload_gb", "num_gpu_blocks_override", "block_size"),
+            *("max_num_seqs", "max_num_batched_tokens"),
+            *("enable_prefix_caching", "enable_chunked_prefill", "async_scheduling"),
+            *("enforce_eager", "compilation_config", "max_cudagraph_capture_size"),
+            *("distributed_executor_backend", "disable_custom_all_reduce"),
+            "enable_expert_parallel",
+        }
+    )
+    """Settings that change speed and memory, and answers by no more than rounding."""
 
     kind: Literal["vllm"] = "vllm"
     tensor_parallel: int = Field(1, ge=1, description="devices that share each layer")

@@ -21,11 +21,11 @@ from search import warm
 from search.budget import Budget, Shares
 from search.config import Search, load
 from search.driver import Driver
-from search.errors import ConfigError
+from search.errors import ConfigError, RunError
 from search.ledger import Ledger
 from search.pool import Outcome
 from search.results import Result, Stopped
-from search.run import Run
+from search.run import Run, check
 from search.session import prepare
 from search.worker import Evaluator, Job, Setup
 from tests.merge_core.conftest import make_model, write_checkpoint
@@ -283,6 +283,7 @@ def test_where_the_items_differ_the_front_is_tried_first(place: Path, tmp_path: 
     [
         ({"splits": {"dev": 3, "confirm": 4, "test": 4}}, "splits is another"),
         ({"splits": {"dev": 4, "confirm": 4, "test": 4, "seed": 1}}, "splits is another"),
+        ({"engine": {"kind": "vllm", "quantization": "fp8"}}, "engine is another"),
         (
             {"tasks": {"t": {**data_of()["tasks"]["t"], "generate": {"max_tokens": 9}}}},
             "its task 't' is another",
@@ -411,3 +412,15 @@ def test_a_baseline_that_is_a_trial_is_waited_for(place: Path, tmp_path: Path) -
     assert first.params == {"l.weight": 0.25, "r.weight": 0.75}
     assert driver.finished == 6
     assert len(paid) == len(set(paid)) == 7
+
+
+def test_what_an_engine_answers_with_is_kept_for_life(place: Path, tmp_path: Path) -> None:
+    def with_engine(**settings: Any) -> Search:
+        return search_of(place, "v", engine={"kind": "vllm", **settings})
+
+    started(with_engine(max_model_len=4096), tmp_path / "run")
+    room = {"tensor_parallel": 2, "max_num_seqs": 8, "gpu_memory_utilization": 0.5}
+    check(with_engine(max_model_len=4096, **room), tmp_path / "run")
+    for change in ({"max_model_len": 2048}, {"quantization": "fp8"}, {"dtype": "float32"}):
+        with pytest.raises(RunError, match=rf"'engine\.{next(iter(change))}' is frozen in run"):
+            check(with_engine(**{"max_model_len": 4096, **change}), tmp_path / "run")

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from merge_core import MergePlan
 from objectives.engines import TransformersConfig, VllmConfig, make_engine, prompt_check
 from objectives.engines.base import Continuation, GenerationSettings, Prompt
+from objectives.engines.vllm_arguments import known_arguments
 from objectives.errors import EngineDiedError, EngineError
 from search.demo.world import draw_problems
 from tests.objectives.engine_suite import (
@@ -199,6 +200,11 @@ def test_unknown_arguments_have_a_hint():
         VllmConfig(max_num_seq=4)
     with pytest.raises(ValueError, match="did you mean 'tensor_parallel'"):
         VllmConfig(tensor_paralel=4)
+
+
+def test_settings_that_change_no_answer_are_vllms():
+    ours = {*VllmConfig.model_fields}
+    assert VllmConfig.incidental - ours <= known_arguments()
 
 
 def test_prompts_are_checked_against_the_length_given(tiny):
