@@ -35,6 +35,7 @@ from search.report.sections import (
 from search.report.steps import advice, commands, recipes, versions
 from search.report.verdict import against
 from search.secrets import redacted
+from search.status import State
 from search.view import RunView
 
 NAME = "report.html"
@@ -64,14 +65,19 @@ def write(
     return path
 
 
-def draw(view: RunView, *, stopped: bool) -> None:
+def draw(view: RunView, *, stopped: bool = False, why: str = "") -> None:
     """`write` into the run's folder, at the end of a session.
 
     What goes wrong is an incident: it must not cost the night's result.
+
+    Args:
+        view: of the run, with or without scored trials.
+        stopped: by the user.
+        why: the error that the session ended with, as `Live.why` has it; "" for none.
     """
+    state: State = "failed" if why else "stopped" if stopped else "finished"
     try:
-        ended = Standing("stopped" if stopped else "finished", time.time())
-        write(view, ended, failed=incident(view))
+        write(view, Standing(state, time.time(), why=why), failed=incident(view))
     except Exception as error:  # noqa: BLE001 (whatever it is: the results are what counts)
         told = f"{type(error).__name__}: {error}"
         view.run.incidents.record(Kind.NOT_DRAWN, NAME, told)
