@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,9 @@ PAGE = 1_500_000
 """Characters of answers and prompts of a whole table, about: a browser reads all of it at once."""
 LONGEST, SHORTEST = 4000, 300
 """Characters of one text in a table, of few items and of however many."""
+
+NOT_FOUND = "(items not found)"
+"""Stands for what an item asks and expects where its task's items are gone, or others by now."""
 
 log = logging.getLogger("mergefront")
 _KEPT = "whole in the result file"
@@ -60,11 +63,21 @@ def _messages(count: int) -> str:
     return "1 message" if count == 1 else f"{count} messages"
 
 
-def prompts_of(run: Run) -> dict[tuple[str, str], Asked]:
+def _logged(task: str, why: str) -> None:
+    log.warning("no prompts of task %s are shown: %s", task, why)
+
+
+def prompts_of(
+    run: Run, lost: Callable[[str, str], None] = _logged
+) -> dict[tuple[str, str], Asked]:
     """What each item of a run asks and expects, by task and id.
 
     A run keeps digests of its items and not the items: they are read where the search file names
-    them. Tasks whose items are gone or others by now are left out, and the log tells it.
+    them. Tasks whose items are gone or others by now are left out.
+
+    Args:
+        run: whose items.
+        lost: told which task is left out, and why; by default the log is.
     """
     found: dict[tuple[str, str], Asked] = {}
     for name, config in run.search.file.tasks.items():
@@ -72,10 +85,10 @@ def prompts_of(run: Run) -> dict[tuple[str, str], Asked]:
             same = digest(config.items, run.search.root) == run.manifest["items"].get(name)
             task = Task.load(name, config, run.search.root, run.search.file.splits)
         except ObjectiveError as error:
-            log.warning("no prompts of task %s are shown: %s", name, error)
+            lost(name, str(error).removeprefix(f"task {name}: "))
             continue
         if not same:
-            log.warning("no prompts of task %s are shown: its items are not the run's", name)
+            lost(name, "its items are not the run's")
             continue
         found |= {(name, i.id): Asked.of(i) for split in SPLITS for i in task.items(split)}
     return found
@@ -89,7 +102,7 @@ def items_table(result: Result, prompts: Mapping[tuple[str, str], Asked]) -> dic
 
     Args:
         result: whose answers.
-        prompts: of `prompts_of`; items without one have empty cells.
+        prompts: of `prompts_of`; items without one have NOT_FOUND in their cells.
 
     Returns:
         {"columns": names, "data": rows}. What a scorer read of itself stands under "read
@@ -119,7 +132,7 @@ def items_table(result: Result, prompts: Mapping[tuple[str, str], Asked]) -> dic
     return {"columns": [*columns, "tokens", "finish_reason", "task", "id"], "data": data}
 
 
-_UNKNOWN = Asked("", "")
+_UNKNOWN = Asked(NOT_FOUND, NOT_FOUND)
 
 
 def _keys(found: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -255,9 +268,15 @@ def _change(
             low, high = measure.range
             width = high - low if math.isfinite(high - low) else max(abs(a), abs(b))
             size = max(size, abs(a - b) / width)
-    pairs = enumerate(zip(ours.answers, theirs.answers, strict=False))
-    sample = next((at for at, (a, b) in pairs if any(_differ(a, b, key) for key in keys)), 0)
+    sample = first_different(ours, theirs, keys)
     return Change(task, ours, theirs, tuple(better), tuple(worse), size, sample)
+
+
+def first_different(ours: ItemScore, theirs: ItemScore, keys: Iterable[str]) -> int:
+    """The first of several answers to an item in which two results' scores differ; else 0."""
+    keys = list(keys)
+    pairs = enumerate(zip(ours.answers, theirs.answers, strict=False))
+    return next((at for at, (a, b) in pairs if any(_differ(a, b, key) for key in keys)), 0)
 
 
 def _differ(a: Answer, b: Answer, key: str) -> bool:

@@ -11,6 +11,7 @@ from search.amounts import many
 from search.budget import until
 from search.comparison import signed
 from search.export import spelled
+from search.item_pages import cut
 from search.report.verdict import Against, ahead_of, baselines, broken
 from search.status import State, Status
 from search.view import RunView
@@ -22,9 +23,13 @@ STATES = {
     "stopped": ("stopped", "warn"),
     "failed": ("ended with an error", "bad"),
     "dead": ("its driver was killed", "bad"),
-    "not begun": ("not begun", "warn"),
 }
 """By `Status.state`: in words, and what colour it has."""
+
+
+_LONGEST = 160
+"""Characters of an error in the title."""
+_LOG = "see run.log"
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def headline(view: RunView, standing: Standing, found: list[Against]) -> Headlin
             title = "Nothing found yet: no trial has full scores"
             lines = [f"{many(len(view.scored), 'trial')} stopped early, none asked all dev items."]
     else:
-        title, lines = "Nothing is scored yet", []
+        title, lines = _unscored(view, standing)
     return Headline(state, tone, title, lines, cautions)
 
 
@@ -215,17 +220,54 @@ def _claimed(view: RunView) -> tuple[str, list[str]]:
     return title, lines
 
 
+def _unscored(view: RunView, standing: Standing) -> tuple[str, list[str]]:
+    """What became of a search that has no scored trial, and of what it tried."""
+    ends = {
+        "running": "Nothing is scored yet",
+        "silent": "Nothing is scored, and there is no sign of the search's driver",
+        "finished": "The search ended, and no trial is scored",
+        "stopped": "The search was stopped before any trial was scored",
+        "failed": f"The search ended with an error: {cut(standing.why or _LOG, _LONGEST)}",
+        "dead": "The search's driver was killed before any trial was scored",
+    }
+    states = [trial.state for trial in view.trials.values()]
+    parts = [
+        (states.count("failed"), "could not be done by any worker"),
+        (states.count("fault"), "came out broken"),
+        (states.count("running"), "had begun"),
+    ]
+    counts = [f"{n:,} {what}" for n, what in parts if n]
+    lines = [f"Of {many(len(states), 'trial')} none is scored: {_and(counts)}."] if counts else []
+    whys = [trial.why for trial in view.trials.values() if trial.why]
+    if whys:
+        lines.append(f"The last of them: {whys[-1].rstrip('.')}.")
+    if not states:
+        lines.append("No trial had begun.")
+    if view.baselines:
+        lines.append(f"Of the baselines these are scored: {_and(view.baselines)}.")
+    elif view.search.file.baselines:
+        lines.append("No baseline is scored.")
+    return ends[standing.state], lines
+
+
 def _of_state(view: RunView, standing: Standing) -> list[str]:
     done = many(view.account.trials, "trial")
-    if standing.state == "running":
-        phase = f", {standing.phase}" if standing.phase else ""
-        asked = until(view.search.file.budget)
-        return [f"The search goes on{phase}: {done} so far, until {asked}. This is how it stood."]
-    if standing.state == "stopped":
-        return [f"The search was stopped after {done}; the same `run` command goes on with it."]
-    if standing.state in ("failed", "dead", "silent"):
-        why = standing.why or "see run.log"
-        return [f"The search did not come to its end, after {done}: {why}."]
+    why = (standing.why or _LOG).rstrip(".")
+    told = f"ended with an error after {done}: {why}"
+    match standing.state:
+        case "running":
+            phase = f", {standing.phase}" if standing.phase else ""
+            asked = until(view.search.file.budget)
+            on = f"The search goes on{phase}: {done} so far, until {asked}."
+            return [f"{on} This is how it stood."]
+        case "stopped":
+            return [f"The search was stopped after {done}; the same `run` command goes on with it."]
+        case "failed" if not view.scored and len(why) <= _LONGEST:
+            return []  # the title has it
+        case "failed":
+            return [f"The search {told}."]
+        case "dead" | "silent":
+            return [f"The search did not come to its end, after {done}: {why}."]
     return []
 
 

@@ -20,6 +20,7 @@ from search.comparison import signed
 from search.export import short, spelled
 from search.figures import Figure, figures, incident
 from search.incidents import Kind
+from search.report.gaps import gaps
 from search.report.headline import Standing, headline
 from search.report.samples import samples
 from search.report.sections import (
@@ -101,6 +102,9 @@ def page(
     tiles, account = spent(view)
     recipe, not_mergekit = recipes(view)
     drawn = figures(view, failed)
+    shown = samples(view)
+    by_name = {figure.name: figure for figure in drawn}
+    empty = gaps(view, by_name, answers=shown is not None)
     plots = _plots(drawn)
     scripts = [f"{get_plotlyjs()}\n"] if drawn else []
     scripts.append(_resource("page.js"))
@@ -117,9 +121,11 @@ def page(
         "account": account,
         "rows": view.account.rows(),
         "growth": growth(view),
-        "figures": {figure.name: figure for figure in drawn},
+        "figures": by_name,
+        "gaps": empty,
+        "parameters": bool({"importance", "slices"} & {*by_name, *empty}),
         "plots": plots,
-        "samples": samples(view),
+        "samples": shown,
         "failures": failures(view),
         "advice": advice(view, standing, told),
         "commands": commands(view, mergekit=not not_mergekit),

@@ -11,14 +11,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from objectives import ItemScore, SampleScore
+from objectives import ItemScore
 from objectives.scorers.base import Measure
 from objectives.splits import SPLITS, Split
 from objectives.task import JOINT
 from objectives.thinking import split_text
 from search.errors import RunError
 from search.front import gains, knee
-from search.item_pages import Asked, cut, deciding, prompts_of
+from search.item_pages import NOT_FOUND, Asked, cut, deciding, first_different, prompts_of
 from search.results import Result
 from search.view import RunView
 
@@ -40,14 +40,16 @@ class Said:
     """One answer, for the page.
 
     Attributes:
+        which: "answer 2 of 4"; "" of a single one.
         thinking: what stood before the answer; "" if nothing did.
         answer: the rest.
-        scores: (name, value) of the measures that decide.
+        scores: (name, value) of the measures that decide; of several answers the name has the mean.
         read: what a scorer read in it, by its name.
         tokens: generated.
         ended: "", or why the answer was cut.
     """
 
+    which: str
     thinking: str
     answer: str
     scores: list[tuple[str, str]]
@@ -102,7 +104,8 @@ def samples(view: RunView) -> Samples | None:
     if found is None:
         return None
     who, ours, label, theirs, split = found
-    prompts = prompts_of(view.run)
+    lost: dict[str, str] = {}
+    prompts = prompts_of(view.run, lost.__setitem__)
     kinds = _kinds(view, ours, theirs)
     groups = []
     for name, title in GROUPS.items():
@@ -112,7 +115,8 @@ def samples(view: RunView) -> Samples | None:
             shown = shown[:1]
         groups.append(Group(name, title if theirs is not None else _alone(name), len(held), shown))
     groups = [group for group in groups if group.count]
-    return Samples(who, label, split, _rule(view, ours, label, split, groups), groups)
+    rule = " ".join([_rule(view, ours, label, split, groups), *_lost(view, ours, lost)])
+    return Samples(who, label, split, rule, groups)
 
 
 def _results(view: RunView) -> tuple[str, Result, str | None, Result | None, Split] | None:
@@ -139,7 +143,7 @@ def _results(view: RunView) -> tuple[str, Result, str | None, Result | None, Spl
         return None
     count = {
         label: sum(
-            _solved(view, task, row) is True
+            _solved(view, task, row.scores) is True
             for task, rows in _tasks(view, result).items()
             for row in rows
         )
@@ -159,17 +163,18 @@ def _tasks(view: RunView, result: Result) -> dict[str, Sequence[ItemScore]]:
     return {task: rows for task, rows in result.items.items() if task in names}
 
 
-def _solved(view: RunView, task: str, item: ItemScore) -> bool | None:
+def _solved(view: RunView, task: str, scores: Mapping[str, float]) -> bool | None:
     """Right and in the language where that is told, else the better half of what decides.
 
-    None where nothing tells: scores without bounds, such as perplexity, have no half.
+    An item's scores are means over its answers, so that it is right only if all of them are. None
+    where nothing tells: scores without bounds, such as perplexity, have no half.
     """
-    if JOINT in item.scores:
-        return item.scores[JOINT] == 1.0
+    if JOINT in scores:
+        return scores[JOINT] == 1.0
     told = [
-        (item.scores[key], measure)
+        (scores[key], measure)
         for (of, key), measure in deciding(view.search).items()
-        if of == task and key in item.scores and _bounded(measure)
+        if of == task and key in scores and _bounded(measure)
     ]
     if not told:
         return None
@@ -192,11 +197,11 @@ def _kinds(view: RunView, ours: Result, theirs: Result | None) -> dict[str, list
             other = others.get(row.id)
             if theirs is not None and other is None:  # a race stopped ours or theirs
                 continue
-            mine = _solved(view, task, row)
+            mine = _solved(view, task, row.scores)
             if mine is None:
                 continue
             name = "solve" if mine else "fail"
-            if other is not None and _solved(view, task, other) != mine:
+            if other is not None and _solved(view, task, other.scores) != mine:
                 name = "wins" if mine else "loses"
             kinds.setdefault(name, []).append((task, row, other))
     return kinds
@@ -224,15 +229,42 @@ def _rule(
     items = [item for rows in _tasks(view, ours).values() for item in rows]
     joint = [JOINT in item.scores for item in items]
     half = "in the better half of the range of every score that decides"
-    solved = "right and in the language"
-    if not all(joint):
-        solved = f"{solved}; where that is not told, {half}" if any(joint) else half
     counts = ", ".join(f"{group.count:,} {group.title}" for group in groups)
     return (
-        f"Of the {split} items: {counts}. An item is solved by an answer that is {solved}."
+        f"Of the {split} items: {counts}. {_solving(items, joint, half)}{_which(items, label)}"
         f"{f' {gone}' if gone else ''}{whose}"
         " Shown are the first of each group by a hash of their names: nobody picked them."
     )
+
+
+def _solving(items: Sequence[ItemScore], joint: Sequence[bool], half: str) -> str:
+    """What makes an item solved."""
+    both, numbers = "right and in the language", {len(item.answers) for item in items}
+    if numbers == {1}:
+        told = f"{both}; where that is not told, {half}" if any(joint) else half
+        return f"An item is solved by an answer that is {both if all(joint) else told}."
+    count = f"all {numbers.pop()} answers" if len(numbers) == 1 else "all its answers"
+    told = f"by {count} being {both}" if any(joint) else f"by the mean of {count} being {half}"
+    if any(joint) and not all(joint):
+        told += f"; where that is not told, by their mean being {half}"
+    return f"An item is solved {told}."
+
+
+def _which(items: Sequence[ItemScore], label: str | None) -> str:
+    """Which of several answers to an item is shown."""
+    if all(len(item.answers) == 1 for item in items):
+        return ""
+    first = "in which the two differ" if label is not None else "that is not right"
+    return f" Of its answers the first {first} stands here, with the means of all in brackets."
+
+
+def _lost(view: RunView, ours: Result, lost: Mapping[str, str]) -> list[str]:
+    """Whose questions cannot be shown, and why."""
+    return [
+        f"What {task} asks and expects is not shown: {lost[task].rstrip('.')}."
+        for task in _tasks(view, ours)
+        if task in lost
+    ]
 
 
 def _sample(
@@ -242,30 +274,51 @@ def _sample(
     one: ItemScore,
     other: ItemScore | None,
 ) -> Sample:
-    asked = prompts.get((task, one.id), Asked("", ""))
+    asked = prompts.get((task, one.id), Asked(NOT_FOUND, NOT_FOUND))
+    at = _telling(view, task, one, other)
     return Sample(
         task=task,
         id=one.id,
         prompt=cut(asked.prompt, LONGEST),
         expected=cut(asked.answer, LONGEST // 4),
-        ours=_said(view, task, one),
-        theirs=None if other is None else _said(view, task, other),
+        ours=_said(view, task, one, at),
+        theirs=None if other is None else _said(view, task, other, at),
     )
 
 
-def _said(view: RunView, task: str, item: ItemScore) -> Said:
-    answer: ItemScore | SampleScore = item.answers[0]
+def _telling(view: RunView, task: str, one: ItemScore, other: ItemScore | None) -> int:
+    """Which of several answers is shown.
+
+    The first that one of the two solved alone, else the first whose scores differ; where there is
+    nothing to compare with, the first that is not solved.
+    """
+    right = [_solved(view, task, answer.scores) for answer in one.answers]
+    if other is None:
+        return next((at for at, told in enumerate(right) if told is False), 0)
+    theirs = [_solved(view, task, answer.scores) for answer in other.answers]
+    pairs = enumerate(zip(right, theirs, strict=False))
+    keys = [key for of, key in deciding(view.search) if of == task]
+    return next((at for at, (a, b) in pairs if a != b), first_different(one, other, keys))
+
+
+def _said(view: RunView, task: str, item: ItemScore, at: int) -> Said:
+    count = len(item.answers)
+    at = min(at, count - 1)
+    answer = item.answers[at]
     parts = split_text(answer.text)
     keys = dict.fromkeys([*(key for of, key in deciding(view.search) if of == task), JOINT])
     ends = {"length": "cut at max_tokens", "loop": "ended in a loop"}
+    scores = []
+    for key in keys:
+        if key in answer.scores:
+            name = "right and in the language" if key == JOINT else key
+            mean = f" (mean of {count}: {item.scores[key]:.3g})" if count > 1 else ""
+            scores.append((f"{name}{mean}", f"{answer.scores[key]:.3g}"))
     return Said(
+        which=f"answer {at + 1} of {count}" if count > 1 else "",
         thinking=cut((parts.thinking or "").strip(), LONGEST),
         answer=cut(parts.answer.strip(), LONGEST),
-        scores=[
-            ("right and in the language" if key == JOINT else key, f"{item.scores[key]:.3g}")
-            for key in keys
-            if key in item.scores
-        ],
+        scores=scores,
         # What a scorer read that decides nothing would only be in the way.
         read=[(k, text) for k, text in answer.details.items() if text and k.split(".")[0] in keys],
         tokens=answer.tokens,

@@ -8,13 +8,17 @@ import platform
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 from merge_core import Recipe
 from merge_core.errors import MergeError, RecipeError
 from merge_core.mergekit import to_mergekit
-from merge_core.yaml_io import dump_yaml
+from merge_core.yaml_io import dump_yaml, load_yaml
 from search.comparison import Told
+from search.config import parse
+from search.console import HERE
+from search.errors import USER_ERRORS
 from search.live import Live
 from search.narrow import FEWEST, at_ends
 from search.report.headline import Standing
@@ -51,44 +55,80 @@ class Places:
     Attributes:
         root: that folder.
         run: the run's.
-        file: the search file, with the run's name where the file's is another.
-        save: what to do before, if the file is not there; "" else.
+        log: the run's log.
+        search: `mergefront run` with this very search, under the run's name, in its folder of
+            runs. Where no file of the root holds it, a copy of the run's own stands before.
         again: what the last session was begun with; "" if that is not known.
     """
 
     root: str
     run: str
-    file: str
-    save: str
+    log: str
+    search: str
     again: str
 
     @classmethod
     def of(cls, view: RunView) -> Places:
         """Of a run."""
-        root = view.search.root
-        run = shlex.quote(os.path.relpath(view.run.folder, root))
-        live = Live.read(view.run.folder)
+        root, folder = view.search.root, view.run.folder
+        run = Path(os.path.relpath(folder, root))
+        live = Live.read(folder)
         again = live.command if live is not None and live.command.split()[1:2] == ["run"] else ""
-        named = (Path(word).name for word in again.split()[2:] if word.endswith((".yaml", ".yml")))
-        own = f"{view.name}.yaml"
-        file = next((name for name in named if (root / name).is_file()), own)
-        save = f"first save the search file below as {file} there"
-        name = "" if Path(file).stem == view.name else f" --name {shlex.quote(view.name)}"
+        file, there = _search_file(view, again)
+        command = ["mergefront", "run", file]
+        command += [] if Path(file).stem == view.name else ["--name", view.name]
+        command += [] if run.parent == HERE else ["--runs", str(run.parent)]
+        # Paths in it are relative to the root: from the run folder it would not open.
+        copy = "" if there else f"{shlex.join(['cp', str(run / 'search.yaml'), file])} && "
         return cls(
             root=shlex.quote(str(root)),
-            run=run,
-            file=f"{shlex.quote(file)}{name}",
-            save="" if (root / file).is_file() else save,
+            run=shlex.quote(str(run)),
+            log=shlex.quote(str(run / "run.log")),
+            search=copy + shlex.join(command),
             again=again,
         )
+
+
+def _search_file(view: RunView, again: str) -> tuple[str, bool]:
+    """A file of the root for the run's search, and whether it holds that already.
+
+    What was typed with `--set`, `--freeze` or `--from` is in the run's copy alone, and so is what
+    has been edited away since: a file that says anything else is no way to begin it again.
+    """
+    root = view.search.root
+    typed = [Path(word).name for word in again.split()[2:] if word.endswith((".yaml", ".yml"))]
+    for name in dict.fromkeys([*typed, f"{view.name}.yaml"]):
+        if (root / name).is_file() and _same(view, root / name):
+            return name, True
+    others = (f"{view.name}-again{number}.yaml" for number in chain([""], count(2)))
+    for name in chain([f"{view.name}.yaml"], others):
+        if not (root / name).exists():
+            return name, False
+        if _same(view, root / name):
+            return name, True
+    raise AssertionError("there is always another number")
+
+
+def _same(view: RunView, path: Path) -> bool:
+    """Whether a file holds the run's search, whatever its comments and line breaks."""
+    try:
+        return parse(load_yaml(path)).text == view.search.text
+    except USER_ERRORS:  # no search file any more
+        return False
 
 
 def advice(view: RunView, standing: Standing, told: Sequence[Told]) -> list[Advice]:
     """What to do next, most urgent first."""
     places = Places.of(view)
     found = []
+    if standing.state == "failed":
+        what = "Mend what it ended with; the run's log has more of it."
+        found.append(Advice(what, f"less {places.log}"))
     if standing.state in ("stopped", "failed", "dead"):
         found.append(_on(places))
+    if not view.scored and any(trial.state == "fault" for trial in view.trials.values()):
+        what = "Every merge that was tried is broken: look at the models, or narrow the ranges."
+        found.append(Advice(what))
     if view.front and not view.members and standing.state != "running":
         found.append(
             Advice("Score the front on held-out items.", f"mergefront confirm {places.run}")
@@ -97,7 +137,7 @@ def advice(view: RunView, standing: Standing, told: Sequence[Told]) -> list[Advi
         found.append(
             Advice(
                 "Search on, loosen the constraints, or take the nearest merge knowingly.",
-                f"mergefront export {places.run} --best-effort -o recipe.yaml",
+                f"mergefront export {places.run} --best-effort --model merged",
             )
         )
     if view.chosen is not None:
@@ -129,8 +169,7 @@ def _on(places: Places) -> Advice:
     what = "Go on with the search where it stands"
     if places.again:
         return Advice(f"{what}: what was typed last, where it was typed.", places.again)
-    save = f"; {places.save}" if places.save else ""
-    return Advice(f"{what}{save}.", f"mergefront run {places.file}")
+    return Advice(f"{what}, typed in {places.root}.", places.search)
 
 
 def _other(view: RunView) -> str:
@@ -198,20 +237,20 @@ def _stem(name: str) -> str:
 def commands(view: RunView, *, mergekit: bool) -> list[tuple[str, str]]:
     """(what for, command) to reproduce, confirm, look at and take away, typed in the root."""
     places = Places.of(view)
-    saved = f"; {places.save}" if places.save else ""
     found = [
         ("the folder of the search file", f"cd {places.root}"),
-        (f"this search again, from its beginning{saved}", f"mergefront run {places.file} --new"),
+        ("this search again, from its beginning", f"{places.search} --new"),
         ("its front, as a table", f"mergefront front {places.run}"),
         ("this page again", f"mergefront report {places.run}"),
     ]
     if view.chosen is not None:
+        command = f"mergefront export {places.run} --model merged"
+        found.append(("the merged model, asked again, with its card", command))
         found.append(("the chosen recipe", f"mergefront export {places.run} -o recipe.yaml"))
         if mergekit:
             command = f"mergefront export {places.run} --mergekit -o mergekit.yaml"
             found.append(("the same for mergekit", command))
-        found.append(("the merged model", "mergefront merge recipe.yaml merged"))
-    elif not view.members:
+    elif view.front and not view.members:
         found.append(("confirm the front", f"mergefront confirm {places.run}"))
     return found
 
@@ -231,7 +270,7 @@ def recipes(view: RunView) -> tuple[str, str]:
 
 
 def versions() -> list[tuple[str, str]]:
-    """Of what matters for scores, where the page was written; what is not installed is left out."""
+    """Of what writes the page, not of what scored; what is not installed is left out."""
     found = [("Python", platform.python_version())]
     for name in _VERSIONED:
         try:

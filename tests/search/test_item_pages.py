@@ -15,6 +15,7 @@ from objectives import ItemScore, SampleScore
 from search.config import load
 from search.item_pages import (
     LONGEST,
+    NOT_FOUND,
     PAGE,
     SHORTEST,
     Asked,
@@ -75,7 +76,7 @@ def test_a_row_shows_prompt_and_what_was_expected_beside_what_was_read():
 def test_results_of_older_versions_have_no_readings_and_still_have_a_page():
     old = result(replace(row("gone", 1.0), details={}))
     (only,) = rows_of(items_table(old, {}))
-    assert (only["item"], only["prompt"], only["expected"]) == ("sums/gone", "", "")
+    assert (only["item"], only["prompt"], only["expected"]) == ("sums/gone", NOT_FOUND, NOT_FOUND)
     assert not any(name.startswith("read ") for name in only)
     assert rows_of(items_table(result(), {})) == []
 
@@ -242,3 +243,9 @@ class TestPrompts:
         gone = load(folder / "search.yaml", ["tasks.sums.items=gone.jsonl"])
         assert prompts_of(replace(run, search=gone)) == {}
         assert "no such item file" in caplog.text or "cannot be read" in caplog.text
+
+    def test_who_asks_is_told_instead_of_the_log(self, folder, search, caplog):
+        lost = {}
+        run = Run(folder, search, {"items": {"sums": "another digest"}})
+        assert prompts_of(run, lost.__setitem__) == {}
+        assert (lost, caplog.text) == ({"sums": "its items are not the run's"}, "")

@@ -6,7 +6,9 @@ import base64
 import hashlib
 import json
 import re
+import shlex
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html import unescape
@@ -16,21 +18,25 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from merge_core.yaml_io import dump_yaml, load_yaml
 from objectives import Estimate
 from search import report, session
-from search.config import Objective
+from search import study as studies
+from search.config import Objective, Search, load
 from search.confirm import Member
 from search.export import spelled
 from search.lease import holder_file
 from search.live import Live
+from search.report.gaps import gaps
 from search.report.headline import headline
 from search.report.page import _environment
 from search.report.samples import samples
 from search.report.sections import confirmed, failures
 from search.report.steps import advice, commands, recipes
 from search.report.verdict import against
-from search.run import LOCK, Run, locked
+from search.run import LOCK, Run, freeze, item_digests, locked
 from search.secrets import redacted
 from search.status import look
 from search.view import RunView
@@ -183,7 +189,11 @@ def test_a_finished_run_tells_what_was_chosen_and_how_sure_that_is(finished):
         assert name in found.text
     order = ["front", "confirmed", "sure", "searched", "cost", "parameters", "schedules"]
     assert found.rows() == [*order, "retained", "answers", "failed", "next", "commands"]
+    assert "mergefront export runs/looks --model merged" in found.text
     assert "mergefront export runs/looks -o recipe.yaml" in found.text
+    assert "mergefront merge recipe" not in found.text  # which knows nothing of the run
+    assert "6 trials: importances need 25." in found.text
+    assert "This report was written with" in found.text
     assert "Not for mergekit: mergekit has no ties_sv" in found.text
     assert "math_en/math: '>= 0.5'" in found.text  # the search file, whole
     assert "Solved by neither" in found.text or "Solved here" in found.text
@@ -236,7 +246,7 @@ def test_a_stopped_run_says_that_nothing_is_confirmed(run):
 @pytest.mark.parametrize(
     ("phase", "why", "says"),
     [
-        ("failed", "3 jobs in a row failed", "did not come to its end, after 6 trials: 3 jobs"),
+        ("failed", "3 jobs in a row failed", "ended with an error after 6 trials: 3 jobs"),
         ("searching", "", "its driver was killed"),
     ],
 )
@@ -276,7 +286,7 @@ def test_what_is_gone_costs_only_itself_and_trials_since_are_told(run):
     shutil.rmtree(run / "confirm")
     found = page(run)
     assert "2 more have finished since" in found.text
-    assert "answers" not in found.rows()
+    assert "None are shown: their results are gone from the run folder." in found.text
     assert "not compared" in found.text
 
 
@@ -376,28 +386,226 @@ def test_models_that_are_gone_are_not_mergekit_s_fault(view):
     assert recipes(view)[1].startswith("Not for mergekit: ")
 
 
-def test_a_run_of_another_name_is_gone_on_with_as_it_was_begun(run):
+def again(run: Path) -> str:
+    """The command for the same search from its beginning."""
+    view = look(Run.open(run)).view
+    assert view is not None
+    told = dict(commands(view, mergekit=False))
+    return told["this search again, from its beginning"]
+
+
+def test_a_stopped_search_is_gone_on_with_as_it_was_typed(run):
     stopped = report.Standing("stopped", 2.0)
 
-    def first(command: str, file: str) -> tuple[str, str, str]:
+    def first(command: str) -> str:
         Live(at=2.0, began=1.0, phase="stopped", command=command).save(run)
         view = look(Run.open(run)).view
-        held = view.search.root / "looks.yaml"
-        held.rename(held.with_name(file))
-        try:
-            found = advice(view, stopped, [])[0]
-            again = next(c for what, c in commands(view, mergekit=False) if "again, from" in what)
-            return found.what, found.command, again
-        finally:
-            held.with_name(file).rename(held)
+        assert view is not None
+        return advice(view, stopped, [])[0].command
 
-    assert first("", "looks.yaml")[1] == "mergefront run looks.yaml"
+    assert first("") == "mergefront run looks.yaml"
     typed = "mergefront run sub/own.yaml --name looks --set budget.trials=6"
-    _, command, again = first(typed, "own.yaml")
-    assert command == typed
-    assert again == "mergefront run own.yaml --name looks --new"
-    what, _, _ = first("", "own.yaml")
-    assert "first save the search file below as looks.yaml there" in what
+    assert first(typed) == typed
+
+
+def test_the_search_again_is_the_one_that_ran_and_not_the_file_as_it_is_now(run):
+    view = look(Run.open(run)).view
+    assert view is not None
+    held = view.search.root / "looks.yaml"
+    was = held.read_text(encoding="utf-8")
+    assert again(run) == "mergefront run looks.yaml --new"
+    own = held.with_name("own.yaml")
+    try:
+        # As after `run looks.yaml --set seed=0`: what is frozen in the run is not in the file.
+        held.write_text(f"seed: 7\n{was}", encoding="utf-8")
+        copy, _, command = again(run).partition(" && ")
+        assert command == "mergefront run looks-again.yaml --name looks --new"
+        subprocess.run(shlex.split(copy), cwd=view.search.root, check=True)
+        made = load(view.search.root / "looks-again.yaml")
+        assert freeze(made) == freeze(view.search)
+        assert item_digests(made) == view.run.manifest["items"]  # its paths lead there
+        assert again(run) == command
+        # Comments are no other search, and neither is another name.
+        (view.search.root / "looks-again.yaml").unlink()
+        own.write_text(f"# mine\n{was}", encoding="utf-8")
+        Live(at=2.0, began=1.0, phase="done", command="mergefront run a/own.yaml").save(run)
+        assert again(run) == "mergefront run own.yaml --name looks --new"
+        held.unlink()
+        own.unlink()
+        command = "mergefront run looks.yaml --new"
+        assert again(run) == f"cp runs/looks/search.yaml looks.yaml && {command}"
+    finally:
+        held.write_text(was, encoding="utf-8")
+        own.unlink(missing_ok=True)
+
+
+def test_a_run_in_another_folder_of_runs_is_named_with_it(run):
+    view = look(Run.open(run)).view
+    assert view is not None
+    moved = replace(view.run, folder=view.search.root / "elsewhere" / "looks")
+    told = dict(commands(replace(view, run=moved), mergekit=False))
+    last = "mergefront run looks.yaml --runs elsewhere --new"
+    assert told["this search again, from its beginning"] == last
+
+
+# ---- answers
+
+
+def with_answers(view: RunView, ours: list[float], theirs: list[float]) -> None:
+    """The run as if each item had been answered several times, by the chosen one and baselines."""
+    file = view.run.folder / "search.yaml"
+    asked = load_yaml(file).data
+    for task in asked["tasks"].values():
+        task["samples"] = len(ours)
+        task["generate"]["temperature"] = 0.6
+    file.write_text(dump_yaml(asked), encoding="utf-8")
+    for member in view.members:
+        if member is view.chosen or member.trial is None:
+            path = view.run.held_out("confirm", member.fingerprint)
+            data = json.loads(path.read_text(encoding="utf-8"))
+            rights = ours if member is view.chosen else theirs
+            for row in (row for rows in data["items"].values() for row in rows):
+                row["samples"] = [
+                    {
+                        "scores": dict.fromkeys(row["scores"], right),
+                        "text": f"saying {at + 1}",
+                        "tokens": 3,
+                        "finish_reason": "stop",
+                        "details": {},
+                    }
+                    for at, right in enumerate(rights)
+                ]
+                row["scores"] = dict.fromkeys(row["scores"], sum(rights) / len(rights))
+            path.write_text(json.dumps(data), encoding="utf-8")
+
+
+def test_of_several_answers_the_one_that_tells_is_shown_with_its_own_scores(run):
+    view = look(Run.open(run)).view
+    assert view is not None
+    with_answers(view, [0.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0])
+    found = samples(look(Run.open(run)).view)
+    assert found is not None
+    (group,) = found.groups
+    assert group.name == "fail"  # for one of the four is wrong, as the rule says
+    assert "solved by all 4 answers being right and in the language" in found.rule
+    assert "the first in which the two differ" in found.rule
+    for one in group.shown:
+        assert one.theirs is not None
+        assert (one.ours.which, one.ours.answer) == ("answer 2 of 4", "saying 2")
+        assert (one.theirs.which, one.theirs.answer) == ("answer 2 of 4", "saying 2")
+        assert ("right and in the language (mean of 4: 0.75)", "1") in one.ours.scores
+        assert ("right and in the language (mean of 4: 0)", "0") in one.theirs.scores
+    assert "answer 2 of 4" in page(run).text
+    with_answers(view, [1.0, 1.0], [1.0, 0.0])
+    (group,) = samples(view).groups
+    assert group.name == "wins"
+    assert {one.theirs.which for one in group.shown} == {"answer 2 of 2"}
+
+
+def test_questions_that_are_gone_are_said_to_be(run):
+    view = look(Run.open(run)).view
+    assert view is not None
+    items = view.search.root / "items_th.jsonl"
+    was = items.read_text(encoding="utf-8")
+    assert "(items not found)" not in page(run).text
+    try:
+        items.write_text(was.replace("prompt", "question"), encoding="utf-8")
+        text = page(run).text
+        assert "What math_th asks and expects is not shown:" in text
+        assert "(items not found) expected: (items not found)" in text
+    finally:
+        items.write_text(was, encoding="utf-8")
+
+
+# ---- what is missing is said
+
+
+def test_what_a_page_has_not_is_told(view):
+    def told(**changes: object) -> dict[str, str]:
+        own = {n: replace(t, retained={}) for n, t in view.trials.items()}
+        return gaps(replace(view, trials=own, **changes), {"importance"}, answers=False)
+
+    def searching(**changes: object) -> Search:
+        return replace(view.search, file=view.search.file.model_copy(update=changes))
+
+    assert gaps(view, {"importance", "slices", "retained"}, answers=True) == {}
+    found = told()
+    assert set(found) == {"slices", "retained", "answers"}
+    assert found["retained"] == "Not counted: the scripted engine merges nothing."
+    assert "gone from the run folder" in found["answers"]
+    off = searching(tracking=view.search.file.tracking.model_copy(update={"retained": False}))
+    assert told(search=off)["retained"].endswith("tracking.retained: false.")
+    names = view.search.space.distributions()
+    frozen = view.search.file.sampler.model_copy(update={"freeze": dict.fromkeys(names, 0)})
+    assert "No parameter was varied" in told(search=searching(sampler=frozen))["slices"]
+
+
+# ---- runs in which nothing was scored
+
+
+def emptied(run: Path, *trials: FrozenTrial, why: str = "", phase: str = "failed") -> Page:
+    """The page of the run as if it had ended with these trials alone."""
+    for name in ("trials", "confirm", "test", "baselines"):
+        shutil.rmtree(run / name)
+    for name in ("confirmed.json", "study.db", "recipe.yaml"):
+        (run / name).unlink()
+    opened = Run.open(run)
+    study = studies.open_study(opened)
+    study.add_trials(trials)
+    studies.release(opened)
+    Live(at=2.0, began=1.0, phase=phase, why=why, command="mergefront run looks.yaml").save(run)
+    return page(run)
+
+
+def test_a_search_that_failed_before_anything_was_scored_has_its_report(run, mergefront):
+    lost = create_trial(state=TrialState.FAIL, user_attrs={studies.RECIPE: "{}"})
+    Run.open(run).incidents.record("worker_lost", "trial 1 on w0", "worker process ended: OOM")
+    why = "3 jobs in a row failed, the last with: worker process ended; see run.log"
+    found = emptied(run, lost, lost, lost, why=why)
+    assert found.title == f"The search ended with an error: {why}"
+    assert "ended with an error" in found.words  # its state
+    assert "Of 3 trials none is scored: 3 could not be done by any worker." in found.text
+    assert "The last of them: worker process ended: OOM." in found.text
+    assert "No baseline is scored." in found.text
+    assert "x worker_lost: a worker's process ended" in found.text
+    assert "less runs/looks/run.log" in found.text
+    assert "mergefront run looks.yaml" in found.text
+    assert "mergefront confirm" not in found.text
+    assert "3 trials could not be done by any worker" in found.text
+    ended = mergefront("report", run)
+    assert (ended.code, ended.err) == (0, "")
+    report.draw(look(Run.open(run)).view, why="no worker starts")
+    assert Page((run / report.NAME).read_text()).title.endswith("an error: no worker starts")
+
+
+def test_a_search_whose_merges_were_all_broken_says_so(run):
+    told = {"fault": "model.norm.weight: NaN", studies.RECIPE: "{}"}
+    broken = create_trial(values=[0.0, 0.0], user_attrs=told)
+    found = emptied(run, broken, broken, phase="done")
+    assert found.title == "The search ended, and no trial is scored"
+    assert "2 came out broken. The last of them: model.norm.weight: NaN." in found.text
+    assert "Every merge that was tried is broken" in found.text
+
+
+@pytest.mark.parametrize(
+    ("phase", "title"),
+    [
+        ("stopped", "The search was stopped before any trial was scored"),
+        ("searching", "The search's driver was killed before any trial was scored"),
+    ],
+)
+def test_a_search_that_ended_before_its_first_trial_says_so(run, phase, title):
+    found = emptied(run, phase=phase)
+    assert found.title == title
+    assert "No trial had begun." in found.text
+    assert "Go on with the search where it stands" in found.text
+
+
+def test_a_long_error_is_whole_below_the_title(run):
+    why = "the node is gone: " + "x" * 300
+    found = emptied(run, why=why)
+    assert len(found.title) < 300
+    assert f"The search ended with an error after 0 trials: {why}." in found.text
 
 
 def test_one_objective_without_baselines(make):
