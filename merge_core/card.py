@@ -6,7 +6,6 @@ What a merge is made of is known here; how it was found and what it scored is ad
 
 from __future__ import annotations
 
-import platform
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,10 +16,18 @@ from typing import Any
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from merge_core.errors import RecipeError
-from merge_core.licences import MIXED, together
+from merge_core.licences import MIXED, together, traps
 from merge_core.mergekit import to_mergekit
-from merge_core.parents import Parent, hashes_by_parent, is_language, parents, public_recipe
+from merge_core.parents import (
+    BASE_OF,
+    Parent,
+    hashes_by_parent,
+    is_language,
+    parents,
+    public_recipe,
+)
 from merge_core.plan import MergePlan
+from merge_core.versions import spelled_versions, versions_of
 from merge_core.yaml_io import dump_yaml, one_line
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&!])")
@@ -62,6 +69,7 @@ class Found:
         scores: for the metadata.
         languages: that its tasks ask for: ISO 639 codes, with or without a script.
         sections: title and text, in order.
+        scored_with: versions, a line each where they changed in the middle of the search.
         commands: that make it again, from the search on.
         limits: a sentence each.
     """
@@ -69,6 +77,7 @@ class Found:
     scores: tuple[Score, ...] = ()
     languages: tuple[str, ...] = ()
     sections: tuple[tuple[str, str], ...] = ()
+    scored_with: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
 
@@ -110,7 +119,7 @@ def model_card(plan: MergePlan, making: Making | None = None, found: Found | Non
         ("Recipe", _recipe(plan, known, why_not)),
         *found.sections,
         ("Verification", making.verified and f"{making.verified}\n"),
-        ("Provenance", _provenance(plan, known, making)),
+        ("Provenance", _provenance(plan, known, making, found.scored_with)),
         ("How to make it again", _commands(found)),
         ("Limits", _limits(found)),
     ]
@@ -217,7 +226,7 @@ def _lead(plan: MergePlan, known: Sequence[Parent]) -> str:
     experts = ", ".join(
         f"{md(parent.name)} ({md(', '.join(parent.roles))})"
         for parent in known
-        if not all(role == "base" or role.startswith("base of ") for role in parent.roles)
+        if not all(role == "base" or role.startswith(BASE_OF) for role in parent.roles)
     )
     return (
         f"Weights of {experts} merged by mergefront {version('mergefront')} with the method "
@@ -251,11 +260,7 @@ def _licences(known: Sequence[Parent]) -> str:
     """A warning where there is anything to look at; "" where all parents have one plain licence."""
     licences = [parent.licence for parent in known]
     both = together(licences)
-    traps = {
-        licence.shown: trap
-        for licence in dict.fromkeys(licences)
-        if (trap := licence.trap) is not None
-    }
+    overlooked = traps(licences)
     text = ""
     if all(licence.id is None for licence in licences):
         return (
@@ -271,9 +276,9 @@ def _licences(known: Sequence[Parent]) -> str:
         if unknown := [p for p in known if p.licence.id is None]:
             names = ", ".join(code(parent.name) for parent in unknown)
             text += f"\nOf {names} no licence is known: its card says none, or is not there.\n"
-    if traps:
+    if overlooked:
         text += ("\n" if text else "") + "What is easily overlooked:\n\n"
-        text += "".join(f"- {md(name)}: {md(trap)}.\n" for name, trap in traps.items())
+        text += "".join(f"- {md(name)}: {md(trap)}.\n" for name, trap in overlooked.items())
     return text
 
 
@@ -292,14 +297,16 @@ def _recipe(plan: MergePlan, known: Sequence[Parent], why_not: str | None) -> st
     return text + f"\nThere is no mergekit configuration of this merge: {why}.\n"
 
 
-def _provenance(plan: MergePlan, known: Sequence[Parent], making: Making) -> str:
+def _provenance(
+    plan: MergePlan, known: Sequence[Parent], making: Making, scored_with: Sequence[str]
+) -> str:
     if not making.fingerprint:
         return ""
     rows = [["fingerprint", code(making.fingerprint)]]
     if making.made is not None:
         rows.append(["made", making.made.isoformat()])
-    rows.append(["python", platform.python_version()])
-    rows += [[tool, version(tool)] for tool in _TOOLS]
+    rows += [["scored with", md(line)] for line in scored_with]
+    rows.append(["merged with", md(spelled_versions(versions_of(_TOOLS)))])
     text = table(["what", "value"], rows)
     if making.hashes:
         files = hashes_by_parent(plan, making.hashes, known)

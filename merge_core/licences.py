@@ -88,6 +88,15 @@ def together(licences: Iterable[Licence]) -> Licence:
     return Licence("other", UNKNOWN if same == {(None, None)} else MIXED)
 
 
+def traps(licences: Iterable[Licence]) -> dict[str, str]:
+    """What is easily overlooked, by licence."""
+    return {
+        licence.shown: trap
+        for licence in dict.fromkeys(licences)
+        if (trap := licence.trap) is not None
+    }
+
+
 def begins(licences: Iterable[Licence]) -> str | None:
     """What the merge's name has to begin with, as a parent's licence asks; None if nothing."""
     for licence in licences:

@@ -17,18 +17,19 @@ from typing import Any
 from merge_core.adapters import AdaptedCheckpoint
 from merge_core.checkpoint import Checkpoint, read_json
 from merge_core.errors import MergeError, RecipeError
-from merge_core.licences import Licence
+from merge_core.licences import MIXED, UNKNOWN, Licence, together, traps
 from merge_core.plan import MergePlan
 from merge_core.recipe import Recipe
 from merge_core.references import HUB_ID, split_reference
 from merge_core.tokenizers import TOKENIZER_FILE
-from merge_core.yaml_io import parse_yaml, unknown
+from merge_core.yaml_io import one_line, parse_yaml, unknown
 
 _CACHED = re.compile(r"models--(.+)")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REMOTE = re.compile(r"url\s*=\s*\S*huggingface\.co/([\w.-]+/[\w.-]+?)(?:\.git)?/?\s*$", re.M)
 _LANGUAGE = re.compile(r"[a-z]{2,3}|code|multilingual")
 _FRONT = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.S)
+BASE_OF = "base of "
 _MOST_CARD = 4 << 20  # bytes of a card that is read
 
 
@@ -93,6 +94,36 @@ def parents(plan: MergePlan, hub_ids: Mapping[str, str] | None = None) -> list[P
                 else replace(had, roles=tuple(dict.fromkeys((*had.roles, *parent.roles))))
             )
     return _told_apart(list(found.values()))
+
+
+def concerns(known: Sequence[Parent]) -> list[str]:
+    """What to look at before the merge is given to others, a line each, without Markdown.
+
+    Args:
+        known: `parents(plan, hub_ids)`.
+    """
+    found = []
+    licences = [parent.licence for parent in known]
+    both = together(licences).name
+    if both in (MIXED, UNKNOWN):
+        each = ", ".join(f"{parent.name} {one_line(parent.licence.shown)}" for parent in known)
+        what = "are unknown" if both == UNKNOWN else "are not one"
+        found.append(f"the models' licences {what}, so the merge has none of its own: {each}")
+    found += [f"licence {one_line(name)}: {trap}" for name, trap in traps(licences).items()]
+    found += [_unmapped(parent) for parent in known if parent.hub_id is None]
+    # Names and licences are others' text: nothing in them steers a terminal.
+    return ["".join(c for c in line if c.isprintable()) for line in found]
+
+
+def _unmapped(parent: Parent) -> str:
+    """That a model has no hub id, and how to give it one."""
+    named = f"names {', '.join(parent.named)} for it" if parent.named else "does not name it"
+    text = f"model {parent.name} is not known on the hub, so the card's base_model {named}: "
+    role = next((role for role in parent.roles if not role.startswith(BASE_OF)), None)
+    if role is None:  # --hub-id names models of the recipe; with an adapter it means the adapter
+        expert = parent.roles[0].removeprefix(BASE_OF)
+        return f"{text}name it by its hub id where the recipe has {expert}: ORG/NAME+ADAPTER"
+    return f"{text}--hub-id {role}=ORG/NAME"
 
 
 def _told_apart(known: list[Parent]) -> list[Parent]:
@@ -169,7 +200,7 @@ def _of(source: Checkpoint, role: str, given: str | None) -> list[Parent]:
     if not isinstance(source, AdaptedCheckpoint):
         return [_parent(source.reference, source.path, role, given)]
     return [
-        _parent(source.base.reference, source.base.path, f"base of {role}", None),
+        _parent(source.base.reference, source.base.path, f"{BASE_OF}{role}", None),
         _parent((split_reference(source.reference) or ("", ""))[1], source.path, role, given),
     ]
 

@@ -26,7 +26,11 @@ PushTo = Annotated[
 ]
 Public = Annotated[bool, typer.Option("--public", help="with --push: for all to read")]
 Unverified = Annotated[
-    bool, typer.Option("--push-unverified", help="with --push and --no-verify: push all the same")
+    bool,
+    typer.Option(
+        "--push-unverified",
+        help="with --push: even with --no-verify, or where no answer was compared",
+    ),
 ]
 HubIds = Annotated[
     list[str] | None,
@@ -78,6 +82,7 @@ def export(
     from search.errors import ConfigError
     from search.export import required, save_recipe, tested
     from search.model_card import Chosen
+    from search.places import refuse_gone
     from search.run import Run
 
     if push is not None and model is None:
@@ -90,11 +95,15 @@ def export(
     if out is not None:
         opened.refuse_own(out)
     members = confirmed_members(opened)
+    for label, why in confirming.unconfirmed(opened).items():
+        sys.stderr.write(f"note: {label} could not be confirmed and is left out: {why}\n")
     able = required(opened, members, require or ())
     picked = confirming.choose(opened.search, able, pick, best_effort=best_effort, more=require)
     chosen = next(member for member in members if member.label == picked.label)
     if chosen.feasible and not picked.feasible:
         raise ConfigError(f"{chosen.label} does not hold --require {' '.join(require or ())}")
+    recipe = Recipe.parse(chosen.recipe)
+    refuse_gone(opened, recipe, chosen.label)
     test = tested(opened, chosen)
     if out is not None:
         with writing(out):
@@ -107,7 +116,7 @@ def export(
             sys.stdout.write(path.read_text(encoding="utf-8"))
     if model is not None:
         _write(
-            Recipe.parse(chosen.recipe),
+            recipe,
             model,
             Chosen(opened, chosen, members, pick, require or (), nearest=not picked.feasible),
             verify=verify,
@@ -138,15 +147,21 @@ def merge(
 
     Example: mergefront merge runs/thai/recipe.yaml merged-model
     """
+    from merge_core import Recipe
+    from search.places import gone, refuse_gone
     from search.recipes import load_recipe
 
     loaded, notes = load_recipe(recipe)
     for note in notes:
         say(f"note: {note}")
+    chosen = _member_of(loaded, recipe, run)
+    if chosen is not None and gone(chosen.run, loaded) is not None:
+        loaded = Recipe.parse(chosen.member.recipe)  # the same merge, from where its models are now
+        refuse_gone(chosen.run, loaded, chosen.member.label)
     _write(
         loaded,
         out,
-        _member_of(loaded, recipe, run),
+        chosen,
         verify=verify,
         push=push,
         public=public,
@@ -169,7 +184,8 @@ def _write(
     """Write a checkpoint and say what became of it; push it if that is asked for."""
     from merge_core import MergePlan
     from merge_core.card import mergekit_lack
-    from search.errors import ConfigError
+    from merge_core.parents import concerns, parents
+    from search.errors import ConfigError, ExportError
     from search.publish import write_checkpoint
     from search.push import Push, public_texts
 
@@ -184,14 +200,17 @@ def _write(
     ids = _hub_ids(hub_id or [])
     hub = None if push is None else Push(push, public=public)
     plan = MergePlan(recipe)
+    known = parents(plan, ids)
     for line in plan.sources.report():
         say(line)
     say(plan.estimate().line())
     lack = mergekit_lack(plan)
     if lack is not None:
         say(f"no mergekit_config.yml: {lack}")
-    for line in () if hub is None else hub.warnings(plan):
+    for line in [*concerns(known), *(hub.concerns(known) if hub is not None else ())]:
         say(f"warning: {line}")
+    if hub is not None and chosen is None:
+        say("warning: no answers are compared, for no run is named that scored this recipe")
     # What cannot be told to others is known before the merge.
     texts = {} if hub is None else public_texts(plan, ids)
     with bar("merging") as progress:
@@ -202,12 +221,20 @@ def _write(
             hub_ids=ids,
             name=push,
             verified=verify,
+            asked=hub is not None and not push_unverified,
             progress=progress,
         )
     if written.verified is not None:
         say(f"verified: {written.verified.line()}")
     say(f"wrote {shown(out)} ({written.fingerprint})")
     if hub is not None:
+        unasked = "" if written.verified is None else written.verified.unasked
+        if unasked and not push_unverified:
+            raise ExportError(
+                f"{shown(out)} is not pushed, for no answers were compared ({unasked}): export "
+                "it with --push-unverified, or send this folder all the same with "
+                f"`{hub.typed(out, texts)}`"
+            )
         address = hub.send(out, texts, written.fingerprint)
         say(f"pushed to {address} ({'public' if public else 'private'})")
 
@@ -233,6 +260,7 @@ def _member_of(recipe: Recipe, file: Path, folder: Path | None) -> Chosen | None
     from search import confirm as confirming
     from search.errors import ExportError
     from search.model_card import Chosen
+    from search.places import references
     from search.run import Run
 
     own = file.parent if (file.parent / "run.json").is_file() else None
@@ -243,12 +271,14 @@ def _member_of(recipe: Recipe, file: Path, folder: Path | None) -> Chosen | None
     if folder is None and not run.confirmed.is_file():
         return None
     members, _ = confirming.load(run)
-    references = {recipe.base_model, *(expert.model for expert in recipe.models)} - {None}
-    if references <= run.digests.keys():
-        fingerprint = run.fingerprint(recipe)
-        for member in members:
-            if member.trial is not None and member.fingerprint == fingerprint:
-                return Chosen(run, member, members)
+    known = set(references(recipe)) <= run.digests.keys()
+    fingerprint = run.fingerprint(recipe) if known else None
+    same = recipe.plain()  # where a project was moved, the run does not know its places yet
+    for member in members:
+        if member.trial is not None and (
+            member.fingerprint == fingerprint or member.recipe == same
+        ):
+            return Chosen(run, member, members)
     if folder is None:
         return None
     raise ExportError(

@@ -10,7 +10,8 @@ The one recipe that is exported is scored once more, on the test items: the head
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,15 +23,17 @@ from merge_core.errors import MergeError
 from merge_core.yaml_io import write_atomic
 from objectives import Estimate
 from objectives.statistics import simultaneous
-from objectives.task import Split
 from search import study as studies
 from search.baselines import baselines
 from search.config import Search
 from search.errors import ExportError, RunError, WorkerError
 from search.front import Point, dominates, front, gains, knee, worth_confirming
+from search.held_out import note, score_what_can
+from search.held_out import score_all as score_all
+from search.held_out import score_baselines as score_baselines
+from search.places import placed
 from search.results import Result, finite, is_result_of, joint, read_estimate
 from search.run import Run
-from search.worker import Job
 
 if TYPE_CHECKING:
     from search.pool import Pool
@@ -46,7 +49,7 @@ class Member:
         label: "trial 12", or the baseline's.
         trial: the trial's number; None for baselines.
         fingerprint: names its confirmed result.
-        recipe: its YAML data.
+        recipe: its YAML data; a trial's with the places where its models are now.
         claimed: dev estimate by objective.
         confirmed: held-out estimate by objective.
         joint: held-out share of answers that are right and in the language, if tasks tell both.
@@ -88,11 +91,12 @@ def confirm(
     """Score the front and the baselines on the confirm items and write `confirmed.json`.
 
     Where the front leaves places, the trials just behind it are scored too. Results that are
-    there already (by fingerprint) are not made again.
+    there already (by fingerprint) are not made again. What could not be scored is left out with a
+    note, and tried again by the next confirmation.
 
     Raises:
         RunError: the search has no front yet.
-        WorkerError: a merge could not be scored.
+        WorkerError: no trial could be scored.
     """
     search = run.search
     trials = studies.scored(study)
@@ -103,18 +107,22 @@ def confirm(
     for number in chosen:
         recipe = studies.recipe_of(trials[number], search)
         assert recipe is not None, f"trial {number} has no recipe"
-        recipes[f"trial {number}"] = recipe
+        recipes[f"trial {number}"] = placed(search, recipe)
         claimed[f"trial {number}"] = Result.load(run.trial(number))
     for label, recipe in baselines(search).items():
         if is_result_of(run.baseline(label), run.fingerprint(recipe)):
             recipes[label] = recipe
             claimed[label] = Result.load(run.baseline(label))
-    results = score_all(run, study, pool, recipes, "confirm", progress)
+    results, failed = score_what_can(run, study, pool, recipes, "confirm", progress)
+    note(failed)
+    if not any(label.startswith("trial ") for label in results):
+        label, error = next((n, e) for n, e in failed.items() if n.startswith("trial "))
+        raise WorkerError(f"{run.folder}: no trial could be confirmed; {label}: {error}")
     members = [
         replace(member, near=member.trial is not None and member.trial not in on_front)
         for member in members_of(search, recipes, claimed, results)
     ]
-    save(run, members, finished=len(trials))
+    save(run, members, finished=len(trials), failed=failed)
     return members
 
 
@@ -188,80 +196,6 @@ def _behind(mine: Point, candidates: dict[str, Point]) -> str | None:
     return max(ahead, key=lambda other: ahead[other]) if ahead else None
 
 
-def score_all(
-    run: Run,
-    study: optuna.Study,
-    pool: Pool,
-    recipes: dict[str, Recipe],
-    split: Split,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> dict[str, Result]:
-    """Score recipes on a held-out split, each fingerprint once for ever; results by label.
-
-    Raises:
-        RunError: another driver has taken over the study.
-        WorkerError: a merge could not be scored.
-    """
-    fingerprints = {label: run.fingerprint(recipe) for label, recipe in recipes.items()}
-    places = {label: run.held_out(split, f) for label, f in fingerprints.items()}
-    labels = {fingerprint: label for label, fingerprint in reversed(fingerprints.items())}
-    jobs = {
-        places[label]: Job(label, recipes[label], fingerprint, split)
-        for fingerprint, label in labels.items()
-        if not places[label].is_file()
-    }
-    _score(run, study, pool, jobs, progress)
-    return {label: Result.load(place) for label, place in places.items()}
-
-
-def score_baselines(
-    run: Run, study: optuna.Study, pool: Pool, recipes: dict[str, Recipe]
-) -> dict[str, Result]:
-    """Score on the dev items those baselines that are not yet; their results by label.
-
-    Raises:
-        RunError: another driver has taken over the study.
-        WorkerError: a merge could not be scored.
-    """
-    fingerprints = {label: run.fingerprint(recipe) for label, recipe in recipes.items()}
-    jobs = {
-        run.baseline(label): Job(label, recipe, fingerprints[label], "dev")
-        for label, recipe in recipes.items()
-        if not is_result_of(run.baseline(label), fingerprints[label])
-    }
-    _score(run, study, pool, jobs)
-    return {job.key: Result.load(place) for place, job in jobs.items()}
-
-
-def _score(
-    run: Run,
-    study: optuna.Study,
-    pool: Pool,
-    jobs: dict[Path, Job],
-    progress: Callable[[str, int, int], None] | None = None,
-) -> None:
-    """Do the jobs, and keep each result where it belongs."""
-    places = {job.key: place for place, job in jobs.items()}
-    for job in jobs.values():
-        pool.submit(job)
-    done = 0
-    if progress is not None and jobs:
-        progress("", 0, len(jobs))
-    while pool.busy:
-        outcomes = pool.wait(timeout=1.0)
-        studies.still_ours(study)  # a result file is no transaction
-        for outcome in outcomes:
-            if outcome.result is None:
-                raise WorkerError(
-                    f"{outcome.job.key} on {outcome.job.split} items: {outcome.error}"
-                )
-            outcome.result.save(places[outcome.job.key])
-            run.blocks.forget(outcome.job)
-            done += 1
-            if progress is not None:
-                progress(outcome.job.key, done, len(jobs))
-
-
 def choose(
     search: Search,
     members: list[Member],
@@ -280,12 +214,14 @@ def choose(
         more: bounds that make members infeasible besides the constraints, for messages.
 
     Raises:
-        ExportError: nothing qualifies, or `pick` names nothing that was confirmed.
+        ExportError: nothing is confirmed or qualifies, or `pick` names nothing that is confirmed.
     """
     # In trial order, so that of equal members the lowest number is taken.
     trials = {
         m.label: m for m in sorted(members, key=lambda m: m.trial or 0) if m.trial is not None
     }
+    if not trials:
+        raise ExportError("no trial is confirmed yet: `mergefront confirm RUN`")
     able = {label: m for label, m in trials.items() if m.feasible}
     if pick.startswith("trial:"):
         label = f"trial {pick.removeprefix('trial:')}"
@@ -321,9 +257,22 @@ def _bounds(search: Search, more: Sequence[str] | None) -> str:
     return f"{bounds} with 95% confidence" if bounds else "finite weights"
 
 
-def save(run: Run, members: list[Member], finished: int) -> None:
-    """Write the confirmed members and after how many trials they were, atomically."""
-    data = {"finished": finished, "members": [asdict(member) for member in members]}
+def save(
+    run: Run, members: list[Member], finished: int, failed: Mapping[str, str] | None = None
+) -> None:
+    """Write what was confirmed, atomically.
+
+    Args:
+        run: whose.
+        members: the confirmed ones.
+        finished: after how many trials.
+        failed: why others could not be confirmed, by label.
+    """
+    data: dict[str, object] = {
+        "finished": finished,
+        "failed": dict(failed or {}),
+        "members": [asdict(member) for member in members],
+    }
     text = json.dumps(finite(data), indent=1, ensure_ascii=False, allow_nan=False)
     write_atomic(run.confirmed, text + "\n")
 
@@ -334,21 +283,37 @@ def load(run: Run) -> tuple[list[Member], int]:
     Raises:
         RunError: nothing is confirmed yet, or the file is damaged.
     """
+    names = {objective.name for objective in run.search.objectives}
+    with _reading(run) as data:
+        return [_member(row, names, run.search) for row in data["members"]], int(data["finished"])
+
+
+def unconfirmed(run: Run) -> dict[str, str]:
+    """Why merges could not be confirmed that the last confirmation tried, by label.
+
+    Raises:
+        RunError: see `load`.
+    """
+    with _reading(run) as data:
+        return {str(label): str(why) for label, why in data.get("failed", {}).items()}
+
+
+@contextmanager
+def _reading(run: Run) -> Iterator[Any]:
+    """What `save` wrote; RunError if it cannot be read, or the block finds it damaged."""
     if not run.confirmed.is_file():
         raise RunError(
             f"{run.folder}: its front is not confirmed yet: `mergefront confirm {_short(run)}`"
         )
     try:
-        data = json.loads(run.confirmed.read_text(encoding="utf-8"))
-        names = {objective.name for objective in run.search.objectives}
-        return [_member(row, names) for row in data["members"]], int(data["finished"])
-    except (OSError, ValueError, KeyError, TypeError, MergeError) as error:
+        yield json.loads(run.confirmed.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, MergeError) as error:
         raise RunError(
             f"{run.confirmed}: cannot be read; delete it and `mergefront confirm {_short(run)}`"
         ) from error
 
 
-def _member(row: dict[str, Any], objectives: set[str]) -> Member:
+def _member(row: dict[str, Any], objectives: set[str], search: Search) -> Member:
     """A member as it was written.
 
     Raises:
@@ -360,11 +325,12 @@ def _member(row: dict[str, Any], objectives: set[str]) -> Member:
             raise ValueError("not the search's objectives")
         return {name: read_estimate(value) for name, value in data.items()}
 
-    Recipe.parse(row["recipe"])
+    recipe = Recipe.parse(row["recipe"])
     both = row["joint"]
     return Member(
         **{
             **row,
+            "recipe": (recipe if row["trial"] is None else placed(search, recipe)).plain(),
             "claimed": estimates(row["claimed"]),
             "confirmed": estimates(row["confirmed"]),
             "joint": read_estimate(both) if isinstance(both, dict) else None,

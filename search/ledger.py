@@ -1,7 +1,8 @@
 """How long a run has held its workers, over all its sessions: idle time costs money too.
 
 `sessions.json` in the run folder has an entry a session, written anew every few seconds by a thread
-of its own, so that a killed driver loses no more than those.
+of its own, so that a killed driver loses no more than those. An entry also says which versions the
+session scored with: what is installed may be another one when somebody looks at the run.
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
+from merge_core.versions import versions_of
 from merge_core.yaml_io import write_atomic
 from search.errors import RunError
 from search.run import Run
 
 EVERY_S = 5.0
+_SCORING = ("mergefront", "torch", "transformers", "optuna", "ray")
+"""Whose versions are kept, besides the engine's own."""
 log = logging.getLogger("mergefront")
 
 
@@ -36,6 +40,8 @@ class Session:
         gpus: of each; 0 where they claim none.
         worker_seconds: that workers were there, where they joined and left as nodes did.
         gpu_seconds: that those claimed GPUs.
+        versions: of what it scored with, as installed where it was driven from, by name; {} of a
+            session that kept none yet.
     """
 
     began: str
@@ -44,6 +50,7 @@ class Session:
     gpus: float
     worker_seconds: float | None = None
     gpu_seconds: float | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def worker_hours(self) -> float:
@@ -92,13 +99,19 @@ def _session(row: dict[str, Any]) -> Session:
     for number in (held.seconds, held.gpus, held.worker_seconds or 0.0, held.gpu_seconds or 0.0):
         if isinstance(number, bool) or not 0.0 <= number < math.inf:
             raise ValueError(f"no session: {row}")
+    named = isinstance(held.versions, dict) and all(
+        isinstance(word, str) for pair in held.versions.items() for word in pair
+    )
+    if not named:
+        raise ValueError(f"no session: {row}")
     return held
 
 
 def _row(session: Session) -> dict[str, Any]:
     """An entry as it is written."""
     row = asdict(session).items()
-    return {k: round(v, 3) if isinstance(v, float) else v for k, v in row if v is not None}
+    told = ((key, value) for key, value in row if value is not None and value != {})
+    return {key: round(v, 3) if isinstance(v, float) else v for key, v in told}
 
 
 class Ledger:
@@ -128,7 +141,8 @@ class Ledger:
         self._before = sessions(run)
         self._began = time.monotonic()
         began = datetime.now(UTC).isoformat(timespec="seconds")
-        self._own = Session(began, 0.0, workers, gpus)
+        versions = versions_of((*_SCORING, run.search.engine.kind))
+        self._own = Session(began, 0.0, workers, gpus, versions=versions)
         self._held = held
         self._every = every
         self._ended = threading.Event()

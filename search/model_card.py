@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.card import Found, Score, code, md, table
+from merge_core.versions import spelled_versions
 from objectives import Estimate
 from objectives.item_source import DatasetItems, LmEvalItems
 from objectives.scorers import make_scorer
@@ -16,6 +17,7 @@ from search import study as studies
 from search.config import Objective
 from search.confirm import Member
 from search.export import spelled, tested
+from search.ledger import Session, sessions
 from search.results import Result, joint, reported
 from search.run import Run
 
@@ -60,6 +62,7 @@ def found_in(chosen: Chosen) -> Found:
         scores=tuple(_indexed(run, member, test)),
         languages=_languages(run),
         sections=tuple((title, text) for title, text in sections if text),
+        scored_with=tuple(_versions(sessions(run))),
         commands=(f"mergefront export runs/{run.name} {pick} --model OUT  # of the search",),
         limits=(
             "Scores are of the items that were asked. The held-out ones are from the same sources "
@@ -67,6 +70,18 @@ def found_in(chosen: Chosen) -> Found:
             "Intervals hold the chance of having drawn these items, no more.",
         ),
     )
+
+
+def _versions(held: Sequence[Session]) -> list[str]:
+    """With which versions the run's sessions scored: a line each time that they were others."""
+    found: list[tuple[str, str]] = []
+    for session in held:
+        told = spelled_versions(session.versions) or "not kept"
+        if not found or found[-1][1] != told:
+            found.append((session.began[:10], told))
+    if len(found) == 1:
+        return [found[0][1]]
+    return [f"{told} (sessions from {day} on)" for day, told in found]
 
 
 def _how(chosen: Chosen) -> str:

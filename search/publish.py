@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from search.verify import Question, Verified, question, stored_result, verify
 
 FAILED = "failed-verification"
 """What is added to the name of a folder that failed it, and stays to be looked at."""
+_NO_ANSWERS = "the run keeps no answers of it"
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def write_checkpoint(
     hub_ids: Mapping[str, str] | None = None,
     name: str | None = None,
     verified: bool = True,
+    asked: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Written:
     """Merge `plan` into the new folder `out`, read it again, and write its card.
@@ -55,11 +57,12 @@ def write_checkpoint(
         hub_ids: where local models are on the hub; see `merge_core.parents.parents`.
         name: the card's title; default the folder's name.
         verified: whether to verify it.
+        asked: refuse before the merge what can be known then not to be asked again.
         progress: called with bytes written so far and bytes in all.
 
     Raises:
         ExportError: the verification failed (the folder stays beside `out` under a name that says
-            so), or the sources are no longer those that the run scored.
+            so), the sources are no longer those that the run scored, or see `asked`.
         StorageError, RunError: the run cannot tell of the merge; known before anything is written.
         RecipeError: see `parents`.
         CheckpointError: `out` exists or cannot be written, or a source is damaged.
@@ -71,6 +74,11 @@ def write_checkpoint(
     # What the card and the check need besides the merge is read before it, which takes long.
     found = Found() if chosen is None else found_in(chosen)
     asking = None if chosen is None or not verified else _question(chosen)
+    if asked and chosen is not None and (asking is None or asking.lack):
+        raise ExportError(
+            f"{chosen.member.label} cannot be asked again, and what was not verified is not "
+            f"pushed ({_NO_ANSWERS if asking is None else asking.lack}): add --push-unverified"
+        )
     plan.sources.check_finite()
     # Hashing the sources takes as long as writing, which mostly waits for the disk.
     hashing = beside(lambda: [file_hashes(source) for source in plan.sources.all])
@@ -84,6 +92,8 @@ def write_checkpoint(
                 "it was scored: put them back, or merge its recipe.yaml without the run"
             )
         checked = _verified(folder, out, tensors, asking) if verified else None
+        if checked is not None and chosen is not None and asking is None:
+            checked = replace(checked, unasked=_NO_ANSWERS)
         making = Making(
             name=name or out.resolve().name,
             hub_ids=hub_ids or {},

@@ -7,7 +7,7 @@ name models as the card does (`public_texts`).
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from merge_core import MergePlan
 from merge_core.card import mergekit_lack
 from merge_core.licences import begins
 from merge_core.mergekit import to_mergekit
-from merge_core.parents import parents, public_recipe
+from merge_core.parents import Parent, parents, public_recipe
 from merge_core.references import HUB_ID
 from merge_core.writing import CARD_FILE, MERGEKIT_FILE, RECIPE_FILE
 from merge_core.yaml_io import dump_yaml, one_line
@@ -72,14 +72,13 @@ class Push:
         self._api = HfApi(token=token)
         self._check()
 
-    def warnings(self, plan: MergePlan) -> list[str]:
-        """What a publisher should look at, a line each."""
-        found = []
-        wanted = begins(parent.licence for parent in parents(plan))
+    def concerns(self, known: Sequence[Parent]) -> list[str]:
+        """What its name lacks, a line each; of the rest see `merge_core.parents.concerns`."""
+        wanted = begins(parent.licence for parent in known)
         name = self.repository.partition("/")[2]
-        if wanted is not None and not name.lower().startswith(wanted.lower().replace(" ", "-")):
-            found.append(f"a parent's licence asks for a name that begins with '{wanted}'")
-        return found
+        if wanted is None or name.lower().startswith(wanted.lower().replace(" ", "-")):
+            return []
+        return [f"a parent's licence asks for a name that begins with '{wanted}'"]
 
     def send(self, folder: Path, texts: Mapping[str, str], fingerprint: str) -> str:
         """Upload the folder in one commit; its address.
@@ -105,13 +104,16 @@ class Push:
             self._told(hub.create_repo, self.repository, private=not self.public, exist_ok=True)
             self._told(hub.create_commit, self.repository, operations, commit_message=message)
         except ExportError as error:
-            typed = ["hf", "upload", self.repository, str(folder), "."]
-            typed += [] if self.public else ["--private"]
-            typed += [word for name in texts for word in ("--exclude", name)]
             raise ExportError(
-                f"{error}; {folder} is whole: send it later with `{shlex.join(typed)}`"
+                f"{error}; {folder} is whole: send it later with `{self.typed(folder, texts)}`"
             ) from error
         return f"{self._api.endpoint}/{self.repository}"
+
+    def typed(self, folder: Path, texts: Mapping[str, str]) -> str:
+        """The command that sends the folder without the files that name places: see `send`."""
+        words = ["hf", "upload", self.repository, str(folder), "."]
+        words += [] if self.public else ["--private"]
+        return shlex.join(words + [word for name in texts for word in ("--exclude", name)])
 
     def _check(self) -> None:
         """Refuse a repository that is there and is not just made for this."""

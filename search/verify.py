@@ -65,7 +65,7 @@ class Verified:
         """In one line; in a public one no place of this machine."""
         text = f"{many(self.tensors, 'tensor')} read again as merged; {self.loaded}; "
         if self.unasked:
-            detail = "" if public else f": {self.detail}"
+            detail = f": {self.detail}" if self.detail and not public else ""
             return text + f"no answers compared: {self.unasked}{detail}"
         if self.split is None:
             return text + "no answers compared: no run is named that has any"
@@ -84,7 +84,7 @@ class Question:
         run: that scored the merge.
         scored: the merge's result there.
         tasks: with items that have answers there.
-        lack: why they are not here, one line; "" if they are.
+        lack: why there are none, one line; "" if there are.
     """
 
     run: Run
@@ -106,7 +106,8 @@ def question(run: Run, scored: Result) -> Question:
         for name, task in tasks.items()
         if scored.items.get(name) and task.asked(scored.split)
     }
-    return Question(run, scored, held)
+    lack = "" if held else f"the run keeps answers to no {scored.split} item that is here"
+    return Question(run, scored, held, lack)
 
 
 def verify(folder: Path, hashes: Mapping[str, str], asking: Question | None = None) -> Verified:
@@ -220,9 +221,7 @@ def _ask(verified: Verified, folder: Path, stored: Checkpoint, asking: Question)
     """Ask some items again, of the folder as the search's engine loads it."""
     scored, tasks = asking.scored, asking.tasks
     if asking.lack:
-        return replace(verified, unasked="the run's items cannot be read here", detail=asking.lack)
-    if not tasks:
-        return verified
+        return replace(verified, unasked="the run's items cannot be asked here", detail=asking.lack)
     config = asking.run.search.engine
     if getattr(config, "dtype", "") is None:
         largest = max(stored.specs.values(), key=lambda spec: spec.nbytes)
@@ -244,6 +243,8 @@ def _ask(verified: Verified, folder: Path, stored: Checkpoint, asking: Question)
                         differ.append(f"{name}/{now.id}")
     except ObjectiveError as error:  # no accelerator, no judge: that says nothing of the folder
         return replace(verified, unasked=lack, detail=str(error))
+    if not asked:
+        return replace(verified, unasked="the run's items are no longer those that it answered")
     return replace(
         verified, split=scored.split, asked=asked, differ=tuple(differ), rescored=rescored
     )

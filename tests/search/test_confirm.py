@@ -64,6 +64,11 @@ def test_infeasible_members_are_taken_only_on_best_effort_and_then_the_nearest(
     assert choose(search, members, "trial:1", best_effort=True).trial == 1
 
 
+def test_nothing_is_chosen_where_no_trial_is_confirmed(search: Search) -> None:
+    with pytest.raises(ExportError, match="no trial is confirmed yet: `mergefront confirm RUN`"):
+        choose(search, [], best_effort=True)
+
+
 @pytest.mark.parametrize("sizes", [(60, 60), (40, 1000)])
 def test_a_confirmed_constraint_over_tasks_errs_at_its_level(sizes: tuple[int, int]) -> None:
     """With the truth exactly on the bound, at most about 5% of merges may pass."""

@@ -368,10 +368,10 @@ def test_items_that_are_gone_cost_no_merge(here, mergefront, tmp_path):
     finally:
         (here / "moved.jsonl").rename(items)
     assert ended.code == 0, ended.err
-    assert "no answers compared: the run's items cannot be read here: " in ended.out
+    assert "no answers compared: the run's items cannot be asked here: " in ended.out
     assert "items.jsonl" in ended.out
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert "no answers compared: the run's items cannot be read here." in card
+    assert "no answers compared: the run's items cannot be asked here." in card
     assert str(here) not in card
 
 
