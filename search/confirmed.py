@@ -17,6 +17,9 @@ from search.export import spelled
 from search.front import Point, dominates, gains, hypervolume
 from search.run import Run
 
+NO_SCORE = "-"
+"""In tables, in place of the scores of a merge that is broken."""
+
 
 def confirmed_members(run: Run) -> list[Member]:
     """The confirmed members, with a note if the search has gone on since.
@@ -51,10 +54,17 @@ def findings(run: Run, members: Sequence[Member]) -> list[str]:
             )
         elif member.equal_to is not None and member.feasible and not member.near:
             lines.append(f"{member.label} is equal to {member.equal_to} on held-out items")
+        elif broken(member):
+            lines.append(f"{member.label} is broken and could not be scored on held-out items")
         elif not member.feasible and not member.near:
             bounds = ", ".join(str(constraint) for constraint in search.constraints)
-            lines.append(f"{member.label} does not hold {bounds or 'finite weights'} with 95%")
+            lines.append(f"{member.label} does not hold {bounds} with 95%")
     points = {member.label: member.point(search) for member in members}
+    lines += [
+        f"baseline {m.label} is broken and could not be scored"
+        for m in members
+        if m.trial is None and broken(m)
+    ]
     for baseline in (m for m in members if m.trial is None and m.feasible):
         worse = [m.label for m in trials if dominates(points[baseline.label], points[m.label])]
         if worse:
@@ -84,15 +94,17 @@ def write_report(run: Run, members: Sequence[Member], account: Account) -> Path:
         cells = [escape(member.label).replace("|", "\\|")]  # may hold a path of any spelling
         for name in names:
             cells += [f"{member.claimed[name].value:.3f}", spelled(member.confirmed[name])]
+        if broken(member):
+            cells[1:] = [NO_SCORE] * (2 * len(names))
         if both:
             cells.append(spelled(member.joint) if member.joint is not None else "")
         rows.append(f"| {' | '.join([*cells, standing(member)])} |")
     trials = [member for member in members if member.trial is not None]
     claimed = hypervolume([_claimed(run, member) for member in trials])
     held = hypervolume([member.point(search) for member in trials])
+    scored = next((m for m in members if not broken(m)), members[0])
     counts = ", ".join(
-        f"{name} on {members[0].claimed[name].n} and {members[0].confirmed[name].n}"
-        for name in names
+        f"{name} on {scored.claimed[name].n} and {scored.confirmed[name].n}" for name in names
     )
     text = [
         f"# {run.name}: claimed and confirmed",
@@ -123,14 +135,26 @@ def ordered(run: Run, members: Sequence[Member]) -> list[Member]:
 def standing(member: Member) -> str:
     """Where confirmation left it."""
     if member.trial is None:
-        return "baseline"
+        return baseline_standing(broken=broken(member), feasible=member.feasible)
     if not member.feasible:
-        return "off: constraint"
+        return "broken" if broken(member) else "off: constraint"
     if member.equal_to is not None:
         return f"equal to {member.equal_to}"
     if member.near:
         return "front, was behind" if member.on_front else f"behind {member.behind}"
     return "front" if member.on_front else f"fell off: behind {member.behind}"
+
+
+def baseline_standing(*, broken: bool, feasible: bool) -> str:
+    """What a baseline is: its scores are shown beside those of trials, with what they lack."""
+    if broken:
+        return "baseline, broken"
+    return "baseline" if feasible else "baseline, off: constraint"
+
+
+def broken(member: Member) -> bool:
+    """Whether its merge could not be scored: what it is told with is no score but the reference."""
+    return any(estimate.n == 0 for estimate in member.confirmed.values())
 
 
 def _claimed(run: Run, member: Member) -> Point:

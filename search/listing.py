@@ -9,18 +9,20 @@ from typing import Any
 
 from objectives import Estimate
 from search.confirm import Member
-from search.confirmed import ordered, standing
+from search.confirmed import baseline_standing, broken, ordered, standing
 from search.sketch import Points
 from search.status import points_of
 from search.view import BaselineView, RunView, TrialView
 
 
 def rows(view: RunView, *, every: bool = False) -> list[dict[str, Any]]:
-    """The rows: confirmed members if there are any, else the front; or `every` trial and baseline.
+    """The rows: confirmed members if there are any, else the front and the baselines; or `every`
+    trial and baseline.
 
-    Each has the same columns, None where there is nothing: label, trial, state, on_front, exported;
-    for each objective NAME its claimed score (NAME, NAME_low, NAME_high, NAME_n) and its confirmed
-    one (NAME_confirmed, ..._low, ..._high, ..._n); joint; tokens; worker; and every parameter.
+    Each has the same columns, None where there is nothing: label, trial, state, standing, on_front,
+    exported, feasible; for each objective NAME its claimed score (NAME, NAME_low, NAME_high,
+    NAME_n) and its confirmed one (NAME_confirmed, ..._low, ..._high, ..._n); joint; tokens; worker;
+    and every parameter. Of what is broken the scores are the references, of 0 items.
     """
     members = {member.label: member for member in view.members}
     trials = {f"trial {number}": trial for number, trial in view.trials.items()}
@@ -30,7 +32,7 @@ def rows(view: RunView, *, every: bool = False) -> list[dict[str, Any]]:
     elif members:
         labels = [member.label for member in ordered(view.run, view.members)]
     else:
-        labels = [f"trial {number}" for number in view.front]
+        labels = [*(f"trial {number}" for number in view.front), *view.baselines]
     return [
         _row(view, label, trials.get(label) or view.baselines.get(label), members.get(label))
         for label in labels
@@ -52,7 +54,7 @@ def points(view: RunView) -> Points:
     search, chosen = view.search, view.chosen.trial if view.chosen else None
     if not view.members:
         own = {number: trial.values for number, trial in view.scored.items()}
-        others = {label: baseline.values for label, baseline in view.baselines.items()}
+        others = {label: baseline.values for label, baseline in view.able.items()}
         return points_of(search, own, view.front, others, chosen)
 
     def values(member: Member) -> list[float]:
@@ -60,7 +62,7 @@ def points(view: RunView) -> Points:
 
     trials = {m.trial: values(m) for m in view.members if m.trial is not None}
     front = [m.trial for m in view.members if m.trial is not None and m.on_front]
-    others = {m.label: tuple(values(m)) for m in view.members if m.trial is None}
+    others = {m.label: tuple(values(m)) for m in view.members if m.trial is None and not broken(m)}
     return points_of(search, trials, front, others, chosen)
 
 
@@ -68,11 +70,14 @@ def _row(
     view: RunView, label: str, own: TrialView | BaselineView | None, member: Member | None
 ) -> dict[str, Any]:
     trial = own if isinstance(own, TrialView) else None
+    told = standing(member) if member else None
+    if member is None and isinstance(own, BaselineView):
+        told = baseline_standing(broken=own.broken, feasible=own.feasible)
     row: dict[str, Any] = {
         "label": label,
         "trial": trial.number if trial else member.trial if member else None,
         "state": trial.state if trial else "baseline",
-        "standing": standing(member) if member else None,
+        "standing": told,
         "on_front": (member.on_front if member else bool(trial and trial.on_front)),
         "exported": view.chosen is not None and view.chosen.label == label,
         "feasible": member.feasible if member else own.feasible if own else None,

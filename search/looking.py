@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,7 +15,8 @@ from rich.text import Text
 
 from merge_core.yaml_io import one_line, write_atomic
 from search import study as studies
-from search.confirmed import confirmed_members
+from search.amounts import many
+from search.confirmed import baseline_standing, confirmed_members, standing
 from search.console import json_text, print_json, say, shown, writing
 from search.errors import USER_ERRORS, ConfigError, RunError
 from search.listing import as_csv as csv_of
@@ -24,7 +26,7 @@ from search.run import Run
 from search.sketch import sketch
 from search.status import Seen, as_json, look
 from search.terminal import claimed_table, front_table
-from search.view import RunView
+from search.view import BaselineView, RunView, TrialView
 
 _EVERY_S = 2.0
 _SHARE = 0.2  # of the time at most that looking takes: a large run is looked at less often
@@ -110,11 +112,11 @@ def print_front(
     out: Path | None,
     plot: bool,
 ) -> None:
-    """The front as a table, a plot, JSON or CSV.
+    """The front as a table, a plot, JSON or CSV; where there is none, a line that says why.
 
     Raises:
         ConfigError: the options contradict each other.
-        RunError, StorageError: there is no trial yet, or the run is damaged.
+        RunError, StorageError: the run is damaged, or its study is not there.
     """
     if out is not None and not (as_json or as_csv):
         as_json, as_csv = out.suffix == ".json", out.suffix == ".csv"
@@ -126,9 +128,10 @@ def print_front(
         run.refuse_own(out)
     if every and not (as_json or as_csv):
         raise ConfigError("--all: is for --json and --csv")
-    study = studies.open_study(run, create=False)
+    view = RunView.of(run, studies.open_study(run, create=False))
     if as_json or as_csv:
-        view = RunView.of(run, study)
+        if not (view.front or view.members):
+            sys.stderr.write(f"note: {no_front(view)}\n")
         if as_csv or every:
             table = rows(view, every=every)
             text = csv_of(table) if as_csv else json_text(table)
@@ -141,37 +144,65 @@ def print_front(
                 write_atomic(out, text)
             say(f"wrote {shown(out)}")
         return
-    if run.confirmed.is_file():
-        members = confirmed_members(run)
-        console.print(front_table(run, members, RunView.of(run, study).chosen, console.width))
-    else:
-        console.print(claimed_table(run, studies.current_front(study, run.search)))
+    if view.members:
+        console.print(front_table(run, confirmed_members(run), view.chosen, console.width))
+    elif view.front or view.baselines:
+        console.print(claimed_table(run, view.front))
+    if not (view.front or view.members):
+        say(no_front(view), console)
     if plot:
-        drawn = sketch(
-            points(RunView.of(run, study)),
-            min(console.width, 100),
-            24,
-            plain=is_plain(console),
-        )
+        drawn = sketch(points(view), min(console.width, 100), 24, plain=is_plain(console))
         console.print(drawn or "no room to draw it")
 
 
+def no_front(view: RunView) -> str:
+    """Why no trial is on the front, in one line."""
+    scored = view.scored.values()
+    if scored:
+        missed = [f"{n:,} miss {bound}" for bound, n in view.missed.items() if n]
+        early = sum(trial.feasible and trial.state == "partial" for trial in scored)
+        missed += [f"{early:,} were stopped early"] if early else []
+        return f"no front yet: of {many(len(scored), 'scored trial')} {', '.join(missed)}"
+    states: list[str] = [trial.state for trial in view.trials.values()]
+    words = (("fault", "broken"), ("failed", "failed"), ("running", "not done yet"))
+    counts = [f"{n:,} {word}" for state, word in words if (n := states.count(state))]
+    return f"no front yet: no trial is scored{': ' if counts else ''}{', '.join(counts)}"
+
+
 def _front(view: RunView) -> list[dict[str, Any]]:
-    """The members, or the front where none is confirmed, as JSON data."""
+    """The members, or where none is confirmed the front and the baselines, as JSON data."""
     if view.members:
         return [
-            {**asdict(m), **_more(view, m.trial), "exported": m is view.chosen}
+            {
+                **asdict(m),
+                **_more(view, m.trial),
+                "exported": m is view.chosen,
+                "standing": standing(m),
+            }
             for m in view.members
         ]
     names = [objective.name for objective in view.search.objectives]
-    return [
-        {
+
+    def told(number: int | None, label: str, own: TrialView | BaselineView) -> dict[str, Any]:
+        return {
             "trial": number,
-            "claimed": dict(zip(names, view.trials[number].values, strict=True)),
-            "intervals": view.trials[number].intervals,
+            "label": label,
+            "claimed": dict(zip(names, own.values, strict=True)),
+            "intervals": own.intervals,
+            "joint": own.joint,
+            "feasible": own.feasible,
             **_more(view, number),
         }
-        for number in view.front
+
+    return [
+        *(told(number, f"trial {number}", view.trials[number]) for number in view.front),
+        *(
+            {
+                **told(None, label, held),
+                "standing": baseline_standing(broken=held.broken, feasible=held.feasible),
+            }
+            for label, held in view.baselines.items()
+        ),
     ]
 
 

@@ -208,7 +208,7 @@ def look(run: Run, now: float | None = None) -> Seen:
             run.search,
             scored,
             view.front,
-            {label: b.values for label, b in view.baselines.items()},
+            {label: baseline.values for label, baseline in view.able.items()},
             view.chosen.trial if view.chosen else None,
         ),
     )
@@ -291,6 +291,11 @@ def _state(run: Run, live: Live | None, holder: Holder | None, now: float) -> tu
             return ("finished" if run.confirmed.is_file() else "stopped"), ""
         case phase:
             return "dead", f"its driver ended while {phase}"
+
+
+def ended(run: Run) -> tuple[State, str]:
+    """How the last session ended of a run that nobody works on: in a word, and why."""
+    return _state(run, Live.read(run.folder), None, time.time())
 
 
 def _since(holder: Holder) -> float:

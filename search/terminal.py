@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich.box import HEAVY_HEAD, SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
@@ -24,7 +25,7 @@ from objectives import Estimate
 from search.amounts import many
 from search.budget import until
 from search.confirm import Member
-from search.confirmed import findings, ordered, standing
+from search.confirmed import NO_SCORE, baseline_standing, broken, findings, ordered, standing
 from search.console import say, shown
 from search.export import spelled
 from search.lease import Holder
@@ -32,11 +33,12 @@ from search.live import EVERY_S, FILE, Phase
 from search.live import Live as Kept
 from search.narrow import at_ends
 from search.panel import Guarded, Panel, facts
-from search.results import Result, reported, values_of
+from search.results import Result, joint, reported, values_of
 from search.run import LOCK, Run
 from search.secrets import said
 from search.status import Status, state_line
 from search.study import CUT_SHORT
+from search.view import baseline_files
 from search.watched import Watched
 
 if TYPE_CHECKING:
@@ -46,8 +48,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("mergefront")
 
 _SUMMARY_S = 180.0
-_BROAD = 110  # columns from which a front is a table with all of its columns
+_LEAST = 12  # columns of the words in a table of the front, at least
 _COLUMN, _WIDE = 26, 80  # what an event is of; in narrow terminals without a column
+_JOINT = "right and in\nthe language"
 _WORTH_TELLING = 0.05
 """The share of answers that do not end by themselves from which a line says so."""
 
@@ -251,49 +254,85 @@ def summary(status: Status) -> str:
     return f"{clock} {state_line(status, status.at)}: {told}"
 
 
-def front_table(
-    run: Run, members: list[Member], chosen: Member | None, width: int = _BROAD
-) -> Table:
-    """Claimed beside confirmed, for the front and the baselines; in one column where it is narrow.
+def front_table(run: Run, members: list[Member], chosen: Member | None, width: int) -> Table:
+    """Claimed beside confirmed, for the front and the baselines; where it is narrow, above it.
 
-    What is too long is folded, so that no label or number is ever cut.
+    Right and in the language is told at every width, where tasks tell it. What is too long is
+    folded, labels before numbers, so that none is ever cut.
     """
-    broad = width >= _BROAD
-    title = f"{run.name}: claimed (dev) and confirmed (held out)"
-    table = Table(title=title, title_justify="left", box=HEAVY_HEAD if broad else SIMPLE_HEAD)
-    table.add_column("", overflow="fold", min_width=12)
-    for objective in run.search.objectives:
-        if broad:
-            table.add_column(f"{objective.name}\nclaimed", justify="right")
-            table.add_column("\nconfirmed", justify="right")
-        else:
-            table.add_column(f"{objective.name}\nclaimed, confirmed", justify="right")
-    if broad:
-        table.add_column("right and in\nthe language", justify="right")
-    table.add_column("", min_width=8, overflow="fold")
+    names = [objective.name for objective in run.search.objectives]
+    joints = any(member.joint is not None for member in members)
+    heads = [(f"{name}\nclaimed", "confirmed") for name in names]
+    heads += [(_JOINT, "confirmed")] * joints
+    rows = [(("", ""), heads)]
     for member in ordered(run, members):
-        cells = [escape(member.label)]
-        for objective in run.search.objectives:
-            scores = [f"{member.claimed[objective.name].value:.3f}"]
-            scores.append(spelled(member.confirmed[objective.name]))
-            cells += scores if broad else [", ".join(scores)]
-        if broad:
-            cells.append(spelled(member.joint) if member.joint else "")
-        cells.append(_marks(member, chosen))
-        table.add_row(*cells, style="bold" if chosen and member.label == chosen.label else None)
+        told = [(f"{member.claimed[n].value:.3f}", spelled(member.confirmed[n])) for n in names]
+        scores = [(NO_SCORE, NO_SCORE)] * len(names) if broken(member) else told
+        scores += [("", spelled(member.joint) if member.joint is not None else "")] * joints
+        rows.append(((escape(member.label), _marks(member, chosen)), scores))
+    for broad in (True, False):
+        head, *cells = [_cells(*row, len(names), broad=broad) for row in rows]
+        numbers = range(1, len(head) - broad)
+        long = [
+            max(cell_len(x) for row in (head, *cells) for x in row[i].split("\n")) for i in numbers
+        ]
+        # Beside what is in the cells there are two blanks and a line a column, and maybe an edge.
+        needed = sum(long) + 3 * len(head) + (1 if broad else -1) + _LEAST * (1 + broad)
+        if fits := needed <= width:
+            break
+    title = f"{run.name}: claimed (dev) and confirmed (held out)"
+    box = HEAVY_HEAD if broad else SIMPLE_HEAD
+    table = Table(title=title, title_justify="left", box=box, show_edge=broad)
+    for index, text in enumerate(head):
+        if index in numbers:
+            table.add_column(text, justify="right", no_wrap=fits)
+        else:
+            table.add_column(text, overflow="fold", min_width=_LEAST)
+    for row, member in zip(cells, ordered(run, members), strict=True):
+        exported = chosen is not None and member.label == chosen.label
+        table.add_row(*row, style="bold" if exported else None)
     return table
 
 
-def claimed_table(run: Run, numbers: list[int]) -> Table:
-    """The front as it stands on the dev items, not confirmed."""
+def _cells(
+    words: tuple[str, str], scores: Sequence[tuple[str, str]], objectives: int, *, broad: bool
+) -> list[str]:
+    """A row: label and standing, claimed and confirmed stand side by side, or the one above the
+    other where it is not `broad`. What follows the objectives' scores has no claim.
+    """
+    if not broad:
+        return ["\n".join(pair) for pair in (words, *scores)]
+    own, rest = scores[:objectives], scores[objectives:]
+    sides = [side for pair in own for side in pair]
+    return [words[0], *sides, *(claimed or told for claimed, told in rest), words[1]]
+
+
+def claimed_table(run: Run, numbers: Sequence[int]) -> Table:
+    """The front and the baselines as they stand on the dev items, not confirmed.
+
+    Raises:
+        RunError: a result is damaged or missing.
+    """
     table = Table(title=f"{run.name}: the front on the dev items, NOT confirmed")
-    table.add_column("")
+    table.add_column("", overflow="fold", min_width=8)
     for objective in run.search.objectives:
         table.add_column(objective.name, justify="right")
-    for number in numbers:
-        result = Result.load(run.trial(number))
+    results = {f"trial {number}": Result.load(run.trial(number)) for number in numbers}
+    others = {label: Result.load(path) for label, path in baseline_files(run).items()}
+    shared = {label: joint(result) for label, result in (results | others).items()}
+    both = any(estimate is not None for estimate in shared.values())
+    if both:
+        table.add_column(_JOINT, justify="right")
+    table.add_column("")
+    for label, result in (results | others).items():
         estimates: list[Estimate] = [result.estimate(o) for o in run.search.objectives]
-        table.add_row(f"trial {number}", *(spelled(e) for e in estimates))
+        able = all(result.holds(c, confirmed=False) for c in run.search.constraints)
+        cells = [spelled(e) if result.fault is None else NO_SCORE for e in estimates]
+        told = shared[label]
+        if both:
+            cells.append("" if told is None else spelled(told))
+        where = baseline_standing(broken=result.fault is not None, feasible=able)
+        table.add_row(escape(label), *cells, "front" if label in results else where)
     return table
 
 

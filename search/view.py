@@ -8,7 +8,7 @@ go on meanwhile: it is then what stood when it was read.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -102,7 +102,10 @@ class TrialView:
 
 @dataclass(frozen=True)
 class BaselineView:
-    """One baseline on the dev items; its attributes are those of a trial."""
+    """One baseline on the dev items; its attributes are those of a trial.
+
+    Of a broken one `values` are the reference point: it has no scores.
+    """
 
     label: str
     values: tuple[float, ...]
@@ -118,6 +121,11 @@ class BaselineView:
     joint: float | None
     why: str
     feasible: bool
+
+    @property
+    def broken(self) -> bool:
+        """Whether its merge could not be scored."""
+        return any(n == 0 for _, _, n in self.intervals.values())
 
 
 @dataclass(frozen=True)
@@ -238,7 +246,9 @@ class RunView:
             run=run,
             search=search,
             trials=trials,
-            baselines=dict(_baselines(run)),
+            baselines={
+                label: _baseline(search, label, path) for label, path in baseline_files(run).items()
+            },
             front=front,
             members=members,
             chosen=chosen,
@@ -259,6 +269,19 @@ class RunView:
     def scored(self) -> dict[int, TrialView]:
         """The trials with scores of their own, by number."""
         return {number: trial for number, trial in self.trials.items() if trial.scored}
+
+    @property
+    def missed(self) -> dict[str, int]:
+        """How many trials with scores miss each constraint, by the constraint in words."""
+        return {
+            str(bound): sum(t.violations.get(bound.key, 0.0) > 0.0 for t in self.scored.values())
+            for bound in self.search.constraints
+        }
+
+    @property
+    def able(self) -> dict[str, BaselineView]:
+        """The baselines with scores of their own, by label: those that are not broken."""
+        return {label: held for label, held in self.baselines.items() if not held.broken}
 
     @cached_property
     def volume(self) -> float:
@@ -443,14 +466,13 @@ def _why(frozen: FrozenTrial, state: State, incidents: Sequence[Mapping[str, str
     return ""
 
 
-def _baselines(run: Run) -> Iterator[tuple[str, BaselineView]]:
-    """Those that are scored: the file's in its order, then what an earlier file named."""
+def baseline_files(run: Run) -> dict[str, Path]:
+    """Results on the dev items by label: the file's order, then what an earlier one named."""
     labels = baseline_labels(run)
     places = list(labels)
     files = {path.stem: path for path in sorted((run.folder / "baselines").glob("*.json"))}
-    for stem in sorted(files, key=lambda s: places.index(s) if s in labels else len(places)):
-        label = labels.get(stem, stem)
-        yield label, _baseline(run.search, label, files[stem])
+    stems = sorted(files, key=lambda s: places.index(s) if s in labels else len(places))
+    return {labels.get(stem, stem): files[stem] for stem in stems}
 
 
 def _baseline(search: Search, label: str, path: Path) -> BaselineView:
