@@ -20,10 +20,10 @@ class FewShot(BaseModel):
     count: int = Field(gt=0, le=64, description="how many")
     items: ItemsConfig | None = Field(
         None,
-        description="where from; default: the task's own items, of split fewshot or any that then"
-        " serves nothing else",
+        description="where from; unset: the task's own items, of split `fewshot` or any that serves"
+        " nothing else",
     )
-    seed: int = Field(0, description="of the choice among items without a split column")
+    seed: int = Field(0, description="of the choice among items without a `split` column")
 
 
 def drawn(fewshot: FewShot, pool: Sequence[Entry]) -> list[Entry]:

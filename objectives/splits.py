@@ -34,15 +34,15 @@ class SplitConfig(BaseModel):
     dev: Count | Fraction = Field(128, description="searched on")
     confirm: Count | Fraction = Field(512, description="re-scores the front")
     test: Count | Fraction = Field(512, description="scores the exported recipe, once")
-    seed: int = Field(0, description="of the shuffle of files without a split column")
+    seed: int = Field(0, description="of the shuffle, of files without a `split` column")
     stratify: str | None = Field(
         None, min_length=1, description="a tag that every split has in the file's proportions"
     )
     by: str | None = Field(
         None,
         min_length=1,
-        description="a column or tag that names the problem, such as id: rows of one problem serve"
-        " one purpose, in all tasks that say so (translations)",
+        description="a column or tag that names the problem, such as `id`: rows of one problem"
+        " serve one purpose, in all tasks that say so (translations)",
     )
 
 

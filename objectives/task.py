@@ -43,29 +43,44 @@ KnownScorer = Annotated[ScorerRef, AfterValidator(_scorer_exists)]
 
 
 class TaskConfig(BaseModel):
-    """A task as a search file writes it."""
+    """A task: items, how they are asked, and what scores the answers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     items: ItemsConfig = Field(
-        description="path of a JSONL file, relative to the file; {dataset, subset, split} of the"
-        " hub; {lm_eval, include}"
+        description="path of a JSONL file, relative to the search file; or a data set of the hub,"
+        " or a task of lm-evaluation-harness"
     )
     fields: FieldMap = Field(
         default_factory=dict,
-        description="item keys from other columns: names, or templates such as '{{question}}'",
+        description="item keys from other columns: names of columns, templates such as"
+        " `'{{ question }}'`, or lists or mappings of these",
     )
-    fewshot: FewShot | None = None
-    chat: ChatSettings = ChatSettings()
-    generate: GenerationSettings = GenerationSettings()
+    fewshot: FewShot | None = Field(
+        None, description="solved examples before every item; unset: none"
+    )
+    chat: ChatSettings = Field(ChatSettings(), description="how messages become a prompt")
+    generate: GenerationSettings = Field(
+        GenerationSettings(), description="how answers are generated"
+    )
     samples: int = Field(1, ge=1, le=256, description="answers per item; scores are their means")
-    scorers: tuple[KnownScorer, ...] = Field(min_length=1)
-    splits: SplitConfig | None = None
-    role: Literal["search", "report"] = "search"
+    scorers: tuple[KnownScorer, ...] = Field(
+        min_length=1, description="names, such as `math`, or a name with its parameters"
+    )
+    splits: SplitConfig | None = Field(
+        None,
+        description="of this task alone; unset: the file's; of a report task all items are test",
+    )
+    role: Literal["search", "report"] = Field(
+        "search",
+        description="report: only the exported recipe and the baselines are asked, on test items",
+    )
     allow_test_split: bool = Field(False, description="search on a published test set all the same")
     system: str | None = Field(None, description="a system message put before every item")
     system_role: Literal["system", "user"] = Field(
-        "system", description="user: for models without one, it begins the first user message"
+        "system",
+        description="whose message it is; user: for models without a system role, it begins the"
+        " first user message",
     )
 
     @field_validator("scorers")

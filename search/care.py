@@ -16,7 +16,7 @@ from objectives.errors import EngineDiedError, EngineMemoryError, ServiceError
 from search.blocks import Blocks
 from search.config import WorkersEntry
 from search.deadlines import FLOOR_S, Deadlines
-from search.file import seconds
+from search.file_texts import seconds
 from search.incidents import POLICIES, Incidents, Kind
 from search.live import Doing
 from search.run import Run

@@ -24,7 +24,8 @@ from objectives.task import measures_of as task_measures
 from search import samplers
 from search.errors import ConfigError
 from search.faults import Source
-from search.file import FROZEN, ObjectiveEntry, SearchFile, WorkersEntry, bound, seconds
+from search.file import FROZEN, ObjectiveEntry, SearchFile, WorkersEntry
+from search.file_texts import bound, seconds
 from search.secrets import portable
 from search.space import Space
 

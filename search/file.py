@@ -6,14 +6,12 @@ The recipe part is checked by `search.space`; names that have to exist elsewhere
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationInfo,
@@ -22,82 +20,14 @@ from pydantic import (
 from pydantic.config import JsonDict
 
 from merge_core.recipe import RECIPE_KEYS
-from merge_core.yaml_io import unknown
 from objectives import EngineConfig, SplitConfig, TaskConfig
 from objectives.engines import TransformersConfig
 from objectives.wording import shown
+from search.file_texts import Bound, Duration, StorageUrl, WarmStart
 from search.names import model_name, version_alias
 from search.samplers import SAMPLERS, named
-from search.secrets import can_expand, expanded
 
 NAME = r"^[A-Za-z0-9_-]+$"
-WARM_STARTS = ("published", "recipe:FILE", "run:FOLDER")
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
-_BOUND = re.compile(r"\s*(>=|<=)\s*(\S+)\s*")
-
-
-def seconds(text: str) -> float:
-    """A duration such as 90s, 45m, 8h or 1d12h in seconds; ValueError if it is none."""
-    match = _DURATION.fullmatch(text.strip())
-    if not match or not any(match.groups()):
-        raise ValueError(f"{text!r} is no duration; write 90s, 45m, 8h or 1h30m")
-    days, hours, minutes, rest = (int(part or 0) for part in match.groups())
-    return float(((days * 24 + hours) * 60 + minutes) * 60 + rest)
-
-
-def bound(text: Any) -> tuple[bool, float]:
-    """A bound such as '>= 0.8' as (is it a lower one, its value); ValueError if it is none."""
-    match = _BOUND.fullmatch(text) if isinstance(text, str) else None
-    try:
-        assert match is not None
-        return match[1] == ">=", float(match[2])
-    except (AssertionError, ValueError):
-        raise ValueError(f"{text!r} is no bound; write '>= 0.8' or '<= 20'") from None
-
-
-def _checked_bound(text: Any) -> Any:
-    bound(text)
-    return text
-
-
-def _checked_duration(text: Any) -> Any:
-    if text is not None and seconds(str(text)) == 0.0:
-        raise ValueError(f"{text!r} is no time at all; write 90s, 45m, 8h or 1h30m")
-    return text
-
-
-def _checked_storage(url: Any) -> Any:
-    """Refuse early what would be refused when the run has begun: the URL, its driver."""
-    if isinstance(url, str) and can_expand(url):  # else it is told when the run opens it
-        from sqlalchemy.engine import make_url
-        from sqlalchemy.exc import SQLAlchemyError
-
-        from search.database import connectable
-
-        try:
-            parsed = make_url(connectable(expanded(url, "storage")))
-            parsed.get_dialect().import_dbapi()
-        except SQLAlchemyError:
-            # Not the URL itself: it may hold a password.
-            raise ValueError(
-                "storage is no database URL; write sqlite:///FILE or postgresql://USER@HOST/DATABASE"
-            ) from None
-        except ImportError as error:
-            mend = ": pip install 'mergefront[postgresql]'" if error.name == "psycopg" else ""
-            raise ValueError(
-                f"storage {parsed.drivername} needs a package that is not installed: "
-                f"{error.name}{mend}"
-            ) from None
-    return url
-
-
-def _checked_warm_start(entry: Any) -> Any:
-    if isinstance(entry, str) and entry != "published":
-        kind, _, place = entry.partition(":")
-        if kind not in ("recipe", "run") or not place:
-            raise ValueError(unknown("warm start", entry, WARM_STARTS))
-    return entry
-
 
 Name = Annotated[str, Field(pattern=NAME)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -115,17 +45,24 @@ class ModelEntry(Strict):
     """One expert; `parameters` may hold ranges."""
 
     model: str = Field(
-        min_length=1, description="hub id, id@revision, or a path relative to this file"
+        min_length=1,
+        description="hub id, id@revision, or a path relative to this file; of a LoRA expert"
+        " base+adapter",
     )
-    name: Name | None = Field(None, description="used in parameter names and plots")
-    parameters: dict[str, Any] | None = Field(None, description="values or ranges")
+    name: Name | None = Field(
+        None,
+        description="used in parameter names, tables and plots; unset: the last part of `model`",
+    )
+    parameters: dict[str, Any] | None = Field(
+        None, description="values or ranges of the method's parameters, for this expert alone"
+    )
 
 
 class ObjectiveEntry(Strict):
     """An objective in long form."""
 
     score: str | list[str] = Field(description="task/scorer; a list is the mean over its parts")
-    direction: Literal["maximize", "minimize"] = "maximize"
+    direction: Literal["maximize", "minimize"] = Field("maximize", description="what is better")
     reference: Number | None = Field(
         None, description="worst value of interest; needed for minimized or unbounded scores"
     )
@@ -141,9 +78,7 @@ class BudgetEntry(Strict):
     """When the search ends: at whichever comes first. Confirmation and test are included."""
 
     trials: Whole | None = Field(None, ge=1, description="evaluated recipes, without confirmation")
-    timeout: Annotated[str | None, BeforeValidator(_checked_duration)] = Field(
-        None, description="wall time of one session: 8h, 1h30m"
-    )
+    timeout: Duration | None = Field(None, description="wall time of one session")
     tokens: Whole | None = Field(None, ge=1, description="generated tokens of the whole run")
     gpu_hours: Number | None = Field(
         None,
@@ -172,20 +107,20 @@ class KindEntry(Strict):
     count: Whole | None = Field(
         None,
         ge=1,
-        description="so many are kept; default: as many as there is room for, also when nodes join"
+        description="so many are kept; unset: as many as there is room for, also when nodes join"
         " or leave: one per GPU (or as many as the engine needs), else one per 2 cores",
     )
     gpus: Number | None = Field(
         None,
         ge=0,
-        description="per worker, on one node; fractions share a GPU; default what the engine needs",
+        description="per worker, on one node; fractions share a GPU; unset: what the engine needs",
     )
     cpus: Number | None = Field(
-        None, gt=0, description="per worker; default an equal share of its node's"
+        None, gt=0, description="per worker; unset: an equal share of its node's"
     )
     resources: dict[str, Annotated[Number, Field(gt=0)]] = Field(
         default_factory=dict,
-        description="Ray's other resources per worker: {accelerator_type:A100: 0.001}",
+        description='Ray\'s other resources per worker, such as `{"accelerator_type:A100": 0.001}`',
     )
     across_nodes: bool = Field(
         False,
@@ -222,17 +157,15 @@ class WorkersEntry(KindEntry):
     """Ray workers, each with a live engine of its own."""
 
     kinds: tuple[KindEntry, ...] = Field(
-        (), description="several kinds of workers instead, each with count, gpus, cpus, ..."
+        (), description="several kinds of workers instead, each with the keys above"
     )
-    wait: Annotated[str, BeforeValidator(_checked_duration)] = Field(
-        "2h", description="how long to wait for nodes while no worker is alive"
-    )
-    block_timeout: Annotated[str | None, BeforeValidator(_checked_duration)] = Field(
+    wait: Duration = Field("2h", description="how long to wait for nodes while no worker is alive")
+    block_timeout: Duration | None = Field(
         None,
-        description="a merge or a block of items that takes longer is taken to hang: 30m; default"
+        description="a merge or a block of items that takes longer is taken to hang; unset:"
         " several times the slowest so far, and at least 15m",
     )
-    start_timeout: Annotated[str, BeforeValidator(_checked_duration)] = Field(
+    start_timeout: Duration = Field(
         "2h", description="an engine whose start takes longer is taken to hang"
     )
 
@@ -253,11 +186,12 @@ class WorkersEntry(KindEntry):
 class RacingEntry(Strict):
     """When a trial is stopped before it has answered all dev items."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="whether trials are raced at all")
     first: Whole | None = Field(
         None,
         ge=1,
-        description="items before the first look, a sixteenth by default; each next look doubles",
+        description="items before the first look; unset: a sixteenth of the dev items, at least 8;"
+        " each next look doubles",
     )
     scouts: bool = Field(
         True, description="whether trials before auto's model answer no more than those items"
@@ -278,17 +212,18 @@ class SamplerEntry(Strict):
 
     name: str = Field("auto", description=f"one of {', '.join(SAMPLERS)}, or a class of Optuna's")
     seed: Whole = Field(
-        0, ge=0, lt=2**31, description="of the proposals; drop masks have the recipe's seed"
+        0, ge=0, lt=2**31, description="of the proposals; drop masks have the recipe's `seed`"
     )
     options: dict[str, Any] = Field(
-        default_factory=dict, description="for the sampler's constructor: n_startup_trials, ..."
+        default_factory=dict,
+        description="for the sampler's constructor, such as `{n_startup_trials: 20}`",
     )
     freeze: dict[str, Any] = Field(
         default_factory=dict, description="values of parameters that are not to be varied any more"
     )
-    warm_starts: list[Annotated[str, BeforeValidator(_checked_warm_start)]] = Field(
+    warm_starts: list[WarmStart] = Field(
         default_factory=lambda: ["published"],
-        description="what is tried first: published, recipe:FILE, run:FOLDER",
+        description="what is tried first: `published`, `recipe:FILE`, `run:FOLDER`",
     )
 
     @field_validator("name")
@@ -301,9 +236,11 @@ class TrackingEntry(Strict):
     """Where MLflow writes; a store in the run folder by default."""
 
     uri: str | None = Field(
-        None, description="default: MLFLOW_TRACKING_URI, else the run folder; ${NAME} is a variable"
+        None,
+        description="MLflow's server or store; unset: `MLFLOW_TRACKING_URI`, else the run folder;"
+        " `${NAME}` is a variable of the environment",
     )
-    experiment: str | None = Field(None, description="default: the run's name")
+    experiment: str | None = Field(None, description="MLflow's experiment; unset: the run's name")
     retained: bool = Field(
         True, description="count how much of each expert a trial's merge retains"
     )
@@ -318,42 +255,70 @@ class TrackingEntry(Strict):
 class ChoiceEntry(Strict):
     """A choice among names."""
 
-    choices: list[str] = Field(min_length=1)
+    choices: list[str] = Field(min_length=1, description="the names, one of which a trial takes")
 
 
 class SearchFile(Strict):
     """A search file."""
 
-    merge_method: str | ChoiceEntry = Field(description="a method, or choices among methods")
-    base_model: str | None = Field(None, description="what the experts are fine-tuned from")
+    merge_method: str | ChoiceEntry = Field(
+        description="a method, or `{choices: [ties, dare_ties]}`"
+    )
+    base_model: str | None = Field(
+        None, description="what the experts are fine-tuned from; methods without a base need none"
+    )
     models: list[ModelEntry] = Field(min_length=1, description="the experts")
-    parameters: dict[str, Any] | None = Field(None, description="for all experts and the merge")
-    dtype: Literal["bfloat16", "float16", "float32"] | None = None
-    tokenizer_source: str = "base"
+    parameters: dict[str, Any] | None = Field(
+        None, description="of the method, for all experts and the merge: values or ranges"
+    )
+    dtype: Literal["bfloat16", "float16", "float32"] | None = Field(
+        None, description="of the merged weights; unset: the base's"
+    )
+    tokenizer_source: str = Field(
+        "base",
+        description="whose vocabulary the merge has where experts differ: `base`, `union`, or"
+        " `model:NAME` of an expert",
+    )
     seed: Whole = Field(0, ge=0, description="of the random drop masks")
 
-    tasks: dict[Name, TaskConfig] = Field(min_length=1, json_schema_extra=_CLOSED)
+    tasks: dict[Name, TaskConfig] = Field(
+        min_length=1,
+        json_schema_extra=_CLOSED,
+        description="items and how they are asked and scored, by name",
+    )
     objectives: dict[Name, str | list[str] | ObjectiveEntry] = Field(
-        min_length=1, json_schema_extra=_CLOSED
+        min_length=1,
+        json_schema_extra=_CLOSED,
+        description="what is searched for, by name: a score, a list of scores, or the long form",
     )
-    constraints: dict[str, Annotated[str, BeforeValidator(_checked_bound)]] = Field(
-        default_factory=dict
+    constraints: dict[str, Bound] = Field(
+        default_factory=dict,
+        description="bounds of objectives or scores, such as `{math_th/think: '>= 0.9'}`",
     )
-    splits: SplitConfig = SplitConfig()
-    confirm: ConfirmEntry = ConfirmEntry()
+    splits: SplitConfig = Field(
+        SplitConfig(), description="how items are divided, where a task has no splits of its own"
+    )
+    confirm: ConfirmEntry = Field(
+        ConfirmEntry(), description="how much is scored again on held-out items"
+    )
     baselines: list[str] = Field(
-        default_factory=lambda: ["base", "experts", "uniform", "task_arithmetic"]
+        default_factory=lambda: ["base", "experts", "uniform", "task_arithmetic"],
+        description="what a merge has to beat",
     )
-    engine: EngineConfig = TransformersConfig()
-    budget: BudgetEntry = BudgetEntry(trials=120)
-    workers: WorkersEntry = WorkersEntry()
-    sampler: SamplerEntry = SamplerEntry()
-    racing: RacingEntry = RacingEntry()
-    tracking: TrackingEntry = TrackingEntry()
-    storage: Annotated[str | None, BeforeValidator(_checked_storage)] = Field(
-        None, description="Optuna storage URL; default SQLite in the run; ${NAME} is a variable"
+    engine: EngineConfig = Field(TransformersConfig(), description="what answers the items")
+    budget: BudgetEntry = Field(BudgetEntry(trials=120), description="when the search ends")
+    workers: WorkersEntry = Field(
+        WorkersEntry(), description="how many engines there are, and on what"
     )
-    storage_timeout: Annotated[str, BeforeValidator(_checked_duration)] = Field(
+    sampler: SamplerEntry = Field(SamplerEntry(), description="who proposes recipes")
+    racing: RacingEntry = Field(RacingEntry(), description="when a trial is stopped early")
+    tracking: TrackingEntry = Field(TrackingEntry(), description="what MLflow is told, and where")
+    storage: StorageUrl | None = Field(
+        None,
+        description="URL of the study's database; unset: SQLite in the run folder; `${NAME}` is a"
+        " variable of the environment",
+    )
+    storage_timeout: Duration = Field(
         "1h", description="a storage that does not answer is waited for; then the search ends"
     )
 

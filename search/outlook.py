@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from search.file import BudgetEntry, seconds
+from search.file import BudgetEntry
+from search.file_texts import seconds
 
 RECENT = 32
 """Trials whose pace is taken to go on."""

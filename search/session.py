@@ -32,7 +32,7 @@ from search.disk import guarded
 from search.driver import Driver, Listener
 from search.errors import ExportError, RunError, WorkerError
 from search.export import save_recipe
-from search.file import seconds
+from search.file_texts import seconds
 from search.filters import unused_filters
 from search.idle import idle
 from search.ledger import Ledger

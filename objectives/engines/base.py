@@ -33,10 +33,10 @@ class ChatSettings(BaseModel):
         True, description="the model's chat template; false: texts joined by newlines (base models)"
     )
     template_kwargs: dict[str, Any] = Field(
-        default_factory=dict, description="given to the template, such as {enable_thinking: true}"
+        default_factory=dict, description="given to the template, such as `{enable_thinking: true}`"
     )
     prefill: str = Field(
-        "", description="start of every answer, such as '<think>\\n'; not part of what is scored"
+        "", description='start of every answer, such as `"<think>\\n"`; not part of what is scored'
     )
 
 

@@ -38,14 +38,14 @@ class TransformersConfig(BaseModel):
     incidental: ClassVar[frozenset[str]] = frozenset({"device", "batch_size", "max_batch_tokens"})
     """Settings that change speed and memory, and answers by no more than rounding."""
 
-    kind: Literal["transformers"] = "transformers"
+    kind: Literal["transformers"] = Field("transformers", description="which engine")
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
-        description="auto (cuda where there is one), cpu, cuda, cuda:1, ...",
+        description="`auto` (cuda where there is one), `cpu`, `mps`, `cuda`, `cuda:1`, ...",
     )
     dtype: Literal["bfloat16", "float16", "float32"] | None = Field(
-        None, description="the checkpoint's if unset"
+        None, description="that the model answers with; unset: the checkpoint's"
     )
     batch_size: int | None = Field(
         None, gt=0, description="prompts at a time at most; unset: by memory"
@@ -53,7 +53,7 @@ class TransformersConfig(BaseModel):
     max_batch_tokens: int | None = Field(
         None,
         gt=0,
-        description="rows times (longest prompt + max_tokens) of a batch at most; unset: by free"
+        description="rows times (longest prompt + `max_tokens`) of a batch at most; unset: by free"
         " memory, and on a CPU 16384",
     )
 
@@ -73,7 +73,7 @@ class ScriptedConfig(BaseModel):
     )
     """All of them: what is scripted is for tests."""
 
-    kind: Literal["scripted"] = "scripted"
+    kind: Literal["scripted"] = Field("scripted", description="which engine")
     responses: Path | None = Field(None, description="JSON or JSONL table of answers")
     default: str | None = Field(None, description="answer to prompts that the table lacks")
     delay: float = Field(0.0, ge=0, description="seconds that each generate call takes")
@@ -107,11 +107,11 @@ class VllmConfig(BaseModel):
     )
     """Settings that change speed and memory, and answers by no more than rounding."""
 
-    kind: Literal["vllm"] = "vllm"
+    kind: Literal["vllm"] = Field("vllm", description="which engine")
     tensor_parallel: int = Field(1, ge=1, description="devices that share each layer")
     pipeline_parallel: int = Field(1, ge=1, description="groups of devices that share the layers")
     dtype: Literal["bfloat16", "float16", "float32"] | None = Field(
-        None, description="the merge's if unset"
+        None, description="that the model answers with; unset: the merge's"
     )
     max_model_len: int | None = Field(
         None, gt=0, description="tokens of prompt and answer at most; unset: the model's limit"

@@ -219,9 +219,11 @@ class Scorer(ABC):
 
 
 class CombinationParams(Params):
-    """`of`: the measures to combine, such as [math, language]."""
+    """What a combination combines."""
 
-    of: tuple[str, ...] = Field(min_length=1)
+    of: tuple[str, ...] = Field(
+        min_length=1, description="the scores to combine, such as `[math, language]`"
+    )
 
 
 class Combination(Scorer):

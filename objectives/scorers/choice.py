@@ -53,9 +53,9 @@ class Choice(Scorer):
         present: Literal["text", "letters"] = Field(
             "text", description="letters: the prompt lists the choices, a letter is the answer"
         )
-        cue: str = Field("Answer:", description="last line of the prompt after listed choices")
+        cue: str = Field("Answer:", description="last line of the prompt, after listed choices")
         prefix: str | None = Field(
-            None, description="put before a choice; default: a space where none would part them"
+            None, description="put before a choice; unset: a space where none would part them"
         )
 
     def continuations(self, item: Item, chat: ChatSettings) -> tuple[Continuation, ...]:

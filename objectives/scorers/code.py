@@ -66,7 +66,9 @@ class Code(Scorer):
         """Limits are per run: a run is one input, or all asserts of an item together."""
 
         sandbox: str | dict[str, Any] | None = Field(
-            None, description="bubblewrap, unshare, landlock, or {http: URL}; docs/sandbox.md"
+            None,
+            description="`bubblewrap`, `unshare`, `landlock`, or `{http: URL}`; unset: the search"
+            " does not start",
         )
         tests: str = Field("tests", min_length=1, description="the item's key that holds the tests")
         time_limit: float = Field(6.0, gt=0, le=600, description="processor seconds of a run")

@@ -20,9 +20,11 @@ class Mean(Combination):
     params: "Params"
 
     class Params(CombinationParams):
-        """`weights`: one positive number per score of `of`; equal ones by default."""
+        """What counts how much."""
 
-        weights: tuple[float, ...] | None = None
+        weights: tuple[float, ...] | None = Field(
+            None, description="one positive number for each score of `of`; unset: equal ones"
+        )
 
         @model_validator(mode="after")
         def _one_each(self) -> Self:
@@ -59,9 +61,12 @@ class All(Combination):
     params: "Params"
 
     class Params(CombinationParams):
-        """`at`: the bounds by measure, such as {language: 0.8}; 1 for those that are not named."""
+        """What each score has to reach."""
 
-        at: dict[str, float] = Field(default_factory=dict)
+        at: dict[str, float] = Field(
+            default_factory=dict,
+            description="bounds by score, such as `{language: 0.8}`; 1 for those not named",
+        )
 
         @model_validator(mode="after")
         def _of_these(self) -> Self:
@@ -88,10 +93,12 @@ class LengthPenalty(Combination):
     params: "Params"
 
     class Params(CombinationParams):
-        """`free` and `limit`, in generated tokens of the answer, thinking included."""
+        """How long an answer may be: in generated tokens, thinking included."""
 
-        free: int = Field(ge=0)
-        limit: int = Field(gt=0)
+        free: int = Field(
+            ge=0, description="tokens, thinking included, up to which nothing is lost"
+        )
+        limit: int = Field(gt=0, description="tokens from which nothing is left; more than `free`")
 
         @model_validator(mode="after")
         def _ascending(self) -> Self:

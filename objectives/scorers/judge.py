@@ -96,20 +96,39 @@ class Judge(Scorer):
         """Where the judge is, and how it is asked."""
 
         url: str = Field(description="of the service, such as https://api.openai.com/v1")
-        model: str = Field(min_length=1)
-        key_env: str | None = Field(None, description="environment variable that holds the key")
-        kind: Literal["single", "pairwise"] = "single"
-        prompt: str | None = Field(None, description="with {question}, {answer}; {first}, {second}")
+        model: str = Field(min_length=1, description="by the name that the service knows")
+        key_env: str | None = Field(
+            None, description="environment variable that holds the key; unset: none is sent"
+        )
+        kind: Literal["single", "pairwise"] = Field(
+            "single", description="a rating, or a comparison with the item's reference"
+        )
+        prompt: str | None = Field(
+            None,
+            description="instead of ours; has the places `{question}` and `{answer}` (perhaps"
+            " `{reference}`, `{low}`, `{high}`), or when pairwise `{question}`, `{first}` and"
+            " `{second}`",
+        )
         scale: tuple[float, float] = Field((1, 10), description="worst and best rating")
         max_tokens: int = Field(2048, gt=0, description="of the judge's answer")
-        seed: int = 0
-        request: dict[str, Any] = Field({}, description="further fields; null removes one of ours")
+        seed: int = Field(0, description="sent to the service; asking again takes another")
+        request: dict[str, Any] = Field(
+            {}, description="further fields of the request; null removes one of ours"
+        )
         timeout: float = Field(120.0, gt=0, le=3600, description="seconds for one try")
-        tries: int = Field(6, ge=1, le=20, description="where the service fails or is busy")
+        tries: int = Field(
+            6, ge=1, le=20, description="at most, where the service fails or is busy"
+        )
         backoff: float = Field(1.0, ge=0, le=60, description="seconds before the second try")
-        asks: int = Field(3, ge=1, le=10, description="where its answer holds no judgement")
+        asks: int = Field(
+            3, ge=1, le=10, description="at most, where its answer holds no judgement"
+        )
         parallel: int = Field(8, ge=1, le=256, description="requests at once")
-        cache: bool | str = Field(True, description="or the folder; see `cache_folder`")
+        cache: bool | str = Field(
+            True,
+            description="whether judgements are kept on disk (`~/.cache/mergefront/judge`, or below"
+            " `XDG_CACHE_HOME`), or the folder for them",
+        )
 
         @field_validator("scale")
         @classmethod

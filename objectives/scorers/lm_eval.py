@@ -55,8 +55,8 @@ class Metric(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    range: tuple[float, float] | None = Field(None, description="[least, most] for one item")
-    direction: Direction | None = None
+    range: tuple[float, float] | None = Field(None, description="least and most for one item")
+    direction: Direction | None = Field(None, description="what is better")
     binary: bool | None = Field(None, description="always 0 or 1")
 
 
@@ -99,18 +99,26 @@ class LmEval(EngineScorer):
         """What to evaluate, and how to ask."""
 
         metrics: Annotated[
-            dict[str, Metric], BeforeValidator(_as_mapping), AfterValidator(_declared)
+            dict[str, Metric],
+            BeforeValidator(
+                _as_mapping, json_schema_input_type=str | list[str] | dict[str, Metric | None]
+            ),
+            AfterValidator(_declared),
         ] = Field(
-            min_length=1, description="names, such as [acc, acc_norm]; or with what they are like"
+            min_length=1,
+            description="names, such as `[acc, acc_norm]`, the first of which is the score; or by"
+            " name what they are like",
         )
         filter: str | None = Field(
-            None, description="how answers are read, where a task has ways; default: its first"
+            None, description="how answers are read, where a task has ways; unset: its first"
         )
-        fewshot: int | None = Field(None, ge=0, le=64, description="default: the task's own")
+        fewshot: int | None = Field(
+            None, ge=0, le=64, description="solved examples; unset: the task's own number"
+        )
         chat: ChatSettings = Field(
             ChatSettings(template=False),
-            description="default: prompts as plain texts, the harness's own way; the task's `chat`"
-            " and `generate` do not count here",
+            description="by default prompts are plain texts, the harness's own way; the task's"
+            " `chat` and `generate` do not count here",
         )
         drop_thinking: bool = Field(
             False, description="score what follows the thinking, which may be as long as it is"

@@ -62,13 +62,20 @@ class Math(Scorer):
     params: "Params"
 
     class Params(base.Params):
-        """`time_limit`: seconds that one answer may cost the verifier; over it is wrong.
+        """Limits of the verifier."""
 
-        `processes`: how many verify side by side, each with up to a gigabyte of memory.
-        """
-
-        time_limit: float = Field(5.0, gt=0, le=600)
-        processes: int = Field(2, ge=1, le=64)
+        time_limit: float = Field(
+            5.0,
+            gt=0,
+            le=600,
+            description="seconds that one answer may cost the verifier; over it is wrong",
+        )
+        processes: int = Field(
+            2,
+            ge=1,
+            le=64,
+            description="how many verify side by side, each with up to a gigabyte of memory",
+        )
 
     @property
     def parallel(self) -> int:

@@ -34,7 +34,7 @@ class Perplexity(Scorer):
         """What stands before the text."""
 
         prefix: str | None = Field(
-            None, description="put before the answer; default: a space where none would part them"
+            None, description="put before the answer; unset: a space where none would part them"
         )
 
     def continuations(self, item: Item, chat: ChatSettings) -> tuple[Continuation, ...]:

@@ -57,16 +57,20 @@ class Python(Scorer):
         """Which function, and what its score is like."""
 
         function: Annotated[str, AfterValidator(_a_path)] = Field(
-            description="package.module:function, of an installed module or of the file's folder",
+            description="`package.module:function`, installed or in the search file's folder",
         )
-        range: Range = Field((0.0, 1.0), description="[least, most] of the score")
-        direction: Direction = "maximize"
+        range: Range = Field((0.0, 1.0), description="least and most that the score can be")
+        direction: Direction = Field("maximize", description="what is better")
         binary: bool = Field(False, description="the score is always 0 or 1")
         extras: dict[str, Range] = Field(
-            default_factory=dict, description="sub-scores that it may give, with their ranges"
+            default_factory=dict, description="sub-scores that it may give, each with its range"
         )
-        args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments")
-        root: Path | None = Field(None, description="folder of the module; default: the file's")
+        args: dict[str, Any] = Field(
+            default_factory=dict, description="keyword arguments of the function"
+        )
+        root: Path | None = Field(
+            None, description="folder of the module; unset: the search file's"
+        )
 
     def __init__(self, **params: Any) -> None:
         super().__init__(**params)
