@@ -95,7 +95,7 @@ class ScorerSuite:
     def scorer(self) -> Scorer:
         raise NotImplementedError
 
-    @pytest.mark.timeout(20)
+    @pytest.mark.timeout(120)
     @pytest.mark.parametrize("name", TEXTS)
     def test_any_text_gets_a_score_in_range(self, scorer, name):
         for thinking_open in (False, True):
@@ -103,7 +103,7 @@ class ScorerSuite:
             for others in (0.0, 0.5, 1.0) if isinstance(scorer, Combination) else (1.0,):
                 self.check_rated(scorer, case, others)
 
-    @pytest.mark.timeout(20)
+    @pytest.mark.timeout(120)
     @pytest.mark.parametrize("name", LIKELIHOODS)
     def test_any_likelihoods_get_a_score_in_range(self, scorer, name):
         if isinstance(scorer, EngineScorer):

@@ -252,7 +252,7 @@ class TestService:
 
     @pytest.mark.parametrize("form", ["seconds", "date"])
     def test_it_waits_as_asked(self, server, form):
-        date = email.utils.formatdate(time.time() + 1.6, usegmt=True)
+        date = email.utils.formatdate(math.ceil(time.time()) + 2, usegmt=True)
         after = {"seconds": "0.4", "date": date}[form]
         server.replies = [Reply(status=429, headers={"Retry-After": after}), says("[[10]]")]
         judge(server).score(case("x"))
@@ -265,7 +265,7 @@ class TestService:
             start = time.monotonic()
             with pytest.raises(ScorerError, match=r"in (time|0.2 s).*\(tried 2 times\)"):
                 judge(server, timeout=0.2, tries=2).score(case("x"))
-            assert time.monotonic() - start < 2
+            assert time.monotonic() - start < 10
 
     @pytest.mark.parametrize(
         ("scheme", "begin", "drip"),
@@ -290,7 +290,7 @@ class TestService:
                 Endpoint(url, timeout=0.3, tries=1).post({})
             took = time.monotonic() - start
             thread.join(5)
-        assert 0.2 < took < 1.5
+        assert 0.2 < took < 10
         assert not thread.is_alive()  # the connection was closed
 
     def test_over_tls(self, monkeypatch, tmp_path):
@@ -312,7 +312,7 @@ class TestService:
             start = time.monotonic()
             with pytest.raises(WebError, match=r"in 0.5 s|in time|timed out"):
                 Endpoint(url, timeout=0.5, tries=1).post({})
-            assert time.monotonic() - start < 2
+            assert time.monotonic() - start < 10
             with pytest.raises(WebError, match="IP address mismatch"):
                 Endpoint(server.url, tries=1).post({})
 
@@ -323,7 +323,7 @@ class TestService:
         with pytest.raises(WebError, match=r"no address in 0.2 s"):
             Endpoint("http://slow.example/", timeout=0.2, tries=1).post({})
         over.set()
-        assert time.monotonic() - start < 1.5
+        assert time.monotonic() - start < 6
 
     def test_a_service_that_is_not_there(self):
         scorer = Judge(url="http://127.0.0.1:9/v1", model="m", tries=2, backoff=0.01)
@@ -337,7 +337,7 @@ class TestService:
             judge(server, tries=1).score(case("x"))
 
     def test_many_at_once(self, server):
-        server.replies = [Reply(says("[[10]]").body, wait=0.1)]
+        server.replies = [Reply(says("[[10]]").body, wait=0.5)]
         scorer = judge(server, parallel=4)
         assert scorer.parallel == 4
         threads = [threading.Thread(target=scorer.score, args=(case(f"x{n}"),)) for n in range(4)]

@@ -44,7 +44,7 @@ def test_a_hanging_answer_costs_its_limit_and_no_more():
     assert scorer.score(sample("\\boxed{\\sqrt{49}}", "7")) == 1.0  # started now
     start = time.monotonic()
     assert scorer.score(sample("\\boxed{9^{9^{9^9}}}", "\\sqrt{2}")) == 0.0
-    assert time.monotonic() - start < 3.0
+    assert time.monotonic() - start < 4.5  # the default limit is 5 s
     assert scorer.score(sample("\\boxed{\\sqrt{49}}", "7")) == 1.0  # alive again
 
 

@@ -21,7 +21,7 @@ from objectives.sandbox.serve import main as serve
 from objectives.tables import resolve
 
 LOCAL = sorted(set(SANDBOXES) - {"http"})
-SHORT = Limits(seconds=1)
+SHORT = Limits(seconds=5)
 OWN = (1 << 30) + os.getpid()  # bytes of memory: a limit by which processes are told apart
 MARK = f'"memory": {OWN}'.encode()
 
@@ -284,7 +284,7 @@ try_("argv", lambda: sys.orig_argv.index("hunter2"))
             start = time.monotonic()
             outcome = sandbox.run(Program(code), Limits(seconds=0.1))
             assert outcome.status == "time", code
-            assert time.monotonic() - start < 4
+            assert time.monotonic() - start < 30
 
     def test_processor_time_of_all_threads_counts(self, sandbox):
         code = """

@@ -74,13 +74,15 @@ def test_a_hang_costs_its_limit_and_delays_no_other(pool, answer):
     with ThreadPoolExecutor(1) as threads:
         begin = time.monotonic()
         hung = threads.submit(lambda: (pool.equal("\\sqrt{2}", answer, 1.0), time.monotonic()))
-        served = 0
+        served, slowest = 0, 0.0
         while not hung.done():
+            asked = time.monotonic()
             assert pool.equal("\\sqrt{2}", f"2^{{1/2}}+{served}-{served}", 5.0)
+            slowest = max(slowest, time.monotonic() - asked)
             served += 1
         verdict, end = hung.result()
     assert not verdict
-    assert 1.0 <= end - begin < 2.0  # its limit, and little more
+    assert 1.0 <= end - begin < 2.0 + 3 * slowest  # its limit, and little more
     assert served > 3  # the other child answered meanwhile
     assert pool.equal("7", "\\sqrt{49}", 5.0)
     assert len(set(before) - set(pool.pids())) == 1  # the one that hung was replaced
@@ -252,7 +254,7 @@ def test_memory_is_bounded():
             blown = threads.submit(verifier.equal, "x^2+1", EXPANDS, 3.0)
             while not blown.done():
                 for pid in verifier.pids():
-                    if alive(pid):
+                    with contextlib.suppress(psutil.NoSuchProcess):
                         peak = max(peak, psutil.Process(pid).memory_info().rss)
                 time.sleep(0.01)
         assert blown.result() is False
@@ -313,8 +315,13 @@ PARENT = """
 import os, sys, threading, time
 from objectives.scorers.verifier import Verifier
 pool = Verifier(2)
-assert pool.equal("7", "\\\\sqrt{49}", 5.0)
-threading.Thread(target=pool.equal, args=("\\\\sqrt{2}", sys.argv[1], 1.0), daemon=True).start()
+while not all(child.ready for child in pool._children):
+    both = [threading.Thread(target=pool.equal, args=(f"{n}x+x", f"x+{n}x", 9.0)) for n in (3, 4)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+threading.Thread(target=pool.equal, args=("\\\\sqrt{2}", sys.argv[1], 3.0), daemon=True).start()
 pool.equal("\\\\sqrt{2}", "2^{1/2}", 5.0)
 if sys.argv[2] == "fork" and os.fork() == 0:
     time.sleep(30)

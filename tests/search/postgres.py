@@ -11,6 +11,8 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 
+import psutil
+
 from tests.processes import end, free_port, tree, until
 
 MISSING = "no PostgreSQL here: `apt install postgresql` brings one"
@@ -99,6 +101,7 @@ class Postgres:
     def kill(self) -> None:
         """Kill all its processes at once, as a failing machine does."""
         assert self._process is not None
+        psutil.Process(self._process.pid).suspend()  # it starts no further process meanwhile
         end(tree(self._process.pid))
         self._process.wait()
         self._process = None

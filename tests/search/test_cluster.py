@@ -367,7 +367,7 @@ class Watch:
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # on a machine with much else to do
 def test_a_node_leaves_and_another_joins_in_mid_search(cluster: Cluster, tmp_path: Path) -> None:
-    search = load(write(tmp_path, workers={"gpus": EACH}, budget={"trials": 400}))
+    search = load(write(tmp_path, workers={"gpus": EACH}, budget={"trials": 100_000}))
 
     class Until(Watch):
         """Ends the search once the workers of the new node have been at it for a while."""

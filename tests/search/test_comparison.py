@@ -172,6 +172,7 @@ def test_a_damaged_result_is_named(folder: Path, cli: CommandLine) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_more_baselines_stand_beside_the_front_on_demand(folder: Path) -> None:
     rival = folder / "elsewhere" / "rival"
     shutil.copytree(folder / "models" / "thai", rival)

@@ -22,7 +22,7 @@ from tests.search.kit import (
     write_search,
 )
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
 COMPLETE, FAIL = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL
 
@@ -60,7 +60,7 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(trio: Trio, tmp_path:
     workers = workers_of(process.pid)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    _, alive = psutil.wait_procs(workers, timeout=30)
+    _, alive = psutil.wait_procs(workers, timeout=120)
     assert not alive, "workers outlived their driver"
     kept = trial_files(run)
     told = {t.number: t for t in study_of(run).trials if t.state == COMPLETE}

@@ -24,7 +24,7 @@ from search.session import Found, prepare, run
 from search.warm import enqueue_published
 from tests.merge_core.conftest import make_model, write_checkpoint
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -231,7 +231,7 @@ def test_samplers_run_with_constraints_and_a_choice_of_methods(
 def test_a_timeout_ends_the_search_and_still_confirms(tmp_path: Path) -> None:
     file = write(
         tmp_path,
-        budget={"timeout": "6s"},
+        budget={"timeout": "12s"},
         engine={
             "kind": "scripted",
             "responses": "answers.json",

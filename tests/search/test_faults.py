@@ -373,6 +373,7 @@ def counts_of(file: Path) -> dict[str, int]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_an_item_that_always_kills_stops_the_search_by_name(tmp_path: Path) -> None:
     file = life_file(tmp_path)
     dev = prepare(load(file)).tasks["u"].items("dev")
@@ -399,6 +400,7 @@ def _die(now: bool) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_where_memory_runs_out_items_are_asked_one_by_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -412,6 +414,7 @@ def test_where_memory_runs_out_items_are_asked_one_by_one(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_what_a_dead_engine_had_scored_is_not_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -466,11 +469,12 @@ def local_ray() -> Iterator[None]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_hung_and_a_dead_worker_cost_no_more_than_their_block(
     local_ray: None, tmp_path: Path
 ) -> None:
     (tmp_path / "trap.py").write_text(TRAP)
-    workers = {"count": 2, "block_timeout": "6s"}
+    workers = {"count": 2, "block_timeout": "20s"}
     file = life_file(tmp_path, scorers=["python:trap:score"], workers=workers)
     found, study, _ = search(file)
     assert found.finished == TRIALS
@@ -496,6 +500,7 @@ def out_of_memory() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_an_error_is_still_known_when_it_comes_from_a_worker(local_ray: None) -> None:
     with pytest.raises(RayTaskError) as caught:
         ray.get(out_of_memory.remote())

@@ -111,7 +111,7 @@ def test_a_second_driver_is_told_who_works_and_a_killed_one_is_followed_at_once(
         began = time.monotonic()
         with pytest.raises(RunError) as error:
             take(server.url(), "one", 20.0)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 10
         assert f"working on study 'one': process {first.process.pid} on " in str(error.value)
         assert " since 20" in str(error.value)
         first.tell("write")
@@ -119,20 +119,20 @@ def test_a_second_driver_is_told_who_works_and_a_killed_one_is_followed_at_once(
         first.process.wait()
         began = time.monotonic()
         mine = take(server.url(), "one", 20.0)  # on this machine it is known to be dead
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
     mine.close()
     take(server.url(), "one", 20.0).close()  # given back: nobody has to wait
 
 
 @needs_server
 def test_a_dead_driver_of_another_machine_is_followed_after_its_silence(server: Postgres) -> None:
-    with other(server.url(), "far", 1.0, "another machine") as first:
+    with other(server.url(), "far", 5.0, "another machine") as first:
         with pytest.raises(RunError, match="another mergefront is working on study 'far'"):
-            take(server.url(), "far", 1.0)
+            take(server.url(), "far", 5.0)
         first.process.kill()
         began = time.monotonic()
-        mine = take(server.url(), "far", 1.0)
-        assert 0.5 < time.monotonic() - began < 10
+        mine = take(server.url(), "far", 5.0)
+        assert 4.0 < time.monotonic() - began < 60
         mine.close()
 
 

@@ -31,7 +31,11 @@ from tests.search.postgres import MISSING, PASSWORD, Postgres, binaries
 from tests.search.small import CommandLine
 from tests.search.test_driver import write
 
-pytestmark = [pytest.mark.cluster, pytest.mark.skipif(binaries() is None, reason=MISSING)]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(binaries() is None, reason=MISSING),
+]
 
 SPACE = {"x": FloatDistribution(0, 1), "m": CategoricalDistribution(["ties", None, 3])}
 
@@ -201,6 +205,8 @@ def test_a_killed_server_is_waited_for(server: Postgres) -> None:
             back = threading.Timer(1.0, server.restart)
             back.start()
         owner.tell(trial)
+        if kill:
+            back.join()
         told += 1
     owner.check(told)
     assert len(owner.faults) == 2  # one an outage
@@ -317,10 +323,11 @@ def test_a_search_goes_on_when_its_server_is_killed_and_restarted(
     )
     run = tmp_path / "runs" / "s"
     process = start(tmp_path, "run", "s.yaml")
-    for many in (4, 16):
+    log = run / "run.log"
+    for outage, many in enumerate((4, 16), 1):
         until(lambda many=many: len(trial_files(run)) >= many)
         server.kill()
-        time.sleep(1.0)
+        until(lambda n=outage: log.read_text(encoding="utf-8").count("the search waits") >= n)
         server.restart()
     output = finish(process)
     study = optuna.load_study(

@@ -22,7 +22,7 @@ from search.run import Run
 from search.study import open_study
 from tests.search.kit import MERGEFRONT, environment, finish, items_of, start, write_search
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from tests.merge_core.conftest import SHAPES
 from tests.search.small import CommandLine
 from tests.search.test_driver import search, write
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 RANGE = {"low": 0.2, "high": 0.8}
 MODELS = [
     {"model": "l", "name": "language", "parameters": {"weight": 0.7, "density": RANGE}},

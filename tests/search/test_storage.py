@@ -7,7 +7,9 @@ import sqlite3
 import threading
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -90,13 +92,20 @@ def test_a_damaged_study_is_put_back_from_its_backup(tmp_path: Path) -> None:
 def test_a_locked_file_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("search.database._BUSY_S", 0.1)
     faults: list[tuple[Kind, str, str]] = []
-    study = owned(tmp_path, record=lambda *fault: faults.append(fault))
+    met = threading.Event()
+
+    def record(*fault: Any) -> None:
+        faults.append(fault)
+        met.set()
+
+    study = owned(tmp_path, record=record)
     trial = study.ask()
     with closing(sqlite3.connect(tmp_path / "study.db", check_same_thread=False)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        threading.Timer(0.8, other.rollback).start()
+        release = threading.Thread(target=lambda: (met.wait(60), other.rollback()))
+        release.start()
         study.tell(trial, 1.0)
-        time.sleep(0.1)
+        release.join()
     assert [kind for kind, _, _ in faults] == [Kind.STORAGE_LOST]
     assert "locked" in faults[0][2]
     assert [t.values for t in read(tmp_path / "study.db")] == [[1.0]]
@@ -121,10 +130,19 @@ def test_an_outage_is_recorded_once_for_all_who_meet_it(
             with pytest.raises(StorageError, match=r"study\.db: does not answer: .*locked"):
                 database.read_now(look)
             assert len(faults) == outages - 1
-            waiting = [threading.Thread(target=database.read, args=(look,)) for _ in range(3)]
+            tries = [0, 0, 0]
+
+            def count(which: int, tries: list[int] = tries) -> None:
+                tries[which] += 1
+                look()
+
+            waiting = [
+                threading.Thread(target=database.read, args=(partial(count, which),))
+                for which in range(3)
+            ]
             for thread in waiting:
                 thread.start()
-            time.sleep(1.0)
+            until(lambda tries=tries: min(tries) >= 2)  # each has met it
             other.rollback()
             for thread in waiting:
                 thread.join()

@@ -255,7 +255,10 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]
     """A head that wants a token: its dashboard's address, and the folder with the token."""
     folder = tmp_path_factory.mktemp("head")
     (folder / "token").write_text(TOKEN)
-    gcs, board, client, agent, other = (free_port() for _ in range(5))
+    ports: set[int] = set()
+    while len(ports) < 5:
+        ports.add(free_port())
+    gcs, board, client, agent, other = ports
     # Ray's sockets want short paths.
     temporary = Path("/tmp") / f"mf{os.getpid()}"
     command = [

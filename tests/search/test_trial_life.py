@@ -24,7 +24,7 @@ from search.worker import Evaluator, Job
 from tests.search import life
 from tests.search.test_driver import write
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
 TRIALS = 5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -132,8 +133,10 @@ def test_processes_end_with_the_engine_and_their_death_is_told(trio, monkeypatch
 
     def left():
         """All processes started since, by their command lines."""
-        now = set(psutil.Process().children(recursive=True)) - before
-        lines = {process: " ".join(process.cmdline()) for process in now}
+        lines = {}
+        for process in set(psutil.Process().children(recursive=True)) - before:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                lines[process] = " ".join(process.cmdline())
         return {p: line for p, line in lines.items() if "resource_tracker" not in line}
 
     with started(plan, tensor_parallel=2) as engine:
