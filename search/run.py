@@ -2,7 +2,7 @@
 
 runs/<name>/
     search.yaml      the search file of the last `run`, with its `--set` settings
-    run.json         the run's identity, and the contents of its sources by sha256
+    run.json         the run's identity, its sources' contents by sha256 and their layers
     study.db         the Optuna study (opens in optuna-dashboard)
     study.db.backup  a copy of it, a few minutes old at most; see `search.backup`
     sessions.json    how long it was worked on, with how many workers; see `search.ledger`
@@ -24,6 +24,7 @@ import json
 import logging
 import os
 import re
+import unicodedata
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -58,6 +59,8 @@ LOG_BYTES = 10_000_000
 _MEND = "put back a copy, or start another run with --new"
 _OFFERED = ("recipe.yaml", "report.html")
 """Files of a run that commands write anew on demand."""
+_MARK, _JOINERS = "\u0301", "\u200c\u200d"  # a mark that stands for all; ZWNJ and ZWJ
+_NAME = re.compile(rf"(?:\w{_MARK}*|-)(?:\w{_MARK}*|[.-])*")
 _MANIFEST = ("version", "id", "root", "items", "roles", "sources")
 # What a run that was killed while it began leaves.
 _BEFORE_A_RUN = {LOCK, holder_file(Path(LOCK)).name, "search.yaml"}
@@ -271,6 +274,12 @@ class Run:
         """Content hash of every source by reference."""
         return {name: str(held["digest"]) for name, held in self.manifest["sources"].items()}
 
+    @property
+    def layers(self) -> int | None:
+        """Layers of the models, wherever they are now; None in runs of before this was kept."""
+        told = (held.get("layers") for held in self.manifest["sources"].values())
+        return next((int(layers) for layers in told if layers), None)
+
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
@@ -309,14 +318,25 @@ def _tracking_given(search: Search) -> str | None:
 def folder_for(search: Search, runs: Path, name: str | None, *, new: bool) -> Path:
     """Where the run of a search file lives: runs/<name or file stem>, or the next free number."""
     stem = search.path.stem if name is None else name
-    if not re.fullmatch(r"[\w-][\w.-]*", stem):
-        raise ConfigError(f"--name {stem!r}: letters, digits, . _ and - only")
+    if not _may_name(stem):
+        told = f"--name {name!r}" if name is not None else f"the file's name {stem!r}"
+        do = "" if name is not None else ": give --name"
+        raise ConfigError(f"{told}: a run's name has letters, digits, . _ and - only{do}")
     if not new or not (runs / stem).exists():
         return runs / stem
     number = 2
     while (runs / f"{stem}-{number}").exists():
         number += 1
     return runs / f"{stem}-{number}"
+
+
+def _may_name(name: str) -> bool:
+    """Whether a run can have this name. Marks and joiners are a part of the letter before them:
+    Thai, Bengali or Tamil words cannot be written without.
+    """
+    joined = ("Mn", "Mc", "Me")
+    plain = (_MARK if unicodedata.category(c) in joined or c in _JOINERS else c for c in name)
+    return _NAME.fullmatch("".join(plain)) is not None
 
 
 def freeze(search: Search) -> dict[str, Any]:
@@ -431,7 +451,7 @@ def _difference(held: Any, now: Any, where: tuple[str, ...] = ()) -> tuple[str, 
 def _read_sources(
     references: Iterable[str], known: Mapping[str, Any], progress: Callable[[str], None] | None
 ) -> dict[str, Any]:
-    """What is known of each source: its content hash, and its files' sizes and times.
+    """What is known of each source: its content hash, its files' sizes and times, its layers.
 
     Hashing reads everything, so it is done again only where a file's size or time has changed.
     """
@@ -443,12 +463,13 @@ def _read_sources(
         stamps = {f.name: [f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()}
         held = known.get(reference)
         if held is not None and held["stamps"] == stamps:
+            sources[reference] = {**held, "layers": checkpoint.layers}  # older runs have none
             continue
         if progress is not None:
             progress(reference)
         digest = digest_of(checkpoint)
         checkpoint.check_finite()
-        sources[reference] = {"digest": digest, "stamps": stamps}
+        sources[reference] = {"digest": digest, "stamps": stamps, "layers": checkpoint.layers}
     return sources
 
 

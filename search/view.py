@@ -304,7 +304,11 @@ class RunView:
 
     @cached_property
     def layers(self) -> int | None:
-        """Layers of the models; None if none of them is on this disk any more."""
+        """Layers of the models; None if the run does not tell (older ones do not), and none of the
+        models is in a folder of this disk any more.
+        """
+        if (told := self.run.layers) is not None:
+            return told
         for reference in self.run.digests:
             if Path(reference).is_dir():
                 try:
