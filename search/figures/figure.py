@@ -51,6 +51,8 @@ def told(view: RunView, trial: TrialView | BaselineView) -> str:
         low, high, n = trial.intervals.get(objective.name, (None, None, 0))
         span = "" if low is None else f" [{low:.3f}, {high:.3f}], {n} items"
         lines.append(f"{objective.name} {value:.3f}{span}")
+    if isinstance(trial, BaselineView) and not trial.feasible:
+        lines.append("misses a constraint")
     if isinstance(trial, TrialView):
         if trial.items is not None:
             lines.append(f"{trial.items[0]} of {trial.items[1]} items were asked")

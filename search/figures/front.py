@@ -9,8 +9,9 @@ from itertools import combinations
 
 from objectives import Estimate
 from search.amounts import many
-from search.config import Objective
+from search.config import Constraint, Objective
 from search.confirm import Member
+from search.confirmed import broken
 from search.figures.chart import (
     BLUE,
     GREEN,
@@ -51,7 +52,7 @@ def front(view: RunView) -> Figure | None:
 def _caption(view: RunView, pairs: int) -> str:
     scored = view.scored.values()
     partial = sum(trial.state == "partial" and trial.feasible for trial in scored)
-    broken = sum(trial.state == "fault" for trial in view.trials.values())
+    faults = sum(trial.state == "fault" for trial in view.trials.values())
     unfit = sum(not trial.feasible for trial in scored)
     lines = [
         f"{many(len(view.scored), 'trial')}; {len(view.front)} "
@@ -61,8 +62,17 @@ def _caption(view: RunView, pairs: int) -> str:
         lines.append(f"Open circles ({partial:,}) were stopped early: their places are estimates.")
     if unfit:
         lines.append(f"Open triangles ({unfit:,}) miss a constraint.")
-    if broken:
-        lines.append(f"{many(broken, 'merge')} with infinite weights cannot be drawn.")
+    if faults:
+        lines.append(f"{many(faults, 'merge')} with infinite weights cannot be drawn.")
+    if lost := [label for label in view.baselines if label not in view.able]:
+        lines.append(f"Not drawn, because its merge is broken: baseline {', '.join(lost)}.")
+    if off := [label for label, held in view.able.items() if not held.feasible]:
+        lines.append(f"Of the baselines, {', '.join(off)} {_miss(len(off))} a constraint.")
+    for bound in view.search.constraints:
+        if not any(_same(o, bound.key, bound.parts) for o in view.search.objectives):
+            count = view.missed[str(bound)]
+            told = f"{many(count, 'trial')} {_miss(count)} it" if count else "no trial misses it"
+            lines.append(f"{bound} is a constraint without an axis here: {told}.")
     if pairs > _MOST_PANELS:
         lines.append(f"{_MOST_PANELS} of {pairs} pairs of objectives are drawn.")
     if view.members:
@@ -87,7 +97,8 @@ class _Panel:
         self._x, self._y = x, y
         objectives = view.search.objectives
         self._pair = [objectives[i] for i in (x, y) if i is not None]
-        finite = [m for m in view.members if all(map(math.isfinite, self._of(m)))]
+        able = [member for member in view.members if not broken(member)]
+        finite = [m for m in able if all(map(math.isfinite, self._of(m)))]
         self._members = finite
 
     def panel(self) -> Panel:
@@ -109,8 +120,8 @@ class _Panel:
             if one is not None
         ]
         points = [one for one in series if isinstance(one, Points)]
-        x = replace(self._axis(self._x), span=_span(points, upright=False))
-        y = replace(self._axis(self._y), span=_span(points, upright=True))
+        x = replace(self._axis(self._x), span=self._span(points, self._x, upright=False))
+        y = replace(self._axis(self._y), span=self._span(points, self._y, upright=True))
         if self._x is None:
             levels = [self._level(label, v[self._y], x) for label, v in self._levels()]
             series = [*levels, *series]
@@ -167,7 +178,7 @@ class _Panel:
         return Line("", [c[0] for c in corners], [c[1] for c in corners], BLUE, "dot", 1.5)
 
     def _baselines(self) -> Points | None:
-        held = list(self.view.baselines.values())
+        held = list(self.view.able.values())
         if self._x is None or not held:
             return None
         places = [self._at(0, baseline.values) for baseline in held]
@@ -182,7 +193,7 @@ class _Panel:
         )
 
     def _levels(self) -> list[tuple[str, tuple[float, ...]]]:
-        return [(label, baseline.values) for label, baseline in self.view.baselines.items()]
+        return [(label, baseline.values) for label, baseline in self.view.able.items()]
 
     def _level(self, label: str, value: float, x: Axis) -> Line:
         """A baseline where there is one objective only."""
@@ -275,14 +286,29 @@ class _Panel:
         """Where a constraint on one of these objectives is missed."""
         found = []
         for upright, index, span in ((True, self._x, x), (False, self._y, y)):
-            objective = None if index is None else self.view.search.objectives[index]
-            for bound in self.view.search.constraints:
-                if objective is None or not _same(objective, bound.key, bound.parts):
-                    continue
+            for bound in self._bounds(index):
                 end = span[0] if bound.at_least else span[1]
                 if span[0] < bound.bound < span[1]:
                     found.append(Region(f"misses {bound}", bound.bound, end, upright))
         return found
+
+    def _bounds(self, index: int | None) -> list[Constraint]:
+        """The constraints on the objective of an axis."""
+        if index is None:
+            return []
+        objective = self.view.search.objectives[index]
+        constraints = self.view.search.constraints
+        return [bound for bound in constraints if _same(objective, bound.key, bound.parts)]
+
+    def _span(self, points: Sequence[Points], index: int | None, *, upright: bool) -> Place:
+        """What an axis spans: all that is drawn, and the bounds that some trial misses."""
+        values = [bound.bound for bound in self._bounds(index) if self.view.missed[str(bound)]]
+        if self._x is None and upright:
+            values += [level[self._y] for _, level in self._levels()]
+        for one in points:
+            values += one.y if upright else one.x
+            values += [end for bar in (one.y_bars if upright else one.x_bars) for end in bar]
+        return spanned(values)
 
     def _name(self, placed: Placed) -> None:
         """Names of the exported one, of the baselines, and of the front's members if few."""
@@ -316,13 +342,9 @@ class _Panel:
                 placed.add(f"trial {number}", *place, BLUE)
 
 
+def _miss(count: int) -> str:
+    return "misses" if count == 1 else "miss"
+
+
 def _same(objective: Objective, key: str, parts: tuple[tuple[str, str], ...]) -> bool:
     return key == objective.name or parts == objective.parts
-
-
-def _span(points: Sequence[Points], *, upright: bool) -> Place:
-    values: list[float] = []
-    for one in points:
-        values += one.y if upright else one.x
-        values += [end for bar in (one.y_bars if upright else one.x_bars) for end in bar]
-    return spanned(values)
