@@ -21,6 +21,7 @@ from huggingface_hub import ModelCard, constants
 from safetensors.torch import load_file, save_file
 
 from merge_core import MergePlan, Recipe
+from merge_core.versions import spelled_versions, versions_of
 from merge_core.yaml_io import dump_yaml, load_yaml
 from objectives.errors import ServiceError
 from objectives.item_source import DatasetItems
@@ -31,8 +32,9 @@ from search import session
 from search.cli import main
 from search.config import load
 from search.demo import write_items
-from search.errors import ConfigError, ExportError, SearchError
+from search.errors import ConfigError, ExportError, RunError, SearchError
 from search.export import required
+from search.ledger import sessions
 from search.model_card import Chosen, found_in
 from search.placement import Node
 from search.publish import write_checkpoint
@@ -143,6 +145,66 @@ def test_what_belongs_to_a_run_is_not_written_over(here, mergefront):
     assert mergefront("export", "runs/small", "-o", "runs/small/recipe.yaml").code == 0
 
 
+@pytest.fixture
+def moved(done, monkeypatch) -> Iterator[Path]:
+    """The whole project under another name: nothing is where it was when it was scored."""
+    there = done.rename(done.with_name("moved"))
+    monkeypatch.chdir(there)
+    yield there
+    monkeypatch.chdir("/")
+    there.rename(done)
+
+
+def models_of(recipe: Recipe) -> set[str]:
+    return {str(recipe.base_model), *(expert.model for expert in recipe.models)}
+
+
+def test_a_run_that_was_moved_exports_from_where_its_models_are(moved, mergefront, tmp_path):
+    ended = mergefront("export", "runs/small", "-o", tmp_path / "r.yaml")
+    assert ended.code == 0, ended.err
+    names = ("base", "language", "reasoning")
+    assert models_of(Recipe.load(tmp_path / "r.yaml")) == {
+        str(moved / "models" / name) for name in names
+    }
+    for number, command in enumerate(
+        (
+            ("export", "runs/small", "--model"),
+            ("merge", "runs/small/recipe.yaml"),  # written before the move
+            ("merge", tmp_path / "r.yaml", "--run", "runs/small"),
+        )
+    ):
+        ended = mergefront(*command, tmp_path / f"out{number}", "--no-verify")
+        assert ended.code == 0, ended.err
+        card = (tmp_path / f"out{number}" / "README.md").read_text(encoding="utf-8")
+        assert "Run `small` scored 2 recipes" in card
+
+
+def test_a_model_that_is_gone_is_one_line_and_no_recipe(moved, mergefront, tmp_path):
+    (moved / "models" / "language").rename(moved / "away")
+    try:
+        for command in (
+            ("export", "runs/small", "-o", tmp_path / "r.yaml"),
+            ("export", "runs/small", "--model", tmp_path / "out"),
+            ("merge", "runs/small/recipe.yaml", tmp_path / "out"),
+        ):
+            ended = mergefront(*command)
+            assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1), ended
+            assert "models/language, which is gone: put it back, or name its new" in ended.err
+    finally:
+        (moved / "away").rename(moved / "models" / "language")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_an_older_version_confirmed_still_opens(run, tmp_path):
+    alone = Run.open(Path(shutil.copytree(run.folder, tmp_path / "runs" / "small")))
+    data = json.loads(alone.confirmed.read_text(encoding="utf-8"))
+    del data["failed"]
+    alone.confirmed.write_text(json.dumps(data))
+    assert confirming.unconfirmed(alone) == {}
+    # Its models are not here: the recipe keeps the places that are.
+    assert confirming.load(alone)[0] == confirming.load(run)[0]
+
+
 def test_options_of_a_checkpoint_need_one(here, mergefront):
     ended = mergefront("export", "runs/small", "--public")
     assert (ended.code, ended.out) == (2, "")
@@ -169,6 +231,16 @@ def merged(done) -> Path:
 def test_the_checkpoint_is_verified_against_the_run(merged, run):
     said = (merged.parent / "said.txt").read_text()
     assert "transformers loads them, 38 compared bit by bit; 8 of 8 confirm items answered" in said
+    for words in (
+        "warning: the models' licences are not one, so the merge has none of its own: base "
+        "apache-2.0, language llama3.1, reasoning unknown",
+        "warning: licence llama3.1: publish the licence's text and the notice",
+        "warning: model language is not known on the hub, so the card's base_model names "
+        "tiny/language for it: --hub-id language=ORG/NAME",
+        "warning: model reasoning is not known on the hub, so the card's base_model does not name "
+        "it: --hub-id reasoning=ORG/NAME",
+    ):
+        assert words in said.replace("\n", " "), words
     assert {path.name for path in merged.iterdir()} >= {
         *("model.safetensors", "config.json", "generation_config.json", "tokenizer.json"),
         *("chat_template.jinja", "recipe.yaml", "mergekit_config.yml", "README.md"),
@@ -212,6 +284,31 @@ def test_a_card_says_why_this_one_and_how_to_make_just_it(run):
     assert "misses the constraints least, for no confirmed one holds them and `langu" in text
     assert "knee" not in text
     assert f"--pick trial:{member.trial} --best-effort --model OUT" in found.commands[0]
+
+
+def test_the_card_tells_with_which_versions_the_run_was_scored(run, tmp_path):
+    alone = Run.open(Path(shutil.copytree(run.folder, tmp_path / "runs" / "small")))
+    members, _ = confirming.load(alone)
+    told = Chosen(alone, confirming.choose(alone.search, members), members, "knee")
+    (held,) = sessions(alone)
+    assert held.versions == versions_of(held.versions)
+    assert {"mergefront", "python", "torch", "transformers", "optuna", "ray"} == set(held.versions)
+    assert found_in(told).scored_with == (spelled_versions(held.versions),)
+    row = json.loads((alone.folder / "sessions.json").read_text())[0]
+    days = ("2026-01-01", "2026-01-02", "2026-01-03", "2026-01-04")
+    torch = ({}, {"versions": {"torch": "1"}}, {"versions": {"torch": "1"}}, {"versions": {}})
+    del row["versions"]
+    rows = [row | {"began": f"{d}T00:00:00+00:00"} | v for d, v in zip(days, torch, strict=True)]
+    (alone.folder / "sessions.json").write_text(json.dumps(rows))
+    assert found_in(told).scored_with == (
+        "not kept (sessions from 2026-01-01 on)",
+        "torch 1 (sessions from 2026-01-02 on)",
+        "not kept (sessions from 2026-01-04 on)",
+    )
+    for odd in (3, {"torch": 2}):
+        (alone.folder / "sessions.json").write_text(json.dumps([row | {"versions": odd}]))
+        with pytest.raises(RunError, match=r"sessions\.json: cannot be read"):
+            sessions(alone)
 
 
 def test_a_local_data_set_is_none_of_the_hubs(run, tmp_path):
@@ -557,6 +654,44 @@ def test_what_is_not_pushed(here, hub, mergefront, tmp_path, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
     assert "no token: `hf auth login`, or set HF_TOKEN" in refused(*PUSH, *model)
+
+
+def test_what_cannot_be_asked_again_is_not_pushed(here, hub, mergefront, tmp_path):
+    """Where no answer was compared, before the merge if that is known then, or after it."""
+    push = ("export", "runs/small", "--push", "org/x", "--model")
+    text = (here / "runs" / "small" / "search.yaml").read_text()
+    (here / "items.jsonl").rename(here / "moved.jsonl")
+    try:
+        ended = mergefront(*push, tmp_path / "early")
+    finally:
+        (here / "moved.jsonl").rename(here / "items.jsonl")
+    assert (ended.code, ended.err.count("\n")) == (2, 1), ended.err
+    assert "cannot be asked again, and what was not verified is not pushed (" in ended.err
+    assert ended.err.endswith("add --push-unverified\n")
+    assert not (tmp_path / "early").exists()
+    assert "device: cpu" in text
+    try:
+        (here / "runs" / "small" / "search.yaml").write_text(
+            text.replace("device: cpu", "device: cuda:7")
+        )
+        late = mergefront(*push, tmp_path / "late")
+        told = mergefront(*push, tmp_path / "told", "--push-unverified")
+    finally:
+        (here / "runs" / "small" / "search.yaml").write_text(text)
+    assert (late.code, late.err.count("\n")) == (2, 1), late.err
+    assert "is not pushed, for no answers were compared (the transformers engine does" in late.err
+    assert "--push-unverified, or send this folder all the same with `hf upload org/x" in late.err
+    assert (tmp_path / "late" / "README.md").is_file()
+    assert told.code == 0, told.err
+    assert list(hub.files) == ["org/x"]
+
+
+def test_a_recipe_of_no_run_is_pushed_with_a_word(here, hub, mergefront, tmp_path):
+    shutil.copy(here / "runs" / "small" / "recipe.yaml", tmp_path / "r.yaml")
+    ended = mergefront("merge", tmp_path / "r.yaml", tmp_path / "out", "--push", "org/bare")
+    assert ended.code == 0, ended.err
+    assert "warning: no answers are compared, for no run is named that scored this" in ended.out
+    assert "no answers compared: no run is named" in hub.files["org/bare"]["README.md"].decode()
 
 
 def test_a_hub_that_refuses_is_one_line_and_the_folder_stays(here, hub, mergefront, tmp_path):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -25,7 +25,7 @@ from tests.search.test_export import Untracked
 class LosingPool(LocalPool):
     """A pool whose workers die whenever some merges are asked held-out items."""
 
-    lost: set[str] = set()
+    lost: ClassVar[set[str]] = set()
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)
@@ -48,7 +48,7 @@ class LosingPool(LocalPool):
 
 
 @pytest.fixture
-def searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+def searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A confirmed run of a few trials; what it confirmed is forgotten again."""
     monkeypatch.setattr(session, "connected", contextlib.nullcontext)
     monkeypatch.setattr(session, "Pool", LosingPool)
@@ -65,7 +65,7 @@ def searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     assert sum(member.trial is not None for member in found.members) >= 2
     for place in (found.run.confirmed, *(found.run.folder / "confirm").iterdir()):
         place.unlink()
-    yield found.run
+    return found.run
 
 
 def test_what_cannot_be_confirmed_is_left_out_and_tried_again(
