@@ -17,7 +17,7 @@ from merge_core import MergePlan, Recipe, RecipeError
 from merge_core.card import Found, Making, Score, block, code, md, model_card, table
 from merge_core.licences import MIXED, UNKNOWN, Licence, begins, together
 from merge_core.mergekit import to_mergekit
-from merge_core.parents import front_matter, hashes_by_parent, parents, public_recipe
+from merge_core.parents import concerns, front_matter, hashes_by_parent, parents, public_recipe
 from merge_core.sources import digest_of, digest_of_files, file_hashes
 from tests.merge_core.conftest import recipe_data
 from tests.merge_core.test_adapters import write_adapter
@@ -187,6 +187,40 @@ def test_one_licence_stays_and_several_are_a_warning(trio_dirs):
     assert "- `thai`: llama3.1" in text
     assert "begin the model's name with “Llama”" in text
     assert "Of `r1` no licence is known" in text
+
+
+def test_what_a_publisher_has_to_look_at_is_said_in_lines(trio_dirs, tmp_path):
+    ids = {"base": "org/base", "language": "org/thai", "reasoning": "org/r1"}
+    for name in trio_dirs:
+        front(trio_dirs[name], license="mit")
+    assert concerns(parents(plan_of(trio_dirs), ids)) == []
+    front(trio_dirs["language"], license="other", license_name="\x1b[31mMine\nalone")
+    front(trio_dirs["reasoning"], title="none")
+    front(trio_dirs["base"], license="cc-by-nc-4.0")
+    each = "org/base cc-by-nc-4.0, org/thai [31mMine alone, org/r1 unknown"
+    assert concerns(parents(plan_of(trio_dirs), ids)) == [
+        f"the models' licences are not one, so the merge has none of its own: {each}",
+        "licence cc-by-nc-4.0: no commercial use: that binds the merge",
+    ]
+
+
+def test_a_model_that_is_not_known_on_the_hub_is_named_with_what_to_type(trio_dirs, tmp_path):
+    for name in trio_dirs:
+        front(trio_dirs[name], license="mit")
+    lora = write_adapter(tmp_path / "lora", {"base_model_name_or_path": "org/older"})
+    front(lora, license="mit")
+    other = shutil.copytree(trio_dirs["base"], tmp_path / "other")
+    data = recipe_data(trio_dirs)
+    data["models"][0]["model"] = f"{other}+{lora}"
+    plan = MergePlan(Recipe.parse(data))
+    assert concerns(parents(plan, {"reasoning": "org/r1"})) == [
+        "model base-model is not known on the hub, so the card's base_model does not name it: "
+        "--hub-id base=ORG/NAME",
+        "model other is not known on the hub, so the card's base_model does not name it: "
+        "name it by its hub id where the recipe has language: ORG/NAME+ADAPTER",
+        "model lora is not known on the hub, so the card's base_model names org/older for it: "
+        "--hub-id language=ORG/NAME",
+    ]
 
 
 @pytest.mark.parametrize(
