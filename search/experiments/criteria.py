@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -11,11 +13,21 @@ from merge_core import Recipe
 from merge_core.errors import CheckpointError
 from merge_core.reference import Criterion
 from merge_core.references import locate
+from objectives.engines.base import Prompt
 from search.errors import ConfigError
 from search.experiments.base import Experiment
 from search.experiments.chart import chart_of
+from search.experiments.file import label
 from search.experiments.lab import Lab, scratch
-from search.experiments.outcome import Difference, Outcome, Value, difference, mean, spread
+from search.experiments.outcome import (
+    Difference,
+    Outcome,
+    Value,
+    bounded,
+    difference,
+    mean,
+    spread,
+)
 from search.experiments.restoring import (
     Kind,
     criterion_of,
@@ -97,7 +109,7 @@ class Criteria(Experiment[CriteriaFile]):
         fisher = self._fisher(lab, file) if "fisher" in file.criteria else None
         found: dict[str, dict[str, list[Result]]] = {}
         for slack in sorted(file.slacks):
-            at = f"{slack:g}"
+            at = label(slack)
             recipe = lab.recipe(file.with_slack(plain, slack), file.experts)
             found[at] = {
                 kind: self._scored(lab, file, recipe, kind, f"{kind}, slack {at}", fisher)
@@ -112,7 +124,7 @@ class Criteria(Experiment[CriteriaFile]):
         ]
         differences: list[Difference] = []
         findings = []
-        for o in lab.asked.search.objectives:
+        for o in filter(bounded, lab.asked.search.objectives):
             for rival in ("random", "magnitude", "TIES"):
                 if rival != "TIES" and rival not in file.criteria:
                     continue
@@ -184,15 +196,20 @@ class Criteria(Experiment[CriteriaFile]):
             )
         items = tasks[name].items("dev")[: file.fisher.items]
         model = lab.alone(file.experts[file.restored]).models[0].model
-        path = lab.folder / f"fisher-{lab.digest(model)[:12]}-{name}-{len(items)}.safetensors"
+        config = tasks[name].config
+        tokens = config.generate.max_tokens
+        # What it is made from is its name: of other items, or asked otherwise, it is another.
+        asked = [[item.messages for item in items], config.chat.model_dump(), tokens]
+        made_from = hashlib.sha256(json.dumps([lab.digest(model), asked]).encode()).hexdigest()
+        path = lab.folder / f"fisher-{name}-{made_from[:24]}.safetensors"
         if not path.is_file():
             from search.experiments.fisher import write_fisher
 
             lab.told(f"Fisher information of {file.restored}, {len(items)} dev items of {name}")
-            prompts = [item.messages[-1]["content"] for item in items]
+            prompts = [Prompt(item.id, item.messages, chat=config.chat) for item in items]
             try:
                 place = locate(model)
             except CheckpointError as error:
                 raise ConfigError(str(error)) from None
-            write_fisher(place, prompts, path, tokens=tasks[name].config.generate.max_tokens)
+            write_fisher(place, prompts, path, tokens=tokens)
         return path

@@ -11,12 +11,13 @@ from pydantic import Field
 from merge_core.yaml_io import Where
 from search.experiments.base import Experiment
 from search.experiments.chart import chart_of
-from search.experiments.file import ExperimentFile, Setting
+from search.experiments.file import ExperimentFile, Setting, label
 from search.experiments.lab import Lab
 from search.experiments.outcome import (
     Difference,
     Outcome,
     Value,
+    bounded,
     change,
     difference,
     plain,
@@ -54,6 +55,9 @@ class CheckpointsFile(ExperimentFile):
             if checkpoint.ct_sft is not None:
                 named["checkpoints", index, "ct_sft"] = checkpoint.ct_sft
         return named
+
+    def places(self) -> dict[Where, float]:
+        return {("checkpoints", n, "amount"): c.amount for n, c in enumerate(self.checkpoints)}
 
     def ends(self) -> list[dict[str, object]]:
         """The first and the last checkpoint, for a first look."""
@@ -115,8 +119,8 @@ class CtThenSft(Experiment[CtThenSftFile]):
         found: Scored = {}
         sft = lab.score(SFT, lab.alone(file.sft))
         for checkpoint in file.checkpoints:
-            at = f"{checkpoint.amount:g} {file.unit}"
-            here = found.setdefault(f"{checkpoint.amount:g}", {})
+            at = f"{label(checkpoint.amount)} {file.unit}"
+            here = found.setdefault(label(checkpoint.amount), {})
             here[CT] = (lab.score(f"{CT}, {at}", lab.alone(checkpoint.ct)), "")
             if checkpoint.ct_sft is not None:
                 here[RIVAL] = (lab.score(f"{RIVAL}, {at}", lab.alone(checkpoint.ct_sft)), "")
@@ -145,6 +149,7 @@ class CtThenSft(Experiment[CtThenSftFile]):
                 difference(objective, [here[name][0]], [here[RIVAL][0]], len(pairs)),
             )
             for objective in objectives
+            if bounded(objective)
             for name in file.merges
             for at, here in pairs.items()
         ]

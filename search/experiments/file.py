@@ -18,6 +18,7 @@ from merge_core.errors import MergeError
 from merge_core.methods import get_method
 from merge_core.yaml_io import Document, Where, load_yaml, unknown
 from objectives import Task
+from objectives.splits import Split
 from search.config import Objective, Search, parse
 from search.errors import ConfigError
 from search.faults import Source
@@ -28,6 +29,14 @@ FileT = TypeVar("FileT", bound="ExperimentFile")
 
 _SEARCHED = ("dtype", "tokenizer_source", "tasks", "objectives", "splits", "engine")
 """Keys that mean what they mean in a search file, and are read as its are."""
+
+QUICK: Mapping[Split, int] = {"dev": 8, "confirm": 24}
+"""Items of each task in a first look, at most: the first of those that the file asks for."""
+
+
+def label(number: float) -> str:
+    """A number of the file's as results are told by it."""
+    return f"{number:.15g}"
 
 
 class Setting(Strict):
@@ -108,6 +117,10 @@ class ExperimentFile(Strict):
         """Every model that is named, by its place in the file."""
         return {("base_model",): self.base_model}
 
+    def places(self) -> dict[Where, float]:
+        """Every number that results are told by, by its place in the file."""
+        return {}
+
     def judges(self) -> dict[Where, str]:
         """Every objective that is named, by its place in the file."""
         return {}
@@ -129,11 +142,13 @@ class Asked:
         file: its keys.
         search: tasks, objectives, splits and engine as a search has them.
         tasks: with their items.
+        quick: whether these are only the first few (`QUICK`).
     """
 
     file: ExperimentFile
     search: Search
     tasks: Mapping[str, Task]
+    quick: bool = False
 
     def objective(self, name: str) -> Objective:
         """One objective by name."""
@@ -182,15 +197,15 @@ def read(
         data["seed"] = seed
     try:
         file = kind.model_validate(data)
+        _check_places(source, file)
         if quick:
             data.update(file.quick())
-            data["splits"] = {"dev": 8, "confirm": 24, "test": 1}
             file = kind.model_validate(data)
     except ValidationError as error:
         raise source.explain(error, kind) from None
     except ConfigError as error:
         raise source.fault((), error) from None
-    asked = Asked(file, _search(source.document, file), {})
+    asked = Asked(file, _search(source.document, file), {}, quick)
     names = [objective.name for objective in asked.search.objectives]
     for where, judge in file.judges().items():
         if judge not in names:
@@ -202,7 +217,25 @@ def read(
             raise source.fault(where, error) from None
         asked.recipe(data, where)
     _check_models(asked)
-    return file, replace(asked, tasks=load_tasks(asked.search))
+    tasks = load_tasks(asked.search)
+    if quick:
+        tasks = {name: _first(task) for name, task in tasks.items()}
+    return file, replace(asked, tasks=tasks)
+
+
+def _first(task: Task) -> Task:
+    """The task with few of its items."""
+    few = {split: task.items(split)[:most] for split, most in QUICK.items()}
+    return replace(task, splits={**task.splits, **few})
+
+
+def _check_places(source: Source, file: ExperimentFile) -> None:
+    """Raise ConfigError where two results would be told by one number."""
+    known: set[str] = set()
+    for where, number in file.places().items():
+        if label(number) in known:
+            raise source.fault(where, f"{label(number)} is given twice; give each once")
+        known.add(label(number))
 
 
 def _check_models(asked: Asked) -> None:

@@ -8,10 +8,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
+
+from objectives.engines.base import Prompt
+from objectives.engines.encoding import Encoder
+from objectives.engines.model_folder import read_folder
 
 
-def write_fisher(model: Path, prompts: Sequence[str], out: Path, *, tokens: int) -> None:
+def write_fisher(model: Path, prompts: Sequence[Prompt], out: Path, *, tokens: int) -> None:
     """Estimate and write it: float32 tensors by the model's parameter names, shaped as they.
 
     F = mean over prompts of (d log p(answer | prompt) / d parameter)^2, where the answer is the
@@ -20,10 +24,14 @@ def write_fisher(model: Path, prompts: Sequence[str], out: Path, *, tokens: int)
 
     Args:
         model: a Hugging Face model directory.
-        prompts: user messages; the chat template makes them prompts.
+        prompts: asked as the engines ask them.
         out: the safetensors file.
         tokens: most new tokens of an answer.
+
+    Raises:
+        EngineError: the tokenizer cannot be read, or refuses a prompt.
     """
+    encoder = Encoder(*read_folder(model))
     network = AutoModelForCausalLM.from_pretrained(
         model,
         dtype=torch.float32,
@@ -32,13 +40,9 @@ def write_fisher(model: Path, prompts: Sequence[str], out: Path, *, tokens: int)
         local_files_only=True,
     )
     network.eval()
-    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False, local_files_only=True)
     sums = {name: torch.zeros_like(value) for name, value in network.named_parameters()}
     for prompt in prompts:
-        asked = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
-        given = tokenizer(asked, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        given = torch.tensor([encoder.prompt(prompt)[0]])
         with torch.inference_mode():
             said = network.generate(
                 input_ids=given,

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from merge_core import MergePlan, Recipe
 from merge_core.analysis import Counts, analyze
@@ -21,7 +22,7 @@ from merge_core.sources import digest_of
 from merge_core.yaml_io import write_atomic
 from objectives.task import Split
 from search.errors import ConfigError
-from search.experiments.file import Asked, Setting
+from search.experiments.file import QUICK, Asked, Setting
 from search.results import Result
 from search.run import freeze, item_digests
 from search.worker import Evaluator, Job, Setup
@@ -47,10 +48,12 @@ class Lab:
         self.told = told
         self._evaluator: Evaluator | None = None
         self._digests: dict[str, str] = {}
-        asking = {"search": freeze(asked.search), "items": item_digests(asked.search)}
+        asking: dict[str, Any] = {"search": freeze(asked.search), "items": item_digests(asked.search)}
         # The recipe is each result's own, and what is made of its scores changes none.
         for part in ("merge_method", "models", "objectives", "constraints"):
             asking["search"].pop(part)
+        if asked.quick:  # the splits are the file's, of which only the first items are asked
+            asking["first"] = QUICK
         text = json.dumps(asking, sort_keys=True, default=str)
         self._asking = hashlib.sha256(text.encode()).hexdigest()
 

@@ -15,7 +15,7 @@ from search.experiments.base import Experiment
 from search.experiments.chart import chart_of
 from search.experiments.file import ExperimentFile, Setting
 from search.experiments.lab import Lab
-from search.experiments.outcome import Difference, Outcome, Value, difference
+from search.experiments.outcome import Difference, Outcome, Value, bounded, difference
 from search.figures.chart import GREEN, PURPLE, Axis, Line, Panel
 from search.file import Number
 from search.results import Result
@@ -125,13 +125,13 @@ class LayerSchedules(Experiment[LayerSchedulesFile]):
         pairs = list(combinations(places, 2))
         differences = [
             Difference(b, a, method, o.name, difference(o, [here[b]], [here[a]], len(pairs)))
-            for o in objectives
+            for o in filter(bounded, objectives)
             for method, here in found.items()
             for a, b in pairs
         ]
         findings = []
         for at in found:
-            for o in objectives:
+            for o in filter(bounded, objectives):
                 own = [d for d in differences if d.score == o.name and d.at == at]
                 findings.append(f"By {o.name}, {at}: {_ranking(own)}.")
         lines = [

@@ -6,11 +6,11 @@ Sentences are computed: what is ahead is what its interval says, whatever a pape
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 from typing import Literal
 
+from merge_core import card
 from objectives import Estimate, ItemScore
 from objectives.comparing import paired
 from objectives.statistics import estimate, mean_of, simultaneous
@@ -92,14 +92,43 @@ def counted(share: float, entries: int) -> Estimate:
     return Estimate(share, share, share, entries)
 
 
+def bounded(objective: Objective) -> bool:
+    """Whether its differences have an interval: scores without bounds have none."""
+    return all(math.isfinite(end) for m in objective.measures for end in m.range)
+
+
+def uncompared(objectives: Sequence[Objective]) -> list[str]:
+    """A sentence for each objective by which nothing is compared."""
+    return [
+        f"By {o.name}, nothing is compared: a score without bounds has no interval of a difference."
+        for o in objectives
+        if not bounded(o)
+    ]
+
+
 def mean(results: Sequence[Result], objective: Objective) -> Estimate:
     """An objective's mean over items; of several results, such as random draws, over them too."""
     if len(results) == 1:
         return results[0].estimate(objective)
     parts = []
     for (task, key), measure in objective.measured.items():
-        scores = _averaged([result.items[task] for result in results], key)
-        parts.append(estimate(list(scores.values()), False, LEVEL, measure.range))
+        asked = [result.items[task] for result in results]
+        geometric = measure.aggregation == "geometric"
+        scores = _averaged(asked, key, geometric=geometric)
+        weights = None
+        if measure.weights is not None:
+            held = _averaged(asked, measure.weights)
+            weights = [held[name] for name in scores]
+        parts.append(
+            estimate(
+                list(scores.values()),
+                False,
+                LEVEL,
+                measure.range,
+                weights=weights,
+                geometric=geometric,
+            )
+        )
     return mean_of(parts)
 
 
@@ -109,7 +138,7 @@ def difference(
     """How much better `a` is than `b`, paired by item.
 
     Args:
-        objective: by which.
+        objective: by which; its scores have bounds.
         a: one result, or several that are averaged item by item.
         b: likewise.
         family: how many such intervals are to hold together.
@@ -138,7 +167,7 @@ def change(
     """How much larger the gain of one pair's a over its b is than another's, item by item.
 
     Args:
-        objective: by which.
+        objective: by which; its scores have bounds.
         first: the pair (a, b) that is taken away.
         last: the pair that it is taken from.
     """
@@ -151,13 +180,18 @@ def change(
     return _turned(mean_of(parts), objective)
 
 
-def _averaged(results: Sequence[Sequence[ItemScore]], key: str) -> dict[str, float]:
+def _averaged(
+    results: Sequence[Sequence[ItemScore]], key: str, *, geometric: bool = False
+) -> dict[str, float]:
     """Each item's mean over results that asked the same items."""
     scores: dict[str, list[float]] = {}
     for items in results:
         for item in items:
             if key in item.scores:
                 scores.setdefault(item.id, []).append(item.scores[key])
+    if geometric:
+        logs = {name: [math.log(score) for score in given] for name, given in scores.items()}
+        return {name: math.exp(math.fsum(given) / len(given)) for name, given in logs.items()}
     return {name: math.fsum(given) / len(given) for name, given in scores.items()}
 
 
@@ -208,21 +242,12 @@ def plain(found: Estimate) -> str:
     return short(found) if found.low == found.high == found.value else spelled(found)
 
 
-def table(values: Sequence[Value], score: str) -> list[str]:
+def table(values: Sequence[Value], score: str) -> str:
     """A Markdown table of one score: a row a series, a column a place."""
     own = [value for value in values if value.score == score]
     places = list(dict.fromkeys(value.at for value in own))
-    rows: dict[str, Mapping[str, Estimate]] = {}
+    rows = []
     for series in dict.fromkeys(value.series for value in own):
-        rows[series] = {value.at: value.estimate for value in own if value.series == series}
-    heads = [_cell(text) for text in (score, *places)]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for series, cells in rows.items():
-        shown = [plain(cells[at]) if at in cells else "" for at in places]
-        lines.append(f"| {_cell(series)} | " + " | ".join(shown) + " |")
-    return lines
-
-
-def _cell(text: str) -> str:
-    """A name of a file's, as text in a Markdown table."""
-    return escape(text).replace("|", "\\|")
+        cells = {value.at: plain(value.estimate) for value in own if value.series == series}
+        rows.append([card.md(series), *(cells.get(at, "") for at in places)])
+    return card.table([card.md(text) for text in (score, *places)], rows)

@@ -18,12 +18,13 @@ from search.comparison import signed
 from search.experiments.base import Experiment
 from search.experiments.chart import chart_of, panel_of
 from search.experiments.ct_then_sft import RIVAL, CheckpointsFile
-from search.experiments.file import Setting
+from search.experiments.file import Setting, label
 from search.experiments.lab import Lab
 from search.experiments.outcome import (
     Difference,
     Outcome,
     Value,
+    bounded,
     counted,
     difference,
     verdict,
@@ -83,7 +84,7 @@ class Plateau(Experiment[PlateauFile]):
         objectives = lab.asked.search.objectives
         sft_length = _length(lab, file.sft)
         for checkpoint in file.checkpoints:
-            at = f"{checkpoint.amount:g}"
+            at = label(checkpoint.amount)
             recipe = lab.recipe(file.setting, {"ct": checkpoint.ct, "sft": file.sft})
             what = f"merge at {at} {file.unit}"
             counts = lab.counts(f"{what}: counting", recipe)["sft"]
@@ -115,6 +116,7 @@ class Plateau(Experiment[PlateauFile]):
                 difference(o, [merged[b]], [merged[a]], len(places) - 1),
             )
             for o in objectives
+            if bounded(o)
             for a, b in pairwise(places)
         ]
         findings = [*_counted(values, places, file.unit), *_scored(differences)]

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ from merge_core.writing import write_skeleton
 from search.errors import ConfigError
 
 Kind = Literal["magnitude", "farthest", "random", "fisher"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 """What is restored first:
 
 magnitude  where the expert's magnitude is nearest to the winner's: the paper's, slack rule 1

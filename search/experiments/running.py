@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from search.demo.process import Progress
 from search.experiments.base import Experiment
 from search.experiments.file import read
 from search.experiments.lab import Told, opened
-from search.experiments.outcome import Outcome
+from search.experiments.outcome import Outcome, uncompared
 from search.experiments.world import write_world
 from search.experiments.writing import How, write
 from search.prompts import check_prompts
@@ -71,5 +72,7 @@ def run(
         file, asked = read(config, experiment.kind, experiment.name, quick=quick, seed=seed)
         with opened(asked, folder, told) as lab:
             outcome = experiment.run(lab, file)
+            findings = [*outcome.findings, *uncompared(asked.search.objectives)]
+            outcome = replace(outcome, findings=findings)
             paths = write(experiment, outcome, lab, How(command, quick, file.seed, own))
     return outcome, paths

@@ -13,12 +13,13 @@ from merge_core.yaml_io import Where
 from search.errors import ConfigError
 from search.experiments.base import Experiment
 from search.experiments.chart import chart_of, panel_of
-from search.experiments.file import ExperimentFile, Setting
+from search.experiments.file import ExperimentFile, Setting, label
 from search.experiments.lab import Lab
 from search.experiments.outcome import (
     Difference,
     Outcome,
     Value,
+    bounded,
     counted,
     difference,
     verdict,
@@ -46,6 +47,9 @@ class SlackFile(ExperimentFile):
 
     def judges(self) -> dict[Where, str]:
         return {("judge",): self.judge}
+
+    def places(self) -> dict[Where, float]:
+        return {("slacks", index): slack for index, slack in enumerate(self.slacks)}
 
     def recipes(self) -> Iterator[tuple[Where, Callable[[], dict[str, Any]]]]:
         for index, setting in enumerate(self.settings):
@@ -114,7 +118,7 @@ class Slack(Experiment[OverSlackFile]):
         objectives = lab.asked.search.objectives
         found = {}
         for slack in sorted(file.slacks):
-            at = f"{slack:g}"
+            at = label(slack)
             setting = file.with_slack(plain, slack)
             recipe = lab.recipe(setting, file.experts)
             found[at] = lab.score(f"TIES-SV, slack {at}", recipe)
@@ -127,7 +131,7 @@ class Slack(Experiment[OverSlackFile]):
             for at, result in found.items():
                 values.append(Value("TIES-SV", at, o.name, result.estimate(o)))
                 values.append(Value("TIES", at, o.name, ties.estimate(o)))
-            for at in given:
+            for at in given if bounded(o) else ():
                 gain = difference(o, [found[at]], [ties], len(given))
                 differences.append(Difference("TIES-SV", "TIES", at, o.name, gain))
         findings = [
@@ -137,7 +141,7 @@ class Slack(Experiment[OverSlackFile]):
                 "slacks",
             )
             for o in objectives
-            if given
+            if given and bounded(o)
         ]
         notes = (f"TIES, to which slack for '{file.restored}' is added: {plain}.",)
         return Outcome(findings, values, differences, _chart(lab, values), notes)

@@ -14,7 +14,7 @@ from search.experiments.base import Experiment
 from search.experiments.chart import chart_of
 from search.experiments.file import ExperimentFile, Setting
 from search.experiments.lab import Lab
-from search.experiments.outcome import Difference, Outcome, Value, difference, verdict
+from search.experiments.outcome import Difference, Outcome, Value, bounded, difference, verdict
 from search.figures.chart import Axis
 from search.file import Strict
 from search.results import Result
@@ -150,19 +150,19 @@ class TwoLanguages(Experiment[TwoLanguagesFile]):
                 o = lab.asked.objective(language.scores[score])
                 for series, (result, how) in found.items():
                     values.append(Value(series, name, score, result.estimate(o), how))
-                rival = f"merge of {name}"
-                gain = difference(o, [found[TOGETHER][0]], [found[rival][0]], len(names))
-                differences.append(Difference(TOGETHER, rival, name, score, gain))
-        findings = [
-            verdict(
-                f"By {score}, the {TOGETHER} against the merge of one language, in that language",
-                [one for one in differences if one.score == score],
-                "languages",
-            )
-            for score in [file.judge, *(score for score in scores if score != file.judge)]
-        ]
+                if bounded(o):
+                    rival = f"merge of {name}"
+                    gain = difference(o, [found[TOGETHER][0]], [found[rival][0]], len(names))
+                    differences.append(Difference(TOGETHER, rival, name, score, gain))
+        findings = []
+        for score in [file.judge, *(score for score in scores if score != file.judge)]:
+            subject = f"By {score}, the {TOGETHER} against the merge of one language"
+            if own := [one for one in differences if one.score == score]:
+                findings.append(verdict(f"{subject}, in that language", own, "languages"))
         for name, language in file.languages.items():
             o = lab.asked.objective(language.scores[file.judge])
+            if not bounded(o):
+                continue
             rest = {f"merge of {other}": other for other in names if other != name}
             own = [
                 Difference(

@@ -43,12 +43,7 @@ def write_world(
         raise SearchError(str(error)) from error
     made = "\n".join(root.name for root in roots)
     models = folder / "models"
-    if models.exists():
-        mark = models / _MADE
-        if not mark.is_file():
-            raise ConfigError(f"{models}: was not put there by this command; name another --out")
-        if mark.read_text(encoding="utf-8") != made:
-            shutil.rmtree(models)
+    clear(models, made)
     if not models.exists():
         with new_folder(models) as target:
             for root, stages in roots.items():
@@ -63,3 +58,23 @@ def write_world(
     text = files("configs").joinpath("experiments", f"{name}.yaml").read_text(encoding="utf-8")
     write_atomic(file, text)
     return file
+
+
+def clear(models: Path, made: str) -> None:
+    """Remove models that an earlier start put into `models`, unless they are those of `made`.
+
+    Raises:
+        ConfigError: the folder holds models that this did not put there.
+    """
+    # Aside first, as one step: a removal that is interrupted leaves no half of a folder, which
+    # would not be known for our own.
+    aside = models.with_name(f".{models.name}-removed")
+    shutil.rmtree(aside, ignore_errors=True)
+    if not models.exists():
+        return
+    mark = models / _MADE
+    if not mark.is_file():
+        raise ConfigError(f"{models}: was not put there by this command; name another --out")
+    if mark.read_text(encoding="utf-8") != made:
+        models.rename(aside)
+        shutil.rmtree(aside)

@@ -81,7 +81,7 @@ def _text(experiment: Experiment[Any], outcome: Outcome, lab: Lab, how: How) -> 
     lines += [f"- {finding}" for finding in outcome.findings]
     lines += ["", f"![{experiment.summary}]({PNG})", ""]
     for score in dict.fromkeys(value.score for value in outcome.values):
-        lines += [*table(outcome.values, score), ""]
+        lines.append(table(outcome.values, score))
     lines += [
         "Brackets are 95% intervals over items; a number without them was counted, not sampled. "
         "Differences are paired by item, and those of one sentence hold together with 95%: ahead "

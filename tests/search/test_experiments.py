@@ -1,9 +1,10 @@
-"""Experiments: sentences are what the intervals say, criteria are exact, files are checked."""
+"""Experiments: sentences are what the intervals say, and criteria are exact."""
 
 from __future__ import annotations
 
-import json
+import math
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,15 +16,11 @@ from safetensors.torch import load_file, save_file
 from merge_core import MergePlan, Recipe
 from merge_core.errors import CheckpointError
 from merge_core.reference import nearest
-from merge_core.yaml_io import dump_yaml
 from objectives import Estimate, ItemScore
 from objectives.comparing import paired
 from objectives.scorers.base import Measure
 from search.config import Objective
-from search.demo import write_items
 from search.errors import ConfigError
-from search.experiments import EXPERIMENTS, get_experiment
-from search.experiments.layer_schedules import LayerSchedules
 from search.experiments.outcome import (
     Difference,
     Value,
@@ -34,10 +31,10 @@ from search.experiments.outcome import (
     trend,
     verdict,
 )
-from search.experiments.restoring import KINDS, criterion_of, fingerprint_of, write_restored
-from search.experiments.running import run
+from search.experiments.restoring import Kind, criterion_of, fingerprint_of, write_restored
 from search.results import Result
 
+KINDS = get_args(Kind)
 RIGHT = Objective("right", (("sums", "math"),), "maximize", 0.0, (Measure(binary=True),))
 LONG = Objective(
     "long", (("sums", "math"),), "minimize", 1.0, (Measure(binary=True, direction="minimize"),)
@@ -75,7 +72,8 @@ def test_a_verdict_says_where_something_is_ahead_behind_and_neither() -> None:
 def test_a_table_shows_what_is_over_one_and_names_as_they_are() -> None:
     values = [Value("a|<b>", "1", "length", Estimate(n, n, n, 9)) for n in (10.512,)]
     values.append(Value("a|<b>", "2", "length", Estimate(0.5, 0.25, 1.0, 9)))
-    assert table(values, "length")[2] == r"| a\|&lt;b&gt; | 10.512 | .500 [.250, 1.000] |"
+    rows = table(values, "length").splitlines()
+    assert rows[2] == r"| a\|\<b\> | 10.512 | .500 [.250, 1.000] |"
 
 
 @pytest.mark.parametrize(
@@ -107,6 +105,25 @@ def test_several_draws_are_averaged_item_by_item() -> None:
     assert mean(draws, RIGHT).value == 0.5
     assert mean(draws, RIGHT).n == 4
     assert difference(RIGHT, draws, [result([0.0] * 4)]).value == 0.5
+
+
+def test_draws_of_a_perplexity_are_averaged_as_perplexities_are() -> None:
+    measure = Measure((1.0, math.inf), "minimize", aggregation="geometric", weights="ppl.tokens")
+    told = Objective("ppl", (("sums", "ppl"),), "minimize", 100.0, (measure,))
+
+    def draw(*scores: tuple[float, float]) -> Result:
+        items = [
+            ItemScore(f"i{n}", {"ppl": score, "ppl.tokens": tokens}, "", 1, "stop")
+            for n, (score, tokens) in enumerate(scores)
+        ]
+        return Result({}, "", "confirm", {"sums": items})
+
+    draws = [draw((2.0, 3.0), (16.0, 1.0)), draw((8.0, 3.0), (16.0, 1.0))]
+    # 4 over three tokens, 16 over one.
+    assert mean(draws, told).value == pytest.approx((4.0**3 * 16.0) ** 0.25)
+    alone, twice = mean(draws[:1], told), mean(draws[:1] * 2, told)
+    assert alone == draws[0].estimate(told)
+    assert (twice.value, twice.low) == pytest.approx((alone.value, alone.low))
 
 
 def test_a_change_is_the_gain_there_less_the_gain_here() -> None:
@@ -222,153 +239,3 @@ def test_a_fingerprint_covers_criterion_seed_and_the_file_s_contents(fisher) -> 
     held = load_file(fisher)
     save_file({name: tensor + 1 for name, tensor in held.items()}, fisher)
     assert named("fisher") not in before
-
-
-# --- Files and commands --------------------------------------------------------------------------
-
-SCHEDULES = {
-    "experiment": "layer-schedules",
-    "base_model": "models/base",
-    "language": "models/thai",
-    "reasoning": "models/r1",
-    "schedules": {"low": 0.25, "M3": [0.75, 0.75, 0.75, 0.125]},
-    "methods": {"linear": {"merge_method": "linear"}},
-    "tasks": {"sums": {"items": "items.jsonl", "scorers": ["math"]}},
-    "objectives": {"right": "sums/math"},
-    "splits": {"dev": 4, "confirm": 4, "test": 4},
-    "engine": {"kind": "scripted", "default": "The answer is 7."},
-}
-SLACK = {
-    **{key: SCHEDULES[key] for key in ("base_model", "tasks", "objectives", "splits", "engine")},
-    "experiment": "slack",
-    "experts": {"thai": "models/thai", "r1": "models/r1"},
-    "restored": "r1",
-    "slacks": [0, 0.5],
-    "judge": "right",
-    "settings": [
-        {"merge_method": "ties_sv", "experts": {"r1": {"weight": 1}, "thai": {"weight": 1}}}
-    ],
-}
-
-
-def test_experiments_are_listed_and_known(mergefront) -> None:
-    listed = mergefront("experiment")
-    assert listed.code == 0
-    for name in EXPERIMENTS:
-        experiment = get_experiment(name)
-        assert experiment.name == name
-        assert f"{name} " in listed.out
-        assert experiment.kind.model_fields["experiment"].default == name
-    wrong = mergefront("experiment", "plato")
-    assert wrong.code == 2
-    assert "did you mean 'plateau'" in wrong.err
-
-
-@pytest.mark.parametrize(
-    ("base", "change_", "said"),
-    [
-        (SCHEDULES, {"experiment": "slack"}, ":1:1: is a file of the experiment slack"),
-        (SCHEDULES, {"lanugage": 1}, "unknown key 'lanugage'; did you mean 'language'"),
-        (SCHEDULES, {"reasoning": "models/nowhere"}, ":4:1: "),
-        (SCHEDULES, {"schedules": {"low": 1.5}}, ":5:1: schedules: low is a share from 0 to 1"),
-        (SCHEDULES, {"methods": {"a": {"merge_method": "linaer"}}}, "did you mean 'linear'"),
-        (SCHEDULES, {"methods": {"a": {"merge_method": "slerp"}}}, "slerp"),
-        (SCHEDULES, {"objectives": {"right": "sums/nope"}}, "unknown score of task 'sums' 'nope'"),
-        (SCHEDULES, {"splits": {"dev": 40}}, "task sums"),
-        (SLACK, {"judge": "wrong"}, "unknown objective 'wrong'"),
-        (SLACK, {"restored": "r2"}, "'r2' is no role of experts"),
-        (SLACK, {"slacks": [0, 2]}, "slack 2 lies outside 0 to 1"),
-        (SLACK, {"settings": [{"merge_method": "linear"}]}, "linear elects no signs"),
-        (SLACK, {"settings": [{"merge_method": "ties", "experts": {"x": {}}}]}, "names 'x'"),
-    ],
-)
-def test_a_bad_file_is_one_line_before_anything_is_written(
-    workplace, mergefront, base, change_, said
-) -> None:
-    (workplace / "own.yaml").write_text(dump_yaml({**base, **change_}))
-    ended = mergefront("experiment", base["experiment"], "--config", "own.yaml", "--out", "out")
-    assert ended.code == 2
-    assert ended.err.count("\n") == 1
-    assert "own.yaml:" in ended.err
-    assert said in ended.err
-    assert not (workplace / "out").exists()
-
-
-def test_an_experiment_s_own_file_runs_and_leaves_other_folders_alone(
-    workplace, mergefront
-) -> None:
-    (workplace / "own.yaml").write_text(dump_yaml(SLACK))
-    ended = mergefront("experiment", "slack", "--config", "own.yaml")
-    assert ended.code == 0, ended.err
-    folder = workplace / "experiments" / "slack-own"
-    names = {path.name for path in folder.iterdir()}
-    assert names == {
-        *("report.md", "results.json", "values.csv", "differences.csv"),
-        *("plot.png", "plot.html", "points"),
-    }
-    found = json.loads((folder / "results.json").read_text())
-    # Whatever is merged, the scripted engine says the same.
-    assert "not told apart" in found["findings"][0]
-    assert {row["sign"] for row in found["differences"]} == {"not told apart"}
-
-
-def test_all_criteria_that_one_sentence_tells_of_hold_together(workplace, mergefront) -> None:
-    kinds = ["magnitude", "random", "farthest"]
-    data = {**SLACK, "experiment": "criteria", "slacks": [0.5, 1], "criteria": kinds, "draws": 1}
-    (workplace / "own.yaml").write_text(dump_yaml(data))
-    ended = mergefront("experiment", "criteria", "--config", "own.yaml", "--out", "out")
-    assert ended.code == 0, ended.err
-    found = json.loads((workplace / "out" / "results.json").read_text())["differences"]
-    counts = {rival: sum(row["b"] == rival for row in found) for rival in (*kinds[:2], "TIES")}
-    assert counts == {"magnitude": 4, "random": 4, "TIES": 6}
-    alike = [result([0.0] * 4)]  # as the scripted engine's answers are
-    for row in found:
-        held = difference(RIGHT, alike, alike, counts[row["b"]])
-        assert (row["estimate"]["low"], row["estimate"]["high"]) == (held.low, held.high)
-    wide, wider = (difference(RIGHT, alike, alike, count).high for count in (4, 6))
-    assert 0.0 < wide < wider
-
-
-def test_models_of_one_s_own_are_scored_once_and_alike_each_time(trio, tmp_path) -> None:
-    write_items(tmp_path / "items.jsonl", dev=2, confirm=10, test=2)
-    data = {
-        **SCHEDULES,
-        "base_model": str(trio.base),
-        "language": str(trio.language),
-        "reasoning": str(trio.reasoning),
-        "schedules": {"0": 0, "1": 1},
-        "tasks": {
-            "sums": {
-                "items": "items.jsonl",
-                "generate": {"max_tokens": 40},
-                "scorers": ["math", {"language": {"expect": "th"}}],
-            }
-        },
-        "objectives": {"right": "sums/math", "thai": "sums/language"},
-        "splits": {"dev": 2, "confirm": 10, "test": 2},
-        "engine": {"kind": "transformers", "device": "cpu"},
-    }
-    (tmp_path / "own.yaml").write_text(dump_yaml(data))
-    lines: list[str] = []
-
-    def once(folder: str) -> dict[str, object]:
-        lines.clear()
-        run(LayerSchedules(), tmp_path / folder, config=tmp_path / "own.yaml", told=lines.append)
-        return json.loads((tmp_path / folder / "results.json").read_text())
-
-    first = once("one")
-    assert len(lines) == 4
-    written = (tmp_path / "one" / "report.md").read_text()
-    assert LayerSchedules.limits in written
-    assert LayerSchedules.miniature not in written
-    # A share of 0 or 1 is the one expert, to the bit.
-    held = {(v["series"], v["at"], v["score"]): v["estimate"] for v in first["values"]}
-    for score in ("right", "thai"):
-        assert held["linear", "0", score] == held["language expert", "0", score]
-        assert held["linear", "1", score] == held["reasoning expert", "1", score]
-    assert once("one") == first
-    assert lines == []
-    min((tmp_path / "one" / "points").iterdir()).unlink()
-    assert once("one") == first
-    assert len(lines) == 1
-    assert once("two") == first
