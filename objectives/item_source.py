@@ -22,8 +22,8 @@ class DatasetItems(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset: str = Field(min_length=1, description="hub id, or a folder relative to the file")
-    subset: str | None = Field(None, description="the data set's configuration, such as th")
-    split: str = Field(min_length=1, description="the data set's own, such as train")
+    subset: str | None = Field(None, description="the data set's configuration, such as `th`")
+    split: str = Field(min_length=1, description="the data set's own, such as `train`")
     revision: str | None = Field(None, description="branch, tag or commit")
 
 

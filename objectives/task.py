@@ -73,7 +73,7 @@ class TaskConfig(BaseModel):
     )
     role: Literal["search", "report"] = Field(
         "search",
-        description="report: only the exported recipe and the baselines are asked, on test items",
+        description="report: only the exported recipe is asked, on test items, once",
     )
     allow_test_split: bool = Field(False, description="search on a published test set all the same")
     system: str | None = Field(None, description="a system message put before every item")

@@ -47,11 +47,12 @@ class ModelEntry(Strict):
     model: str = Field(
         min_length=1,
         description="hub id, id@revision, or a path relative to this file; of a LoRA expert"
-        " base+adapter",
+        " `base+adapter`",
     )
     name: Name | None = Field(
         None,
-        description="used in parameter names, tables and plots; unset: the last part of `model`",
+        description="used in parameter names, tables and plots: letters, digits, `-` and `_`;"
+        " unset: the last part of `model`",
     )
     parameters: dict[str, Any] | None = Field(
         None, description="values or ranges of the method's parameters, for this expert alone"
@@ -61,7 +62,7 @@ class ModelEntry(Strict):
 class ObjectiveEntry(Strict):
     """An objective in long form."""
 
-    score: str | list[str] = Field(description="task/scorer; a list is the mean over its parts")
+    score: str | list[str] = Field(description="`task/scorer`; a list is the mean over its parts")
     direction: Literal["maximize", "minimize"] = Field("maximize", description="what is better")
     reference: Number | None = Field(
         None, description="worst value of interest; needed for minimized or unbounded scores"
@@ -75,7 +76,10 @@ class ConfirmEntry(Strict):
 
 
 class BudgetEntry(Strict):
-    """When the search ends: at whichever comes first. Confirmation and test are included."""
+    """When the search ends: at whichever comes first. Confirmation and test are included.
+
+    With an empty one it goes on until it is told to end.
+    """
 
     trials: Whole | None = Field(None, ge=1, description="evaluated recipes, without confirmation")
     timeout: Duration | None = Field(None, description="wall time of one session")
@@ -87,7 +91,7 @@ class BudgetEntry(Strict):
         " GPU, hours x workers",
     )
     gpu_hour_price: Number | None = Field(None, gt=0, description="price of one such hour")
-    cost: Number | None = Field(None, gt=0, description="in the currency of gpu_hour_price")
+    cost: Number | None = Field(None, gt=0, description="in the currency of `gpu_hour_price`")
     patience: Whole | None = Field(
         None, ge=1, description="end when so many trials in a row hardly improved the front"
     )
@@ -210,7 +214,9 @@ class RacingEntry(Strict):
 class SamplerEntry(Strict):
     """Who proposes recipes."""
 
-    name: str = Field("auto", description=f"one of {', '.join(SAMPLERS)}, or a class of Optuna's")
+    name: str = Field(
+        "auto", description=f"one of `{'`, `'.join(SAMPLERS)}`, or a class of Optuna's"
+    )
     seed: Whole = Field(
         0, ge=0, lt=2**31, description="of the proposals; drop masks have the recipe's `seed`"
     )
@@ -248,7 +254,7 @@ class TrackingEntry(Strict):
         None, description="register the exported recipe as a version of this model in MLflow"
     )
     alias: Annotated[str, AfterValidator(version_alias)] | None = Field(
-        None, description="of that version, for example champion"
+        None, description="of that version, for example `champion`"
     )
 
 

@@ -124,9 +124,9 @@ class VllmConfig(BaseModel):
     )
     swap: Literal["auto", "in_place", "reload"] = Field(
         "auto",
-        description="how merges come into the live model: in_place writes its parameters, reload"
-        " goes layer by layer through vLLM's own processing (quantised or packed weights); auto"
-        " takes in_place where that is safe",
+        description="how merges come into the live model: `in_place` writes its parameters,"
+        " `reload` goes layer by layer through vLLM's own processing (quantised or packed weights);"
+        " `auto` takes `in_place` where that is safe",
     )
 
     @property

