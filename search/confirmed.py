@@ -40,8 +40,12 @@ def confirmed_members(run: Run) -> list[Member]:
 def findings(run: Run, members: Sequence[Member]) -> list[str]:
     """One line each: who stays on the front, who fell off it, how much was claimed too much."""
     search = run.search
+    lines = left_out(run)
+    for member in filter(broken, members):
+        what = member.label if member.trial is not None else f"baseline {member.label}"
+        lines.append(f"{what} is broken and could not be scored")
+    members = [member for member in members if not broken(member)]
     trials = [member for member in members if member.trial is not None]
-    lines = []
     for member in trials:
         if member.near and member.on_front:
             lines.append(
@@ -54,17 +58,10 @@ def findings(run: Run, members: Sequence[Member]) -> list[str]:
             )
         elif member.equal_to is not None and member.feasible and not member.near:
             lines.append(f"{member.label} is equal to {member.equal_to} on held-out items")
-        elif broken(member):
-            lines.append(f"{member.label} is broken and could not be scored on held-out items")
         elif not member.feasible and not member.near:
             bounds = ", ".join(str(constraint) for constraint in search.constraints)
             lines.append(f"{member.label} does not hold {bounds} with 95%")
     points = {member.label: member.point(search) for member in members}
-    lines += [
-        f"baseline {m.label} is broken and could not be scored"
-        for m in members
-        if m.trial is None and broken(m)
-    ]
     for baseline in (m for m in members if m.trial is None and m.feasible):
         worse = [m.label for m in trials if dominates(points[baseline.label], points[m.label])]
         if worse:
@@ -80,6 +77,16 @@ def findings(run: Run, members: Sequence[Member]) -> list[str]:
             f" {max(gaps):+.3f} at most"
         )
     return lines
+
+
+def left_out(run: Run) -> list[str]:
+    """One line each: what the last confirmation could not score, and why.
+
+    Raises:
+        RunError: what it wrote is damaged.
+    """
+    failed = confirming.unconfirmed(run) if run.confirmed.is_file() else {}
+    return [f"{label} could not be confirmed: {why}" for label, why in failed.items()]
 
 
 def write_report(run: Run, members: Sequence[Member], account: Account) -> Path:

@@ -16,7 +16,7 @@ from rich.text import Text
 from merge_core.yaml_io import one_line, write_atomic
 from search import study as studies
 from search.amounts import many
-from search.confirmed import baseline_standing, confirmed_members, standing
+from search.confirmed import baseline_standing, confirmed_members, left_out, standing
 from search.console import json_text, print_json, say, shown, writing
 from search.errors import USER_ERRORS, ConfigError, RunError
 from search.listing import as_csv as csv_of
@@ -146,6 +146,8 @@ def print_front(
         return
     if view.members:
         console.print(front_table(run, confirmed_members(run), view.chosen, console.width))
+        for line in left_out(run):
+            say(line, console)
     elif view.front or view.baselines:
         console.print(claimed_table(run, view.front))
     if not (view.front or view.members):
