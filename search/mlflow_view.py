@@ -21,7 +21,8 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 from typing import Any
 
 from search.config import measures_of
@@ -31,6 +32,9 @@ from search.run import Run
 PREFIX = "mlflow.sharedViewState."
 FRONT, ALL = "front", "all"
 _HEADER = "deflate;"
+CURVES = ("hypervolume", "front_size", "failures", "tokens")
+"""Metrics of the search's own run that are drawn over finished trials; with a price, cost, too."""
+_PAIRED = 3  # objectives of which every two make a scatter
 _AXES = 12  # of parallel coordinates: more cannot be told apart
 _FIRST_COLUMNS = ("attributes.`Run Name`", "runDateAndNestInfo")
 _SEARCH, _RECIPES, _CURVES, _METRICS, _SYSTEM = (
@@ -47,7 +51,7 @@ def views_of(run: Run) -> dict[str, str]:
         [objective.name for objective in search.objectives],
         [to_mlflow(name) for name in search.space.distributions()],
         metrics=["joint", "tokens"] if joint else ["tokens"],
-        curves=["hypervolume", "front_size", "tokens", *([] if price is None else ["cost"])],
+        curves=[*CURVES, *([] if price is None else ["cost"])],
         ascending=search.objectives[0].direction == "minimize",
         run=_shared(run),
     )
@@ -68,14 +72,15 @@ def view_tags(
     parameters: Sequence[str],
     *,
     metrics: Sequence[str] = ("joint", "tokens"),
-    curves: Sequence[str] = ("hypervolume", "front_size", "tokens"),
+    curves: Sequence[str] = CURVES,
     ascending: bool = False,
     run: str | None = None,
 ) -> dict[str, str]:
     """Experiment tags of two views: of the front beside the baselines, and of all trials.
 
     Args:
-        objectives: metrics that are searched for; the first two are the scatter's axes.
+        objectives: metrics that are searched for: of two and three every pair is a scatter, of
+            more the pairs of the first three; one alone is drawn over trials and as bars.
         parameters: MLflow's names of the parameters.
         metrics: further metric columns.
         curves: metrics of the search's own run that are drawn over finished trials.
@@ -165,11 +170,7 @@ def _page(
         "tags.`role`",
         *(f"params.`{name}`" for name in parameters),
     ]
-    charts = []
-    for prefix in ("", "confirmed_") if len(objectives) > 1 else ():
-        x, y = ({"key": prefix + name, "type": "METRIC"} for name in objectives[:2])
-        name = f"scatter{'-confirmed' if prefix else ''}"
-        charts.append(_chart("SCATTER", name, runsCountToCompare=100, xaxis=x, yaxis=y))
+    charts = [*(_pairs(objectives) if len(objectives) > 1 else _alone(objectives[0]))]
     charts += [_curve(name) for name in curves]
     if parameters:
         charts.append(
@@ -211,6 +212,32 @@ def _page(
             "selectedXAxisMetricKey": "",
         },
     }
+
+
+def _pairs(objectives: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Two objectives against each other: as claimed, and beside that as confirmed."""
+    for number, pair in enumerate(combinations(objectives[:_PAIRED], 2), 1):
+        for prefix in ("", "confirmed_"):
+            name = f"scatter{'' if number == 1 else f'-{number}'}{'-confirmed' if prefix else ''}"
+            yield _scatter(name, *(prefix + objective for objective in pair))
+
+
+def _alone(objective: str) -> Iterator[dict[str, Any]]:
+    """The one objective over trials, and the best trial beside the baselines, which have none."""
+    yield _scatter("scatter", "trial", objective)
+    for prefix in ("", "confirmed_"):
+        name = f"bar{'-confirmed' if prefix else ''}"
+        yield _chart("BAR", name, runsCountToCompare=100, metricKey=prefix + objective)
+
+
+def _scatter(name: str, x: str, y: str) -> dict[str, Any]:
+    return _chart(
+        "SCATTER",
+        name,
+        runsCountToCompare=100,
+        xaxis={"key": x, "type": "METRIC"},
+        yaxis={"key": y, "type": "METRIC"},
+    )
 
 
 def _curve(metric: str) -> dict[str, Any]:

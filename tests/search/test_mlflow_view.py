@@ -37,7 +37,7 @@ def test_both_views_decode_and_name_the_given_columns() -> None:
 
 
 def test_charts_are_the_scatters_the_progress_and_the_recipes() -> None:
-    state, _ = states(curves=["hypervolume", "cost"])
+    state, _ = states()
     sections = {section["uuid"] for section in state["compareRunSections"]}
     charts = {
         chart["uuid"].removeprefix("mergefront-"): chart for chart in state["compareRunCharts"]
@@ -47,15 +47,46 @@ def test_charts_are_the_scatters_the_progress_and_the_recipes() -> None:
         assert charts[name]["xaxis"] == {"key": f"{prefix}reasoning", "type": "METRIC"}
         assert charts[name]["yaxis"] == {"key": f"{prefix}language", "type": "METRIC"}
     lines = [chart["metricKey"] for chart in charts.values() if chart["type"] == "LINE"]
-    assert lines == ["hypervolume", "cost"]
+    assert lines == ["hypervolume", "front_size", "failures", "tokens"]
     assert charts["parallel"]["selectedParams"] == PARAMETERS
     assert charts["parallel"]["selectedMetrics"] == OBJECTIVES
 
 
-def test_one_objective_has_no_scatter_and_no_parameters_no_recipes() -> None:
-    tags = view_tags(["reasoning"], [])
-    state = decode(tags[PREFIX + ALL])["state"]
-    assert {chart["type"] for chart in state["compareRunCharts"]} == {"LINE"}
+def charted(objectives: list[str]) -> list[list[str]]:
+    """The metrics of each chart in the section that is seen first."""
+    state = decode(view_tags(objectives, [])[PREFIX + ALL])["state"]
+    first = state["compareRunSections"][0]["uuid"]
+    return [
+        [chart["metricKey"]]
+        if chart["type"] == "BAR"
+        else [chart[axis]["key"] for axis in ("xaxis", "yaxis")]
+        for chart in state["compareRunCharts"]
+        if chart["metricSectionId"] == first
+    ]
+
+
+def test_one_objective_is_drawn_over_trials_and_beside_the_baselines() -> None:
+    assert charted(["reasoning"]) == [
+        ["trial", "reasoning"],
+        ["reasoning"],
+        ["confirmed_reasoning"],
+    ]
+
+
+@pytest.mark.parametrize("more", [[], ["d"]])
+def test_of_three_objectives_every_pair_is_drawn(more: list[str]) -> None:
+    pairs = [["a", "b"], ["a", "c"], ["b", "c"]]
+    assert charted(["a", "b", "c", *more]) == [
+        [prefix + name for name in pair] for pair in pairs for prefix in ("", "confirmed_")
+    ]
+    tags = view_tags(["a", "b", "c"], [])
+    charts = decode(tags[PREFIX + FRONT])["state"]["compareRunCharts"]
+    assert len({chart["uuid"] for chart in charts}) == len(charts)
+
+
+def test_a_search_without_parameters_has_no_recipes() -> None:
+    state = decode(view_tags(["reasoning"], [])[PREFIX + ALL])["state"]
+    assert "PARALLEL" not in {chart["type"] for chart in state["compareRunCharts"]}
 
 
 def test_the_front_is_without_the_other_trials_and_they_come_last_among_all() -> None:
