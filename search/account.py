@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from search import study as studies
 from search.amounts import amount
@@ -60,7 +60,7 @@ class Account:
         partial: trials stopped by racing.
         taken: trials told with scores of a baseline or of an earlier run.
         duplicates: trials told with the scores of an earlier one.
-        failed: trials that no worker could do.
+        failed: trials that no worker could do; those never begun are none.
         stages: what each of STAGES took.
         saved: tokens that the stopped trials did not generate: their missing items times their
             own tokens per item. An estimate.
@@ -112,7 +112,7 @@ class Account:
             partial=len(stopped),
             taken=len(scored) - len(own),
             duplicates=sum(studies.DUPLICATE_OF in trial.user_attrs for trial in told),
-            failed=sum(trial.state == TrialState.FAIL for trial in told),
+            failed=sum(map(studies.failed, told)),
             stages=stages,
             saved=sum(_saved(trial) for trial in stopped.values() if not _audited(trial)),
             audited=len(audited),

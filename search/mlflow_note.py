@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
@@ -10,6 +12,7 @@ from objectives import Estimate
 from search.confirmed import findings, ordered, standing
 from search.export import spelled
 from search.mlflow_view import ALL, FRONT, key_for, view_link
+from search.status import State
 from search.view import Interval, RunView
 
 NOTE = "mlflow.note.content"
@@ -20,16 +23,21 @@ END = "*Written by mergefront while the search goes on. What you write below thi
 _GAP = "\u00a0"
 _ROWS = 20  # of a table: the figures and `mergefront front` have all
 _LINES = 6  # of one kind
+_FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\"]+/)+")  # of an absolute path, but for its name
 
 
-def note_of(view: RunView, experiment: str) -> str:
+def note_of(view: RunView, experiment: str, state: State = "finished", why: str = "") -> str:
     """The description of a run as it stands, as Markdown.
 
     Args:
         view: of the run.
         experiment: its id in MLflow, for links to the saved views.
+        state: whether it goes on, or how its last session ended.
+        why: more of that: what it failed with.
     """
-    parts = [_head(view, experiment), _found(view), _failed(view), _next(view), _reading(view)]
+    ended = _ended(view, state, why)
+    parts = [_head(view, experiment, ended), _found(view), _failed(view), _next(view)]
+    parts.append(_reading(view))
     return "\n\n".join("\n".join(lines) for part in parts if (lines := list(part)))
 
 
@@ -49,13 +57,35 @@ def above(note: str, held: str, end: str = END) -> str:
     return f"{note}\n\n{end}{below}"
 
 
-def _head(view: RunView, experiment: str) -> Iterator[str]:
+def _ended(view: RunView, state: State, why: str) -> str:
+    """That it goes on, or what ended it early, with a space behind; "" if it came to its end."""
+    match state:
+        case "running":
+            return "It goes on. "
+        case "stopped":
+            return "**Stopped before its end.** The same `mergefront run` goes on with it. "
+        case "failed":
+            told = _public(view, why).rstrip(".") or "see run.log"
+            return f"**Ended with an error**: {md(told)}. "
+        case "dead":
+            return "**Its driver was killed.** The same `mergefront run` goes on with it. "
+    return ""
+
+
+def _public(view: RunView, text: str) -> str:
+    """What was said, without the folders of this machine: a server shows this to others."""
+    for folder in (view.run.folder, view.search.root):
+        text = text.replace(f"{folder}/", "").replace(str(folder), folder.name)
+    return _FOLDERS.sub("", text)
+
+
+def _head(view: RunView, experiment: str, ended: str) -> Iterator[str]:
     """What MLflow shows before one asks for more: how it stands, where to look, what it is."""
     search, file = view.search, view.search.file
     models = ", ".join(code(entry.model) for entry in file.models)
     on = f" onto {code(file.base_model)}" if file.base_model else ""
     links = [view_link("", experiment, key_for(view.run, key)) for key in (FRONT, ALL)]
-    yield _standing(view)
+    yield ended + _standing(view)
     yield ""
     yield (
         f"Open **[the front]({links[0]})** or [all trials]({links[1]}). "
@@ -126,7 +156,8 @@ def _failed(view: RunView) -> Iterator[str]:
     # Those that were half asked for when a driver was killed took nothing.
     failed = [t for t in failed if t.recipe is not None]
     told = [
-        f"trial {t.number}: {md(t.why) if t.why else 'no worker could do it; see `run.log`'}"
+        f"trial {t.number}: "
+        + (md(_public(view, t.why)) if t.why else "no worker could do it; see `run.log`")
         for t in failed
     ]
     if view.account.faults:
@@ -139,8 +170,10 @@ def _failed(view: RunView) -> Iterator[str]:
 
 
 def _next(view: RunView) -> Iterator[str]:
-    run = f"{view.run.folder.parent.name}/{view.run.name}"
+    run, where = _typed(view)
     yield "### Next"
+    yield ""
+    yield f"Typed in the folder {where}:"
     yield ""
     if view.chosen is not None:
         yield f"- `mergefront report {run}`: the whole story, with sample answers side by side"
@@ -155,6 +188,17 @@ def _next(view: RunView) -> Iterator[str]:
         yield f"- `mergefront narrow {run}`: a new search file, narrowed to where the good ones lie"
     if view.chosen is None:
         yield f"- `mergefront status {run}`: how far it is, what it took so far"
+
+
+def _typed(view: RunView) -> tuple[str, str]:
+    """The run as its commands name it, and the folder that they are typed in, in words.
+
+    Of where that folder is nothing is said: a server shows this to others.
+    """
+    folder, root = view.run.folder, view.search.root.resolve()
+    if folder.is_relative_to(root):
+        return shlex.quote(folder.relative_to(root).as_posix()), "of the search file"
+    return shlex.quote(view.name), f"that holds the run's, {code(view.name)}"
 
 
 def _reading(view: RunView) -> Iterator[str]:

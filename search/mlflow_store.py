@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,17 @@ from search.item_pages import Asked, diff_table, items_table, prompts_of
 from search.mlflow_note import NOTE, above
 from search.mlflow_place import refuse_absent, refuse_moved
 from search.mlflow_view import views_of
-from search.projection import BASELINE, BESIDE, COLOR, ROLE, SEARCH_COLOR, TRIAL, Report, Row
+from search.projection import (
+    BASELINE,
+    BESIDE,
+    COLOR,
+    EXPORTED,
+    ROLE,
+    SEARCH_COLOR,
+    TRIAL,
+    Report,
+    Row,
+)
 from search.results import Result
 from search.run import Run
 from search.secrets import redacted, said
@@ -92,6 +103,7 @@ class Store:
         parent: id of the search's own run; "" if it is missing.
         others: further runs that say that they are the search's own.
         written, baselines: trials and baselines whose runs are finished.
+        confirmed: keys of those whose runs say that they are confirmed.
         tagged: trials whose runs say that they are on the front.
         beside: what written trials are compared with.
         steps: of the search's own curves.
@@ -111,6 +123,7 @@ class Store:
         self._prompts: dict[tuple[str, str], Asked] | None = None
         self.written: set[int] = set()
         self.baselines: set[str] = set()
+        self.confirmed: set[tuple[str, str]] = set()
         self.tagged: set[int] = set()
         self.beside: dict[int, str | None] = {}
         self.steps: set[int] = set()
@@ -166,13 +179,19 @@ class Store:
             label, path = row.beside
             table = diff_table(result, Result.load(path), label, self.run.search)
             self.client.log_dict(run_id, table, _DIFF)
-        self.client.set_terminated(run_id, "FAILED" if row.failed else "FINISHED", end)
+        self.client.set_terminated(run_id, row.status, end)
         if kind == TRIAL:
             self.written.add(int(value))
             self.beside[int(value)] = row.tags.get(BESIDE)
             (self.tagged.add if row.tags["front"] == "true" else self.tagged.discard)(int(value))
         else:
             self.baselines.add(value)
+
+    def anew(self, row: Row) -> None:
+        """Replace a run that says what no longer holds: MLflow takes no metric back."""
+        self.client.delete_run(self._ids.pop(row.key))
+        self.confirmed.discard(row.key)
+        self.child(row)
 
     def _asked(self) -> dict[tuple[str, str], Asked]:
         """What the run's items ask, read once."""
@@ -202,16 +221,27 @@ class Store:
         if run_id is not None:
             if self.client.get_run(run_id).data.tags.get("confirmed") != "true":
                 self.client.set_tag(run_id, "confirmed", "true")
+            self.confirmed.add(key)
             self.latest(run_id, metrics)
 
     def report(self, report: Report) -> None:
-        """Attach files, metrics, tags and the description to the search's own run."""
+        """Attach files, metrics, tags and the description to the search's own run.
+
+        What it says of an earlier export that is none any more is taken back.
+        """
+        tags, metrics = outdated(report, self.client.get_run(self.parent).data)
+        if tags and _RECIPE in self.files():
+            nothing = "# Nothing is exported any more: see the description of this run.\n"
+            self.client.log_text(self.parent, nothing, _RECIPE)
+        for key in tags:
+            self.client.delete_tag(self.parent, key)
         for file in report.files:
             folder = file.parent.relative_to(self.run.folder)
             self.client.log_artifact(
                 self.parent, str(file), None if folder == _HERE else str(folder)
             )
-        self.latest(self.parent, report.metrics, max(self.steps, default=0))
+        none = dict.fromkeys(metrics, math.nan)  # MLflow takes none back
+        self.latest(self.parent, {**report.metrics, **none}, max(self.steps, default=0))
         for key, value in report.tags.items():
             self.client.set_tag(self.parent, key, value)
         self.describe(report.note)
@@ -329,6 +359,8 @@ class Store:
             if key in self._ids:
                 continue  # of several, the first
             self._ids[key] = child.info.run_id
+            if tags.get("confirmed") == "true":
+                self.confirmed.add(key)
             if child.info.status != "RUNNING":
                 if TRIAL in tags:
                     self.written.add(int(tags[TRIAL]))
@@ -374,6 +406,23 @@ def artifacts_of(row: Row) -> set[str]:
     if row.result is None:
         return set()
     return {_RECIPE, _ITEMS} if row.beside is None else {_RECIPE, _ITEMS, _DIFF}
+
+
+def outdated(report: Report, data: Any) -> tuple[list[str], list[str]]:
+    """What the search's own run says of an earlier export that is none any more.
+
+    Args:
+        report: what is so now.
+        data: of MLflow's run.
+
+    Returns:
+        Tags, and metrics that have a number still.
+    """
+    gone = data.tags.keys() & {EXPORTED} - report.tags.keys()
+    told = (name for name in data.metrics if name.startswith(("test_", "report/")))
+    return sorted(gone), sorted(
+        name for name in told if name not in report.metrics and not math.isnan(data.metrics[name])
+    )
 
 
 def own_params(run: Run) -> dict[str, str]:

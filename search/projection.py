@@ -1,4 +1,4 @@
-"""What MLflow shows of a run, as data: made from the study and the result files alone.
+"""What MLflow shows of a run, as data: made from the study and the run's files alone.
 
 The tracker writes it while the search goes on (`search.tracking`); `mergefront sync` compares it
 with what a store holds and mends that (`search.sync`).
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from search.names import to_mlflow
 from search.progress import Progress
 from search.results import Result, joint, reported
 from search.run import Run
+from search.status import State, ended
 from search.view import RunView, baseline_labels
 
 TRIAL = "mergefront.trial"
@@ -38,11 +39,24 @@ ROLE = "role"
 BESIDE = "beside"
 """Tag of a trial's run: the baseline that its answers are compared with."""
 SEARCH_COLOR = "#57606a"
-COST = "cost"
+COST, FAILURES = "cost", "failures"
+EXPORTED = "exported"
+"""Tag of the search's own run: the member that is exported."""
+End = tuple[State, str]
+"""How a session ended, as `search.status` says it: in a word, and why."""
+_STATUS = {"finished": "FINISHED", "stopped": "KILLED"}
+"""MLflow's status of the search's own run by how its last session ended; of the others, FAILED."""
 _FILES = (
     *("report.html", "front.html", "front.png", "plots.html", "recipe.yaml"),
     *("confirmed.json", "confirmed.md"),
 )
+_UNDONE = {
+    "FINISHED": "",
+    "FAILED": "No worker could do it: see `run.log`.",
+    "KILLED": "Never begun, and cost nothing: its driver was killed as it was asked for, or it is "
+    "the same merge as one that failed.",
+}
+"""What is told of a trial without scores, by its status."""
 Nearby = Mapping[str, tuple[Sequence[float], Path]]
 """Baselines by label: their values of the objectives, and the files with their answers."""
 
@@ -57,7 +71,7 @@ class Row:
         params, metrics, tags: as MLflow takes them.
         result: the file with its recipe and answers; None if there is none.
         beside: label and file of the baseline that its answers are compared with; None without.
-        failed: no worker could do it.
+        status: MLflow's: FAILED if no worker could do it, KILLED if it was never begun.
         times: when it began and ended, in milliseconds since the epoch.
     """
 
@@ -67,8 +81,8 @@ class Row:
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
     result: Path | None
-    failed: bool
     times: tuple[int, int]
+    status: str = "FINISHED"
     beside: tuple[str, Path] | None = None
     note: str = ""
 
@@ -80,17 +94,19 @@ class Report:
     Attributes:
         files: artifacts.
         metrics: of the account, the test and the tasks that are only reported.
+        status: MLflow's, of the search's own run.
+        note: its description, as Markdown.
         fixed: names of those metrics that no later session changes.
         tags: of the search's own run.
-        note: its description, as Markdown.
         chosen: the member that is exported; None if nothing is.
     """
 
     files: Sequence[Path]
     metrics: Mapping[str, float]
+    status: str
+    note: str
     fixed: frozenset[str] = frozenset()
     tags: Mapping[str, str] = field(default_factory=dict)
-    note: str = ""
     chosen: confirming.Member | None = None
 
 
@@ -147,11 +163,18 @@ def of_trial(run: Run, frozen: FrozenTrial, near: Nearby, *, on_front: bool = Fa
         metrics=metrics,
         tags=tags | ({BESIDE: beside[0]} if beside is not None else {}),
         result=path if path.is_file() else None,
-        failed=frozen.state == TrialState.FAIL,
+        status=_status(frozen),
         times=(milliseconds(frozen.datetime_start), milliseconds(frozen.datetime_complete)),
         beside=beside,
-        note=_told(search, metrics, tags, beside),
+        note=_told(search, metrics, tags, beside) or _UNDONE[_status(frozen)],
     )
+
+
+def _status(trial: FrozenTrial) -> str:
+    """MLflow's status of a finished trial's run."""
+    if trial.state != TrialState.FAIL:
+        return "FINISHED"
+    return "FAILED" if studies.failed(trial) else "KILLED"
 
 
 def _told(
@@ -172,7 +195,7 @@ def _told(
     lines += [f"- {what}: {tags[key]}" for key, what in told.items() if key in tags]
     if beside is not None:
         lines.append(f"- `beside_baseline.json`: what changed against {beside[0]}")
-    return "\n".join(lines) or "No worker could do it: see `run.log`."
+    return "\n".join(lines)
 
 
 def nearby(run: Run) -> Nearby:
@@ -239,7 +262,6 @@ def of_baseline(run: Run, path: Path) -> Row:
         metrics=metrics,
         tags={BASELINE: path.stem, "front": "false", ROLE: "baseline", COLOR: ORANGE},
         result=path,
-        failed=False,
         note=_told(run.search, metrics, {}),
         times=(end - int(sum(result.seconds.values()) * 1000), end),
     )
@@ -254,7 +276,7 @@ def steps(
     could do, and merges that are broken; the cost is that of the sessions until then.
     """
     trials = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
-    lost = sorted(milliseconds(t.datetime_complete) for t in trials if _lost(t))
+    lost = sorted(milliseconds(t.datetime_complete) for t in trials if _failure(t))
     # What was taken over is there from the beginning.
     trials.sort(key=lambda t: (studies.counts(t), milliseconds(t.datetime_complete), t.number))
     progress, tokens = Progress(run.search), 0
@@ -273,18 +295,17 @@ def steps(
             "front_size": float(len(progress.front)),
             "trials": float(progress.finished),
             "tokens": float(tokens),
-            "failures": float(bisect_right(lost, at)),
+            FAILURES: float(bisect_right(lost, at)),
         }
         if price is not None:
             metrics[COST] = price * sum(_hours_until(session, at) for session in held)
         yield progress.finished, metrics, at
 
 
-def _lost(trial: FrozenTrial) -> bool:
-    if trial.state == TrialState.FAIL:
-        # One that was half asked for when its driver was killed cost nothing.
-        return studies.RECIPE in trial.user_attrs
-    return "fault" in trial.user_attrs and studies.DUPLICATE_OF not in trial.user_attrs
+def _failure(trial: FrozenTrial) -> bool:
+    """Whether no worker could do a trial, or its merge is broken."""
+    broken = "fault" in trial.user_attrs and studies.DUPLICATE_OF not in trial.user_attrs
+    return broken or studies.failed(trial)
 
 
 def _hours_until(session: Session, at: int) -> float:
@@ -317,27 +338,41 @@ def confirmed(run: Run) -> dict[tuple[str, str], dict[str, float]]:
     return found
 
 
-def report(run: Run, study: optuna.Study, experiment: str) -> Report:
+def report(run: Run, study: optuna.Study, experiment: str, end: End | None = None) -> Report:
     """What is said of the search as a whole, as its folder stands now.
 
     Args:
         run: the folder.
         study: its study.
         experiment: its id in MLflow.
+        end: how its last session ended; default what the folder says.
 
     Raises:
         RunError: a result is damaged.
     """
     view = RunView.of(run, study)
+    state, why = end or ended(run)
     plots = sorted((run.folder / "plots").glob("*.png"))
     files = [run.folder / name for name in _FILES if (run.folder / name).is_file()] + plots
-    metrics = view.account.metrics()
-    note = note_of(view, experiment)
+    metrics = view.account.metrics() | {FAILURES: failures(study)}
+    told = Report(
+        files, metrics, _STATUS.get(state, "FAILED"), note_of(view, experiment, state, why)
+    )
     if view.chosen is None or view.test is None:
-        return Report(files, metrics, note=note)
+        return told
     fixed = of_test(run.search, view.test)
-    tags = {"exported": view.chosen.label}
-    return Report(files, metrics | fixed, frozenset(fixed), tags, note, view.chosen)
+    return replace(
+        told,
+        metrics=metrics | fixed,
+        fixed=frozenset(fixed),
+        tags={EXPORTED: view.chosen.label},
+        chosen=view.chosen,
+    )
+
+
+def failures(study: optuna.Study) -> float:
+    """Trials that no worker could do, and merges that are broken."""
+    return float(sum(_failure(t) for t in study.get_trials(deepcopy=False)))
 
 
 def of_test(search: Search, test: Result) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -28,6 +29,7 @@ from search.care import Care
 from search.config import Search
 from search.confirm import Member
 from search.confirmed import write_report
+from search.console import shown
 from search.disk import guarded
 from search.driver import Driver, Listener
 from search.errors import ExportError, RunError, WorkerError
@@ -43,6 +45,7 @@ from search.racing import Race, unfit
 from search.results import Result
 from search.run import Run, check, locked, logging_to
 from search.samplers import notes as sampling_notes
+from search.secrets import said
 from search.tracking import Tracker
 from search.view import RunView
 from search.warm import check as warm_starts
@@ -325,7 +328,46 @@ def _session(
         # Before it: nobody needs to wait for MLflow with a GPU in hand.
         held.callback(ledger.close)
         held.callback(pool.close)
-        yield opened, pool, tracker, ledger
+        try:
+            with guarded(opened):  # here, too: what is told of an error is what the user is told
+                yield opened, pool, tracker, ledger
+        except (Exception, KeyboardInterrupt) as error:
+            stopped = isinstance(error, KeyboardInterrupt)
+            why = "" if stopped else said(error) or type(error).__name__
+            _broken_off(opened, pool, tracker, ledger, listener, why)
+            raise
+
+
+def _broken_off(
+    opened: Run, pool: Pool, tracker: Tracker, ledger: Ledger, listener: Listener, why: str
+) -> None:
+    """Draw and report what there is of a session that ends before its time; raises nothing.
+
+    `why` is the error, "" where the user stopped it.
+    """
+    tracker.report(("failed", why) if why else ("stopped", ""))  # when it is closed
+    try:
+        # A database that is away, and who has lost the run to another driver, writes nothing here.
+        studies.still_ours(tracker.study, patient=False)
+        listener.phase(opened, "reporting")
+        pool.close()
+        ledger.close()
+        view = RunView.of(opened, tracker.study, ledger.sessions)
+        _draw(view, stopped=not why, why=why)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (the first one is what counts)
+        log.warning("no report of what there is: %s", said(error) or type(error).__name__)
+        return
+    if (path := opened.folder / report.NAME).is_file():
+        log.info("what there is: %s", path)
+        sys.stderr.write(f"what there is until now: {shown(path)}\n")
+
+
+def _draw(view: RunView, *, stopped: bool = False, why: str = "") -> None:
+    """The figures and the report, as far as they can be drawn."""
+    # An earlier session's page must not look like this one's.
+    (view.run.folder / report.NAME).unlink(missing_ok=True)
+    figures.draw(view)
+    report.draw(view, stopped=stopped, why=why)
 
 
 def _confirm(
@@ -343,6 +385,7 @@ def _confirm(
     try:
         chosen = confirming.choose(search, members)
     except ExportError as error:
+        _set_aside(opened.folder / "recipe.yaml")
         return _end(opened, study, *held, members, None, None, str(error))
     recipe = Recipe.parse(chosen.recipe)
     listener.phase(opened, "testing")
@@ -350,6 +393,13 @@ def _confirm(
     test = tests[chosen.label]
     save_recipe(opened, chosen, opened.folder / "recipe.yaml", test=test)
     return _end(opened, study, *held, members, chosen, test, None)
+
+
+def _set_aside(recipe: Path) -> None:
+    """What an earlier confirmation exported is not what the run exports any more."""
+    if recipe.is_file():
+        recipe.replace(recipe.with_name("recipe-earlier.yaml"))
+        log.info("the earlier recipe.yaml is recipe-earlier.yaml now: nothing is exported")
 
 
 def _end(
@@ -376,10 +426,8 @@ def _end(
         opened.blocks.clear()
     if members:  # first, for pages may fill the disk
         write_report(opened, members, view.account)
-    if trials:
-        figures.draw(view)
-        report.draw(view, stopped=stopped)
-    tracker.report()  # what the folder holds by now
+    _draw(view, stopped=stopped)
+    tracker.report(("stopped" if stopped else "finished", ""))  # what the folder holds by now
     tracker.close()
     return Found(
         run=opened,

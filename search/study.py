@@ -10,6 +10,7 @@ How a trial is told (every state means the same to every sampler and to every re
 | scored before, as a baseline or in another run | as then, tagged `origin`, no budget |
 | a recipe seen before | COMPLETE with the values it had, tagged `duplicate_of`, no budget |
 | its worker died again and again, or an error of ours | FAIL |
+| never begun: the driver was killed as it was asked for | FAIL, and it has no recipe |
 
 Every COMPLETE trial sets every declared constraint, in file order: the GP sampler raises when
 trials differ in them.
@@ -341,6 +342,15 @@ def attributes_of(result: Result, search: Search) -> dict[str, Any]:
 def fail(study: optuna.Study, trial: optuna.Trial | int) -> None:
     """Finish a trial that no worker could do."""
     study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+
+
+def failed(trial: FrozenTrial) -> bool:
+    """Whether no worker could do a trial.
+
+    One that was never begun is no failure and took nothing: its driver was killed while it was
+    asked for, or it waited for the scores of one that failed.
+    """
+    return trial.state == TrialState.FAIL and RECIPE in trial.user_attrs
 
 
 def recipe_of(trial: FrozenTrial, search: Search) -> Recipe | None:

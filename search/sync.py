@@ -24,10 +24,11 @@ from search.mlflow_store import (
     answering,
     artifacts_of,
     key_of,
+    outdated,
     own_params,
     tags_of,
 )
-from search.projection import COST, Row
+from search.projection import COST, FAILURES, Row
 from search.run import Run
 
 Key = tuple[str, str]
@@ -190,9 +191,8 @@ class _State:
     def _amiss(self, row: Row, child: Any) -> Iterator[str]:
         """What can be written into the run that is there."""
         data = child.data
-        state = "FAILED" if row.failed else "FINISHED"
-        if child.info.status != state:
-            yield f"is {child.info.status.lower()}, not {state.lower()}"
+        if child.info.status != row.status:
+            yield f"is {child.info.status.lower()}, not {row.status.lower()}"
         for name in sorted({**row.metrics, **self._confirmed(row)}.keys() - data.metrics.keys()):
             yield f"metric {name} is missing"
         tags = tags_of(row) | ({"confirmed": "true"} if self._confirmed(row) else {})
@@ -246,8 +246,13 @@ class _State:
             name = file.relative_to(self.run.folder).as_posix()
             if name not in files:
                 yield f"{name} is missing"
-        if own.info.status != "FINISHED":
-            yield f"is {own.info.status.lower()}, not finished"
+        tags, metrics = outdated(self.report, own.data)
+        for name in tags:
+            yield f"tag {name} is in MLflow only"
+        for name in metrics:
+            yield f"metric {name} is of an export that is none any more"
+        if own.info.status != self.report.status:
+            yield f"is {own.info.status.lower()}, not {self.report.status.lower()}"
 
     def mend_search(self, done: Synced) -> None:
         store = self.store
@@ -264,7 +269,7 @@ class _State:
         if any(held.get(name) != value for name, value in self._end_of_curves().items()):
             store.metrics(store.parent, self._end_of_curves(), step=last)
         store.report(self.report)
-        store.client.set_terminated(store.parent)
+        store.client.set_terminated(store.parent, self.report.status)
 
     def _steps(self) -> set[int]:
         return set(range(1, len(studies.paid(studies.scored(self.study))) + 1))
@@ -273,8 +278,9 @@ class _State:
         last = max(self._steps(), default=0)
         found = projection.steps(self.run, self.study, self._steps() - {last})
         metrics = next((metrics for _, metrics, _ in found), {})
-        # That of the whole session replaces it.
-        return {name: value for name, value in metrics.items() if name != COST}
+        # Those of the whole session replace them.
+        told = {name: value for name, value in metrics.items() if name != COST}
+        return told | {FAILURES: self.report.metrics[FAILURES]}
 
 
 def _unequal(what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[str]:

@@ -20,12 +20,13 @@ import optuna
 from search import projection
 from search import study as studies
 from search.confirm import Member
+from search.console import shown
 from search.errors import SearchError, StorageError
 from search.incidents import Kind
 from search.mlflow_link import link_for
 from search.mlflow_note import note_of
 from search.mlflow_store import Store, import_mlflow
-from search.projection import baseline_files, front_tags, of_baseline, of_trial
+from search.projection import End, baseline_files, front_tags, of_baseline, of_trial
 from search.registry import register
 from search.results import Result
 from search.run import Run
@@ -70,6 +71,7 @@ class Tracker:
         self._rest = _REST_S
         self._rests_until = 0.0
         self._ending = False
+        self._end: End | None = None
         self._chosen: Member | None = None
         self._near: projection.Nearby | None = None
         self._noted = 0.0
@@ -102,16 +104,23 @@ class Tracker:
 
         self._put(write)
 
-    def report(self) -> None:
-        """The session ends: the search's own run gets what its folder holds by now."""
-        self._ending = True  # `close` does it, after all that waits
+    def report(self, end: End | None = None) -> None:
+        """The session ends: what it exports is registered where the search file asks for it.
+
+        Args:
+            end: how it ends; default what the folder says of it.
+        """
+        self._ending, self._end = True, end  # `close` does it, after all that waits
 
     def confirmed(self) -> None:
         """Members are confirmed; their scores are in the run folder."""
         self._put(self._tell_confirmed)
 
     def close(self) -> None:
-        """Fill in whatever is missing and wait until all is written; a second call does nothing."""
+        """Fill in whatever is missing and wait until all is written; a second call does nothing.
+
+        The search's own run gets what its folder holds by now, and how the session ended.
+        """
         if not self._thread.is_alive():
             return
         self._queue.put(None)
@@ -193,11 +202,11 @@ class Tracker:
 
     def _last(self) -> None:
         self._catch_up()
-        if self._ending:
-            report = projection.report(self.run, self.study, self._opened().experiment)
-            self._opened().report(report)
-            self._chosen = report.chosen
-        self._opened().client.set_terminated(self._opened().parent)
+        store = self._opened()
+        report = projection.report(self.run, self.study, store.experiment, self._end)
+        store.report(report)
+        self._chosen = report.chosen
+        store.client.set_terminated(store.parent, report.status)
 
     def _register(self) -> None:
         """Register what is exported, where the search file asks for it: once, as the last thing."""
@@ -205,7 +214,7 @@ class Tracker:
         exported = self._chosen is not None or (self.run.folder / "recipe.yaml").is_file()
         if wanted.register_as is None or not (self._ending and self._ours and exported):
             return
-        words = ["mergefront", "register", f"{self.run.folder.parent.name}/{self.run.name}"]
+        words = ["mergefront", "register", str(shown(self.run.folder))]
         words += [wanted.register_as, *(["--alias", wanted.alias] if wanted.alias else [])]
         later = f"`{shlex.join(words)}`"
         if self.problem is not None:
@@ -258,7 +267,7 @@ class Tracker:
 
     def _note(self) -> None:
         self._opened().describe(
-            note_of(RunView.of(self.run, self.study), self._opened().experiment)
+            note_of(RunView.of(self.run, self.study), self._opened().experiment, "running")
         )
         self._noted = time.monotonic()
 
@@ -279,8 +288,13 @@ class Tracker:
             self._note()
 
     def _tell_confirmed(self) -> None:
-        for key, metrics in projection.confirmed(self.run).items():
-            self._opened().confirm(key, metrics)
+        store, told = self._opened(), projection.confirmed(self.run)
+        if gone := store.confirmed - told.keys():  # members of an earlier confirmation alone
+            for row in projection.rows(self.run, self.study):
+                if row.key in gone:
+                    store.anew(row)
+        for key, metrics in told.items():
+            store.confirm(key, metrics)
 
 
 def _all_but_a_few(actions: Iterable[Callable[[], None]]) -> None:

@@ -12,7 +12,7 @@ from search.live import Phase
 from search.outlook import RECENT, outlook
 from search.results import Result, values_of
 from search.status import Status, best_of, points_of
-from search.study import DUPLICATE_OF
+from search.study import DUPLICATE_OF, failed
 from search.view import baseline_labels
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Watched:
             for t in told
             if t.state == TrialState.COMPLETE and not {"fault", DUPLICATE_OF} & t.user_attrs.keys()
         }
-        self._failed = sum(t.state == TrialState.FAIL for t in told)
+        self._failed = sum(map(failed, told))
         self._faults = driver.run.incidents.counts
         labels = baseline_labels(driver.run)
         places = (

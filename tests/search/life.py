@@ -148,7 +148,7 @@ def local(store: Path) -> None:
     session.Pool = LocalPool
     session.nodes = lambda: [Node("here", "here", {"CPU": 4.0})]
     session.figures.draw = lambda view: None  # seconds of drawing
-    session.report.draw = lambda view, stopped: None
+    session.report.draw = lambda view, stopped, why: None
     worker.make_engine = lambda config, _: ScriptedEngine(config, respond=answer)
 
 

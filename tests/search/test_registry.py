@@ -290,6 +290,7 @@ def test_an_outage_at_the_end_says_that_the_recipe_is_to_be_registered_too(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me@127.0.0.1:1/x")
+    monkeypatch.chdir(run.folder.parent.parent)
     (run.folder / "recipe.yaml").write_text("merge_method: linear")
     began = time.monotonic()
     with locked(run.folder):

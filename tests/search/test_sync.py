@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ import mlflow
 import pytest
 from optuna.trial import TrialState
 
+from search import confirm as confirming
 from search import study as studies
 from search import tracking
+from search.account import Account
 from search.database import connect
 from search.ledger import Ledger
+from search.mlflow_note import NOTE
 from search.mlflow_store import PARENT, RUN
 from search.progress import Progress
 from search.projection import BASELINE, TRIAL
@@ -193,6 +197,94 @@ def test_a_driver_killed_while_it_began_is_made_up_for(searched: Callable[..., S
         else:
             Tracker(run, search.tracker.study).close()
         assert differences(run) == []
+
+
+def shown(run: Run, tag: str, value: str) -> list[Any]:
+    """MLflow's runs of a search with a tag."""
+    client = mlflow.MlflowClient(tracking_uri=run.tracking)
+    experiment = client.get_experiment_by_name(run.name)
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], f"tags.`{tag}` = '{value}'"))
+
+
+def test_failures_after_the_last_success_are_told_at_the_end(
+    searched: Callable[..., Searched],
+) -> None:
+    search = searched()
+    run, study = search.run, search.tracker.study
+    search.trial(2)
+    search.trial(3)
+    search.end()
+    (own,) = shown(run, "role", "search")
+    assert own.data.metrics["failures"] == 0
+    for _ in range(2):
+        failed = study.ask()
+        failed.set_user_attr(studies.RECIPE, json.dumps(run.search.space.sample(failed).plain()))
+        studies.fail(study, failed)
+    studies.fail(study, study.ask())  # its driver was killed as it was asked for
+    assert "the search: metric failures is 0.0 in MLflow, not 2.0" in differences(run)
+    Tracker(run, study).close()
+    client = mlflow.MlflowClient(tracking_uri=run.tracking)
+    points = client.get_metric_history(own.info.run_id, "failures")
+    last = max(points, key=lambda point: (point.step, point.timestamp))
+    assert (last.step, last.value) == (2, 2.0)
+    assert differences(run) == []
+
+    # It is the same everywhere: the one that was never begun is no failure.
+    assert Account.of(run, study, []).failed == 2
+    (first,), (second,), (never,) = (shown(run, TRIAL, str(number)) for number in (2, 3, 4))
+    assert first.info.status == second.info.status == "FAILED"
+    assert never.info.status == "KILLED"
+    assert never.data.tags[NOTE].startswith("Never begun")
+
+
+def test_a_later_confirmation_takes_back_what_an_earlier_one_said(
+    searched: Callable[..., Searched],
+) -> None:
+    search = searched(constraints={})
+    run, study = search.run, search.tracker.study
+    for right in (1, 3):
+        search.trial(right)
+    search.baseline("uniform")
+    for number, right in ((0, 1), (1, 3)):  # both are confirmed, trial 1 is exported
+        recipe = studies.scored(study)[number].user_attrs[studies.RECIPE]
+        result = replace(scored(json.loads(recipe), f"{number:064x}", right), split="confirm")
+        result.save(run.held_out("confirm", result.fingerprint))
+        replace(result, split="test").save(run.held_out("test", result.fingerprint))
+    members = [member(run, study, number) for number in (0, 1)]
+    confirming.save(run, members, finished=2)
+    search.tracker.confirmed()
+    search.end()
+    assert differences(run) == []
+    (own,) = shown(run, "role", "search")
+    assert own.data.tags["exported"] == "trial 1"
+    assert own.data.metrics["test_reasoning"] == 0.75
+
+    confirming.save(run, [replace(members[1], feasible=False)], finished=2)
+    again = Tracker(run, study)
+    again.confirmed()
+    again.report()
+    again.close()
+    assert again.problem is None
+    assert differences(run) == []
+    (own,) = shown(run, "role", "search")
+    assert "exported" not in own.data.tags
+    assert math.isnan(own.data.metrics["test_reasoning"])
+    (gone,), (still,) = (shown(run, TRIAL, str(number)) for number in (0, 1))
+    assert not {name for name in gone.data.metrics if name.startswith("confirmed")}
+    assert "confirmed" not in gone.data.tags
+    assert still.data.metrics["confirmed_reasoning"] == 0.75
+
+
+def member(run: Run, study: Any, number: int) -> Any:
+    """A trial as confirmation finds it."""
+    label = f"trial {number}"
+    recipe = studies.recipe_of(studies.scored(study)[number], run.search)
+    assert recipe is not None
+    claimed = Result.load(run.trial(number))
+    found = Result.load(run.held_out("confirm", claimed.fingerprint))
+    of = {label: recipe}, {label: claimed}, {label: found}
+    return confirming.members_of(run.search, *of)[0]
 
 
 def spoil(run: Run) -> list[str]:
