@@ -45,7 +45,8 @@ class Choice(Scorer):
             "none",
             description="what is compared: the log-probability; per character (`acc_norm` of"
             " lm-eval), byte (`acc_bytes`) or token; or less that of the same choice after a"
-            " neutral question (PMI: arXiv 2104.08315), for choices that are common whatever is asked",
+            " neutral question (PMI: arXiv 2104.08315), for choices that are common whatever is"
+            " asked",
         )
         neutral: str = Field(
             "N/A", min_length=1, description="the question that asks nothing, for calibrated"
