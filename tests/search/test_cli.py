@@ -431,8 +431,9 @@ def test_merge_from_our_recipe(workplace, mergefront):
     Path("recipe.yaml").write_text(RECIPE)
     ended = mergefront("merge", "--no-verify", "recipe.yaml", "out")
     assert ended.code == 0, ended.err
-    said, wrote = ended.out.splitlines()
+    said, *warned, wrote = ended.out.splitlines()
     assert said.startswith("0.0M parameters: reads ")
+    assert all(line.startswith("warning: ") for line in warned)
     assert re.fullmatch(r"wrote out \([0-9a-f]{16}\)", wrote)
     assert set(load_file("out/model.safetensors")) == set(SHAPES)
     # The recipe inside makes the same bytes again.
