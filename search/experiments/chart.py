@@ -74,6 +74,8 @@ def panel_of(
     looks = cycle(_LOOKS)
     grey: cycle[Symbol] = cycle(("circle-open", "triangle-open", "x", "star"))
     places = _places(values, x)
+    found = [value.estimate for value in values]
+    span = spanned([end for one in found for end in (one.low, one.value, one.high)])
     series: list[Series] = []
     shown = [name for name in order if any(value.series == name for value in values)]
     for name in order:
@@ -96,11 +98,10 @@ def panel_of(
                 color=color,
                 symbol=symbol,
                 size=7.0,
-                y_bars=_bars([value.estimate for value in own]),
+                y_bars=_bars([value.estimate for value in own], span),
             )
         )
-    ends = [end for v in values for end in (v.estimate.low, v.estimate.high)]
-    return Panel(x, Axis(y, span=spanned(ends)), series, title=title)
+    return Panel(x, Axis(y, span=span), series, title=title)
 
 
 def _places(values: Sequence[Value], x: Axis) -> dict[str, float]:
@@ -124,7 +125,8 @@ def _told(value: Value, x: Axis) -> str:
     return "\n".join([*lines, value.how] if value.how else lines)
 
 
-def _bars(estimates: Sequence[Estimate]) -> list[tuple[float, float]]:
+def _bars(estimates: Sequence[Estimate], span: tuple[float, float]) -> list[tuple[float, float]]:
+    """Their intervals; what has no end runs to the panel's."""
     if all(one.low == one.high for one in estimates):
         return []
-    return [(one.low, one.high) for one in estimates]
+    return [(max(span[0], one.low), min(span[1], one.high)) for one in estimates]

@@ -56,8 +56,9 @@ class CheckpointsFile(ExperimentFile):
                 named["checkpoints", index, "ct_sft"] = checkpoint.ct_sft
         return named
 
-    def places(self) -> dict[Where, float]:
-        return {("checkpoints", n, "amount"): c.amount for n, c in enumerate(self.checkpoints)}
+    def names(self) -> Iterator[tuple[Where, str]]:
+        for index, checkpoint in enumerate(self.checkpoints):
+            yield ("checkpoints", index, "amount"), f"{label(checkpoint.amount)} {self.unit}"
 
     def ends(self) -> list[dict[str, object]]:
         """The first and the last checkpoint, for a first look."""
@@ -73,6 +74,11 @@ class CtThenSftFile(CheckpointsFile):
     merges: dict[str, list[Setting]] = Field(
         min_length=1, description="settings by name, of experts ct and sft; the best of each counts"
     )
+
+    def names(self) -> Iterator[tuple[Where, str]]:
+        yield from super().names()
+        yield from (((), name) for name in (CT, RIVAL, SFT))
+        yield from ((("merges", name), name) for name in self.merges)
 
     def judges(self) -> dict[Where, str]:
         return {("judge",): self.judge}

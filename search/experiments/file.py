@@ -117,9 +117,9 @@ class ExperimentFile(Strict):
         """Every model that is named, by its place in the file."""
         return {("base_model",): self.base_model}
 
-    def places(self) -> dict[Where, float]:
-        """Every number that results are told by, by its place in the file."""
-        return {}
+    def names(self) -> Iterator[tuple[Where, str]]:
+        """What results are told by, by its place in the file: no two alike."""
+        yield from ()
 
     def judges(self) -> dict[Where, str]:
         """Every objective that is named, by its place in the file."""
@@ -197,14 +197,12 @@ def read(
         data["seed"] = seed
     try:
         file = kind.model_validate(data)
-        _check_places(source, file)
+        _check_names(source, file)
         if quick:
             data.update(file.quick())
             file = kind.model_validate(data)
     except ValidationError as error:
         raise source.explain(error, kind) from None
-    except ConfigError as error:
-        raise source.fault((), error) from None
     asked = Asked(file, _search(source.document, file), {}, quick)
     names = [objective.name for objective in asked.search.objectives]
     for where, judge in file.judges().items():
@@ -229,13 +227,13 @@ def _first(task: Task) -> Task:
     return replace(task, splits={**task.splits, **few})
 
 
-def _check_places(source: Source, file: ExperimentFile) -> None:
-    """Raise ConfigError where two results would be told by one number."""
+def _check_names(source: Source, file: ExperimentFile) -> None:
+    """Raise ConfigError where two results would be told by one name."""
     known: set[str] = set()
-    for where, number in file.places().items():
-        if label(number) in known:
-            raise source.fault(where, f"{label(number)} is given twice; give each once")
-        known.add(label(number))
+    for where, name in file.names():
+        if name in known:
+            raise source.fault(where, f"{name!r} would be the name of two results; change one")
+        known.add(name)
 
 
 def _check_models(asked: Asked) -> None:

@@ -48,7 +48,10 @@ class Lab:
         self.told = told
         self._evaluator: Evaluator | None = None
         self._digests: dict[str, str] = {}
-        asking: dict[str, Any] = {"search": freeze(asked.search), "items": item_digests(asked.search)}
+        asking: dict[str, Any] = {
+            "search": freeze(asked.search),
+            "items": item_digests(asked.search),
+        }
         # The recipe is each result's own, and what is made of its scores changes none.
         for part in ("merge_method", "models", "objectives", "constraints"):
             asking["search"].pop(part)

@@ -50,6 +50,10 @@ class LayerSchedulesFile(ExperimentFile):
         own: dict[Where, str] = {("language",): self.language, ("reasoning",): self.reasoning}
         return {**super().models(), **own}
 
+    def names(self) -> Iterator[tuple[Where, str]]:
+        yield from (((role,), f"{role} expert") for role in ("language", "reasoning"))
+        yield from ((("methods", name), name) for name in self.methods)
+
     def recipes(self) -> Iterator[tuple[Where, Callable[[], dict[str, Any]]]]:
         experts = {"language": self.language, "reasoning": self.reasoning}
         for name, method in self.methods.items():

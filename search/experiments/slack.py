@@ -48,8 +48,9 @@ class SlackFile(ExperimentFile):
     def judges(self) -> dict[Where, str]:
         return {("judge",): self.judge}
 
-    def places(self) -> dict[Where, float]:
-        return {("slacks", index): slack for index, slack in enumerate(self.slacks)}
+    def names(self) -> Iterator[tuple[Where, str]]:
+        for index, slack in enumerate(self.slacks):
+            yield ("slacks", index), f"slack {label(slack)}"
 
     def recipes(self) -> Iterator[tuple[Where, Callable[[], dict[str, Any]]]]:
         for index, setting in enumerate(self.settings):

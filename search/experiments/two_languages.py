@@ -69,6 +69,14 @@ class TwoLanguagesFile(ExperimentFile):
             named["languages", name, "expert"] = language.expert
         return named | {("others", name): model for name, model in self.others.items()}
 
+    def names(self) -> Iterator[tuple[Where, str]]:
+        yield (), TOGETHER
+        yield ("skill",), "expert: skill"
+        for name in self.languages:
+            yield ("languages", name), f"merge of {name}"
+            yield ("languages", name), f"expert: {name}"
+        yield from ((("others", name), name) for name in self.others)
+
     def judges(self) -> dict[Where, str]:
         return {
             ("languages", name, "scores", score): objective

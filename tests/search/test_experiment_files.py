@@ -52,6 +52,7 @@ CHECKPOINTS = {
         {"amount": 2, "ct": "models/thai", "ct_sft": "models/r1"},
     ],
 }
+LINEAR = {"merge_method": "linear"}
 TIES = {"merge_method": "ties", "experts": {"ct": {"weight": 1}, "sft": {"weight": 1}}}
 LANGUAGES = {
     "thai": {"expert": "models/thai", "scores": {"joint": "right", "other": "right"}},
@@ -117,12 +118,19 @@ def test_experiments_are_listed_and_known(mergefront) -> None:
         (SLACK, {"restored": "r2"}, "'r2' is no role of experts"),
         (SLACK, {"slacks": [0, 2]}, "slack 2 lies outside 0 to 1"),
         (SLACK, {"settings": [{"merge_method": "linear"}]}, "linear elects no signs"),
-        (SLACK, {"slacks": [0.5, 1, 0.50]}, ": 0.5 is given twice"),
+        (
+            SLACK,
+            {"slacks": [0.5, 1, 0.50]},
+            "mergefront: own.yaml:17:18: 'slack 0.5' would be the name of two results",
+        ),
         (
             ALL["plateau"],
-            {"checkpoints": [{"amount": 3, "ct": "models/thai"}] * 2},
-            ": 3 is given twice",
+            {"checkpoints": [{"amount": 3, "ct": "models/thai"} for _ in range(2)]},
+            "'3 documents' would be the name of two results; change one",
         ),
+        (ALL["ct-then-sft"], {"merges": {"CT alone": [TIES]}}, "'CT alone' would be the name"),
+        (ALL["two-languages"], {"others": {"merge of thai": "models/r1"}}, "'merge of thai' would"),
+        (ALL["layer-schedules"], {"methods": {"language expert": LINEAR}}, "'language expert' wo"),
         (SLACK, {"settings": [{"merge_method": "ties", "experts": {"x": {}}}]}, "names 'x'"),
     ],
 )

@@ -21,6 +21,7 @@ from objectives.comparing import paired
 from objectives.scorers.base import Measure
 from search.config import Objective
 from search.errors import ConfigError
+from search.experiments.chart import panel_of
 from search.experiments.outcome import (
     Difference,
     Value,
@@ -32,6 +33,7 @@ from search.experiments.outcome import (
     verdict,
 )
 from search.experiments.restoring import Kind, criterion_of, fingerprint_of, write_restored
+from search.figures.chart import Axis, Points
 from search.results import Result
 
 KINDS = get_args(Kind)
@@ -74,6 +76,17 @@ def test_a_table_shows_what_is_over_one_and_names_as_they_are() -> None:
     values.append(Value("a|<b>", "2", "length", Estimate(0.5, 0.25, 1.0, 9)))
     rows = table(values, "length").splitlines()
     assert rows[2] == r"| a\|\<b\> | 10.512 | .500 [.250, 1.000] |"
+
+
+def test_a_panel_shows_values_whose_intervals_have_no_end() -> None:
+    told = [Value("a", at, "ppl", Estimate(9.0, 1.0, math.inf, 1)) for at in ("1", "2")]
+    panel = panel_of(told, "ppl", Axis("slack"), ["a"])
+    assert panel.y.span is not None
+    low, high = panel.y.span
+    assert low < 1.0 < 9.0 < high < math.inf
+    points = panel.series[1]
+    assert isinstance(points, Points)
+    assert points.y_bars == [(1.0, high)] * 2
 
 
 @pytest.mark.parametrize(
