@@ -51,9 +51,9 @@ Every key of a search file: what it takes, its default, and what it is. A file i
 merge_method: ties
 base_model: path/of/base
 models:
-  - {model: path/of/language, parameters: {weight: {low: 0, high: 1}, density: {low: 0.1, high: 1}}}
-  - {model: path/of/reasoning, parameters: {weight: {low: 0, high: 1}, density: 0.5}}
-parameters: {normalize: false}
+  - {model: path/of/language, parameters: {weight: {low: 0, high: 1}}}
+  - {model: path/of/reasoning, parameters: {weight: {low: 0, high: 1}}}
+parameters: {density: {low: 0.1, high: 1}, normalize: false}
 tasks:
   math_th:
     items: mgsm_th.jsonl
