@@ -336,5 +336,5 @@ def _flow(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_flow, value)) + "]"
     if isinstance(value, str) and value.replace("_", "").isalnum() and not value[0].isdigit():
-        return json.dumps(value) if value in ("true", "false", "null") else value
+        return json.dumps(value) if value.lower() in ("true", "false", "null") else value
     return json.dumps(value, ensure_ascii=False)

@@ -23,7 +23,6 @@ class Progress:
         finished: trials that count against the budget.
         able: trials that may be confirmed: full, feasible, no faults; on the front or behind it.
         front: trial numbers on the front, best first objective first.
-        volume: its hypervolume.
     """
 
     def __init__(self, search: Search) -> None:
@@ -31,7 +30,7 @@ class Progress:
         self._members: dict[int, Point] = {}
         self.finished = self.able = 0
         self.front: list[int] = []
-        self.volume = 0.0
+        self._volume: float | None = 0.0
 
     @classmethod
     def of(cls, study: optuna.Study, search: Search) -> Progress:
@@ -40,6 +39,13 @@ class Progress:
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             progress.add(trial)
         return progress
+
+    @property
+    def volume(self) -> float:
+        """Hypervolume of the front; counted when asked for, as that takes long for many objectives."""
+        if self._volume is None:
+            self._volume = hypervolume(list(self.points.values()))
+        return self._volume
 
     @property
     def points(self) -> dict[int, Point]:
@@ -68,4 +74,4 @@ class Progress:
         self._members[number] = point
         best_first = sorted(self._members.items(), key=lambda e: tuple(-gain for gain in e[1]))
         self.front = [member for member, _ in best_first]
-        self.volume = hypervolume(list(self.points.values()))
+        self._volume = None

@@ -181,7 +181,9 @@ def test_init_refuses_what_would_be_half_a_file(workplace, mergefront):
         assert not Path("new.yaml").exists()
 
 
-@pytest.mark.parametrize("name", ["with 'quotes' and: colon", 'a "b" # c', "ไทย", "[x]"])
+@pytest.mark.parametrize(
+    "name", ["with 'quotes' and: colon", "NULL", "True", 'a "b" # c', "ไทย", "[x]"]
+)
 def test_init_writes_any_name(name, workplace, mergefront):
     assert mergefront("init", "new.yaml", "--base", name, *GIVEN[2:]).code == 0
     assert load_yaml(Path("new.yaml")).data["base_model"] == name
