@@ -37,6 +37,11 @@ function draw(element) {
   element.dataset.drawn = "yes";
   element.style.minHeight = "";
   const figure = plots[element.id.slice("plot-".length)];
+  // On a phone the front is to be seen whole: there the names of its members lie on each other.
+  if (element.clientWidth < 600 && figure.layout.annotations)
+    figure.layout.annotations = figure.layout.annotations
+      .filter((one) => !/^trial \d/.test(one.text))
+      .map((one) => ({ ...one, text: one.text.replace(/^exported: /, "") }));
   const config = { responsive: true, displaylogo: false, displayModeBar: false };
   Plotly.newPlot(element, figure.data, figure.layout, config);
   Plotly.relayout(element, colours(figure.layout, dark()));

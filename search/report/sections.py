@@ -319,7 +319,8 @@ def failures(view: RunView) -> tuple[list[str], Table | None]:
         )
     if failed:
         lines.append(
-            f"{many(len(failed), 'trial')} could not be done by any worker, and do not count."
+            f"{many(len(failed), 'trial')} could not be done by any worker, and"
+            f" {'does' if len(failed) == 1 else 'do'} not count."
         )
     if account.duplicates:
         lines.append(

@@ -263,7 +263,8 @@ def recipes(view: RunView) -> tuple[str, str]:
     try:
         to_mergekit(recipe.resolved(view.search.root))
     except RecipeError as error:
-        return dump_yaml(recipe.plain()), f"Not for mergekit: {error}"
+        why = str(error).partition("; use ")[0]  # what writes the checkpoint stands on the page
+        return dump_yaml(recipe.plain()), f"Not for mergekit: {why}"
     except MergeError as error:  # the models are gone since, or cannot be read
         return dump_yaml(recipe.plain()), f"Whether mergekit can do it is not known here: {error}"
     return dump_yaml(recipe.plain()), ""
