@@ -6,6 +6,7 @@ import json
 import shutil
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -475,6 +476,22 @@ def test_a_description_of_a_search_that_has_not_begun_and_of_one_not_confirmed(r
     assert "not confirmed yet" in claimed.splitlines()[0]
     assert "`mergefront confirm runs/s`" in claimed
     assert "| baseline uniform" in claimed
+
+
+def test_a_description_says_where_its_commands_are_typed_and_names_no_folder_of_the_machine(
+    run: Run, tmp_path: Path
+) -> None:
+    view = RunView.of(run, studies.open_study(run, create=False))
+    note = note_of(view, "1", "failed", f"see {run.folder / 'run.log'}; /home/me/w/x.json: no 3/4")
+    assert note.startswith("**Ended with an error**: see run.log; x.json: no 3/4. ")
+    assert "Typed in the folder of the search file:" in note
+    assert "`mergefront report runs/s`" in note
+    elsewhere = replace(view, run=replace(run, folder=tmp_path / "shared" / "s"))
+    note = note_of(elsewhere, "1", "running")
+    assert note.startswith("It goes on. ")
+    assert "Typed in the folder that holds the run's, `s`:" in note
+    assert "`mergefront report s`" in note
+    assert str(tmp_path) not in note
 
 
 def vars_of(view: RunView) -> dict[str, Any]:
