@@ -11,10 +11,9 @@ from search.amounts import many
 from search.budget import until
 from search.comparison import signed
 from search.export import spelled
-from search.item_pages import cut
 from search.report.verdict import Against, ahead_of, baselines, broken
 from search.status import State, Status
-from search.view import RunView
+from search.view import RunView, TrialView
 
 STATES = {
     "running": ("still running", "busy"),
@@ -227,27 +226,37 @@ def _unscored(view: RunView, standing: Standing) -> tuple[str, list[str]]:
         "silent": "Nothing is scored, and there is no sign of the search's driver",
         "finished": "The search ended, and no trial is scored",
         "stopped": "The search was stopped before any trial was scored",
-        "failed": f"The search ended with an error: {cut(standing.why or _LOG, _LONGEST)}",
+        "failed": f"The search ended with an error: {_begun(standing.why or _LOG)}",
         "dead": "The search's driver was killed before any trial was scored",
     }
-    states = [trial.state for trial in view.trials.values()]
-    parts = [
-        (states.count("failed"), "could not be done by any worker"),
-        (states.count("fault"), "came out broken"),
-        (states.count("running"), "had begun"),
-    ]
-    counts = [f"{n:,} {what}" for n, what in parts if n]
-    lines = [f"Of {many(len(states), 'trial')} none is scored: {_and(counts)}."] if counts else []
+    kinds = [_kind(trial) for trial in view.trials.values()]
+    counts = [f"{kinds.count(kind):,} {kind}" for kind in dict.fromkeys(kinds)]
+    lines = [f"Of {many(len(kinds), 'trial')} none is scored: {_and(counts)}."] if counts else []
     whys = [trial.why for trial in view.trials.values() if trial.why]
     if whys:
         lines.append(f"The last of them: {whys[-1].rstrip('.')}.")
-    if not states:
+    if not kinds:
         lines.append("No trial had begun.")
     if view.baselines:
         lines.append(f"Of the baselines these are scored: {_and(view.baselines)}.")
     elif view.search.file.baselines:
         lines.append("No baseline is scored.")
     return ends[standing.state], lines
+
+
+def _kind(trial: TrialView) -> str:
+    """What became of a trial that has no scores of its own."""
+    if trial.state == "failed":
+        lost = "could not be done by any worker"
+        return lost if trial.recipe is not None else "never begun"
+    return {"fault": "came out broken", "running": "had begun"}.get(trial.state, "seen before")
+
+
+def _begun(why: str) -> str:
+    """The beginning of an error, for the title."""
+    if len(why) <= _LONGEST:
+        return why
+    return f"{why[:_LONGEST].rpartition(' ')[0] or why[:_LONGEST]} …"
 
 
 def _of_state(view: RunView, standing: Standing) -> list[str]:

@@ -131,7 +131,7 @@ def page(
         "commands": commands(view, mergekit=not not_mergekit),
         "recipe": recipe,
         "not_mergekit": not_mergekit,
-        "versions": versions(),
+        "versions": versions(view),
         "several": any(one.workers > 1 for one in view.sessions),
         "text": view.search.text,
         "written": clock(datetime.now(UTC).timestamp()),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from pathlib import Path
 from merge_core import Recipe
 from merge_core.errors import MergeError, RecipeError
 from merge_core.mergekit import to_mergekit
+from merge_core.versions import spelled_versions, versions_of
 from merge_core.yaml_io import dump_yaml, load_yaml
 from search.comparison import Told
 from search.config import parse
@@ -31,6 +30,7 @@ WANTED = 0.05
 _WORTH_TELLING = 0.05
 """Share of answers that do not end by themselves from which the page says so."""
 _VERSIONED = ("mergefront", "torch", "transformers", "vllm", "optuna", "ray", "mlflow")
+"""Whose versions the page tells of itself."""
 
 
 @dataclass(frozen=True)
@@ -240,9 +240,10 @@ def commands(view: RunView, *, mergekit: bool) -> list[tuple[str, str]]:
     found = [
         ("the folder of the search file", f"cd {places.root}"),
         ("this search again, from its beginning", f"{places.search} --new"),
-        ("its front, as a table", f"mergefront front {places.run}"),
         ("this page again", f"mergefront report {places.run}"),
     ]
+    if view.front:
+        found.append(("its front, as a table", f"mergefront front {places.run}"))
     if view.chosen is not None:
         command = f"mergefront export {places.run} --model merged"
         found.append(("the merged model, asked again, with its card", command))
@@ -270,12 +271,7 @@ def recipes(view: RunView) -> tuple[str, str]:
     return dump_yaml(recipe.plain()), ""
 
 
-def versions() -> list[tuple[str, str]]:
-    """Of what writes the page, not of what scored; what is not installed is left out."""
-    found = [("Python", platform.python_version())]
-    for name in _VERSIONED:
-        try:
-            found.append((name, importlib.metadata.version(name)))
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+def versions(view: RunView) -> tuple[list[str], str]:
+    """What the scores were made with, a line for each set of versions, and what writes the page."""
+    kept = dict.fromkeys(spelled_versions(own.versions) for own in view.sessions if own.versions)
+    return list(kept), spelled_versions(versions_of(_VERSIONED))
