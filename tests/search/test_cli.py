@@ -19,7 +19,9 @@ from search import completion
 from search.beginning import around
 from search.cli import app
 from search.cli_reference import reference
+from search.config import load
 from search.console import console
+from search.run import folder_for
 from tests.merge_core.conftest import SHAPES
 from tests.search.small import GOOD
 
@@ -231,6 +233,27 @@ def test_a_mergekit_key_that_we_lack_is_refused_by_name(workplace, mergefront):
     assert "merge.yml:15:1" in ended.err
     assert "chat_template" in ended.err
     assert files(workplace) == before
+
+
+@pytest.mark.parametrize("name", ["ค้นหา", "বাংলা", "தமிழ்", "ශ්‍රී", "می‌خواهم", "a-1_b.c"])
+def test_a_run_is_named_as_its_file_in_any_script(name, workplace, mergefront):
+    (workplace / "search.yaml").rename(f"{name}.yaml")
+    assert mergefront("check", f"{name}.yaml").code == 0
+    search = load(Path(f"{name}.yaml"))
+    assert folder_for(search, Path("runs"), None, new=False) == Path("runs") / name
+
+
+@pytest.mark.parametrize("name", ["two words", ".hidden", "\u0301x", "a\u0301/b", "a.\u0301", "x~"])
+def test_a_name_that_no_run_can_have_is_told_with_where_it_is_from(name, workplace, mergefront):
+    ended = mergefront("run", "search.yaml", "--name", name)
+    rule = "a run's name has letters, digits, . _ and - only"
+    assert (ended.code, ended.err) == (2, f"mergefront: --name {name!r}: {rule}\n")
+    if "/" not in name:
+        (workplace / "search.yaml").rename(f"{name}.yaml")
+        ended = mergefront("run", f"{name}.yaml")
+        told = f"mergefront: the file's name {name!r}: {rule}: give --name\n"
+        assert (ended.code, ended.err) == (2, told)
+    assert not (workplace / "runs").exists()
 
 
 @settings(max_examples=80, derandomize=True, deadline=None)

@@ -102,6 +102,72 @@ def test_every_trial_with_scores_has_one_mark_and_the_front_is_told_apart(tmp_pa
     assert "misses the constraint on english" in by_name["misses a constraint"].texts[0]
 
 
+def test_a_broken_baseline_is_not_drawn_and_one_that_is_off_is_named(tmp_path: Path) -> None:
+    view = confirmed(view_of(tmp_path, search_of(tmp_path), numbers(9)))
+    none = dict.fromkeys(("right", "english"), (0.0, 0.0, 0))
+    zero = dict.fromkeys(("right", "english"), Estimate(0.0, 0.0, 0.0, 0))
+    lost = dataclasses.replace(baseline("uniform", 0.0, 0.0), intervals=none, feasible=False)
+    off = dataclasses.replace(baseline("ties", 0.7, 0.05), feasible=False)
+    held = {"uniform": lost, "ties": off, **view.baselines}
+    gone = member("uniform", None, 0.0, 0.0)
+    gone = dataclasses.replace(gone, claimed=zero, confirmed=zero, feasible=False, on_front=False)
+    view = dataclasses.replace(view, baselines=held, members=[*view.members, gone])
+    figure = front(view)
+    assert figure is not None
+    claimed = named(figure.chart, "baselines, claimed")
+    assert list(zip(claimed.x, claimed.y, strict=True)) == [(0.7, 0.05), (0.25, 0.35)]
+    assert claimed.texts[0].endswith("misses a constraint")
+    assert len(named(figure.chart, "baselines, confirmed").x) == 1
+    assert "uniform" not in [label.text for label in figure.chart.panels[0].labels]
+    assert "Not drawn, because its merge is broken: baseline uniform." in figure.caption
+    assert "Of the baselines, ties misses a constraint." in figure.caption
+    # A front trial that could not be confirmed keeps its claimed mark.
+    alone = dataclasses.replace(view, members=view.members[1:], chosen=None)
+    figure = front(alone)
+    assert figure is not None
+    assert len(named(figure.chart, "front, claimed").x) == len(view.front)
+    assert figure.png().axes
+
+
+def test_a_bound_that_all_trials_miss_is_in_sight(tmp_path: Path) -> None:
+    search = search_of(tmp_path, constraints={"english": ">= 0.95"})
+    told = [Told((0.1 * n, 0.05 * n), constraints={"english": 0.95 - 0.05 * n}) for n in range(6)]
+    figure = front(view_of(tmp_path, search, told))
+    assert figure is not None
+    panel = figure.chart.panels[0]
+    (region,) = panel.regions
+    assert panel.y.span[0] == region.end < 0.25 < region.bound == 0.95 < panel.y.span[1]
+    assert any("misses english" in (t.name or "") for t in figure.html().data)
+    # Held by all and far away, it takes no room.
+    search = search_of(tmp_path, constraints={"english": ">= 0.05"})
+    held = [Told((0.1 * n, 0.5 + 0.05 * n), constraints={"english": -0.45}) for n in range(6)]
+    figure = front(view_of(tmp_path, search, held))
+    assert figure is not None
+    assert not figure.chart.panels[0].regions
+    assert figure.chart.panels[0].y.span[0] > 0.05
+
+
+def test_a_constraint_without_an_axis_is_told_with_how_many_miss_it(tmp_path: Path) -> None:
+    objectives = {"right": "sums/math", "both": ["sums/math", "sums/language"]}
+    bounds = {"sums/language": ">= 0.5", "sums/math": ">= 0.1"}
+    search = search_of(tmp_path, objectives=objectives, constraints=bounds)
+    told = [*numbers(4), Told((0.5, 0.4), constraints={"sums/language": 0.1, "sums/math": -0.4})]
+    figure = front(view_of(tmp_path, search, told))
+    assert figure is not None
+    text = "sums/language >= 0.5 is a constraint without an axis here: 1 trial misses it."
+    assert text in figure.caption
+    assert "sums/math >= 0.1 is" not in figure.caption
+
+
+def test_the_levels_of_baselines_are_in_sight_where_there_is_one_objective(tmp_path: Path) -> None:
+    search = search_of(tmp_path, objectives={"right": "sums/math"}, constraints=None)
+    view = view_of(tmp_path, search, [Told((0.1,)), Told((0.2,))])
+    view = dataclasses.replace(view, baselines={"base": baseline("base", 0.9)})
+    figure = front(view)
+    assert figure is not None
+    assert figure.chart.panels[0].y.span[1] > 0.9
+
+
 @settings(max_examples=30, derandomize=True, deadline=None)
 @given(
     st.lists(
@@ -278,10 +344,10 @@ def test_weights_are_evaluated_layer_by_layer_whatever_their_form(tmp_path: Path
         },
     ]
     search = search_of(tmp_path, models=models, merge_method="task_arithmetic")
-    view = view_of(tmp_path, search, numbers(5))
-    view.__dict__["layers"] = 5
+    view = view_of(tmp_path, search, numbers(5), layers=5)
     figure = schedules(view)
     assert figure is not None
+    assert figure.chart.panels[0].x.title == "layer"
     panels = {panel.title: panel.series[0] for panel in figure.chart.panels}
     assert panels["language, tensors with 'mlp'"].y == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert panels["language, all other tensors"].y == [0.5] * 5

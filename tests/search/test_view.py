@@ -8,17 +8,22 @@ import shutil
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from merge_core import Checkpoint
 from objectives import ItemScore
 from search import study as studies
+from search.config import load
 from search.errors import RunError
 from search.front import hypervolume
 from search.ledger import Session
 from search.results import Result, Stopped
+from search.run import Run
 from search.study import attributes_of
 from search.view import Clock, RunView, Work
+from tests.search.small import make_workplace
 from tests.search.views import BEGAN, Told, search_of, study_of, view_of
 
 PARTIAL = {"partial": {"reason": "behind trial 0", "items": 2, "of": 4, "audited": False}}
@@ -132,6 +137,37 @@ def test_baselines_are_in_the_files_order_and_need_no_models(tmp_path: Path) -> 
     assert not view.baselines["older"].feasible
     assert view.layers is None
     assert (view.members, view.chosen, view.test, view.problem) == ([], None, None, "")
+
+
+def test_a_run_knows_the_layers_of_models_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_workplace(tmp_path)
+    text = (tmp_path / "search.yaml").read_text()
+    for name in ("base", "thai", "r1"):
+        home = tmp_path / "cache" / f"models--org--{name}"
+        (home / "refs").mkdir(parents=True)
+        (home / "refs" / "main").write_text("a" * 40)
+        (home / "snapshots").mkdir()
+        (tmp_path / "models" / name).rename(home / "snapshots" / ("a" * 40))
+        text = text.replace(f"models/{name}", f"org/{name}")
+    (tmp_path / "search.yaml").write_text(text)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    search = load(tmp_path / "search.yaml")
+    folder, references = tmp_path / "runs" / "search", ["org/base", "org/thai", "org/r1"]
+    layers = Checkpoint.open("org/base").layers
+    run = Run.start(search, folder, references, {"base": "org/base"})
+    assert [*run.digests] == references
+    # One that was begun by an older version learns it when it is gone on with.
+    manifest = json.loads((folder / "run.json").read_text())
+    for held in manifest["sources"].values():
+        assert held.pop("layers") == layers
+    (folder / "run.json").write_text(json.dumps(manifest))
+    assert RunView.of(Run.open(folder), study_of(search, [])).layers is None
+    Run.start(search, folder, references, {"base": "org/base"})
+    shutil.rmtree(tmp_path / "cache")
+    assert RunView.of(Run.open(folder), study_of(search, [])).layers == layers
 
 
 def test_a_damaged_result_is_told_and_a_study_of_before_opens(tmp_path: Path) -> None:

@@ -42,9 +42,12 @@ def search_of(folder: Path, **changes: Any) -> Search:
     return parse(load_yaml(path), path)
 
 
-def view_of(folder: Path, search: Search, told: Sequence[Told]) -> RunView:
+def view_of(
+    folder: Path, search: Search, told: Sequence[Told], layers: int | None = None
+) -> RunView:
     """The view of a run of `search` in `folder`, whose models need not be there any more."""
-    run = Run(folder / "runs" / "search", search, {"sources": {}})
+    source = {"digest": "0", "stamps": {}} | ({"layers": layers} if layers else {})
+    run = Run(folder / "runs" / "search", search, {"sources": {"org/model": source}})
     run.folder.mkdir(parents=True, exist_ok=True)
     seconds = 10.0 * (len(told) + 2)
     entry = {"began": BEGAN.astimezone().isoformat(), "seconds": seconds, "workers": 2, "gpus": 0}
