@@ -265,7 +265,7 @@ def test_the_front_is_of_feasible_members_and_of_equals_the_first_stays(folder: 
         Run.open(folder / "runs" / "search"), members
     )
     assert by_label["trial 4"].behind == "trial 1"  # not the infeasible one, which nobody can take
-    assert standing(by_label["trial 3"]) == "off: constraint"
+    assert standing(by_label["trial 3"]) == "broken"
 
 
 def test_infinite_bounds_are_null_in_json_and_come_back(folder: Path) -> None:
