@@ -90,7 +90,7 @@ def done(trio, tmp_path_factory) -> Path:
         patch.setattr(session, "Pool", LocalPool)
         patch.setattr(session, "nodes", lambda: [Node("here", "here", {"CPU": 4.0})])
         patch.setattr(session.figures, "draw", lambda view: [])  # seconds of drawing
-        patch.setattr(session.report, "draw", lambda view, *, stopped: None)
+        patch.setattr(session.report, "draw", lambda view, **_: None)
         patch.setattr(session, "Tracker", Untracked)  # seconds of MLflow
         prepared = session.prepare(load(folder / "small.yaml"))
         found = session.run(prepared, folder / "runs" / "small", Quiet())
