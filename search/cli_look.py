@@ -61,7 +61,7 @@ def front(
         bool, typer.Option("--csv", help="as CSV: scores, intervals, parameters")
     ] = False,
     every: Annotated[
-        bool, typer.Option("--all", help="every trial and baseline; with --json or --csv")
+        bool, typer.Option("--all", help="every trial, not the front alone; with --json or --csv")
     ] = False,
     out: Annotated[
         Path | None,
@@ -71,7 +71,7 @@ def front(
     ] = None,
     plot: Annotated[bool, typer.Option("--plot", help="draw it, too")] = False,
 ) -> None:
-    """Print the front: confirmed if it is, claimed otherwise.
+    """Print the front beside the baselines: confirmed if it is, claimed otherwise.
 
     Example: mergefront front runs/thai --plot
 
