@@ -9,6 +9,7 @@ from itertools import islice
 
 from merge_core.card import code, md, table
 from objectives import Estimate
+from search.amounts import many
 from search.confirmed import findings, ordered, standing
 from search.export import spelled
 from search.mlflow_view import ALL, FRONT, key_for, view_link
@@ -89,8 +90,9 @@ def _head(view: RunView, experiment: str, ended: str) -> Iterator[str]:
     yield ""
     yield (
         f"Open **[the front]({links[0]})** or [all trials]({links[1]}). "
-        f"A search over merges of {models}{on}: {len(search.space.distributions())} parameters, "
-        f"{len(search.objectives)} objectives."
+        f"A search over merges of {models}{on}: "
+        f"{many(len(search.space.distributions()), 'parameter')}, "
+        f"{many(len(search.objectives), 'objective')}."
     )
 
 

@@ -80,7 +80,7 @@ def view_tags(
 
     Args:
         objectives: metrics that are searched for: of two and three every pair is a scatter, of
-            more the pairs of the first three; one alone is drawn over trials and as bars.
+            more the pairs of the first three; one alone is drawn as bars and over trials.
         parameters: MLflow's names of the parameters.
         metrics: further metric columns.
         curves: metrics of the search's own run that are drawn over finished trials.
@@ -223,11 +223,11 @@ def _pairs(objectives: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def _alone(objective: str) -> Iterator[dict[str, Any]]:
-    """The one objective over trials, and the best trial beside the baselines, which have none."""
-    yield _scatter("scatter", "trial", objective)
+    """The best trial beside the baselines, and the trials one after the other."""
     for prefix in ("", "confirmed_"):
         name = f"bar{'-confirmed' if prefix else ''}"
         yield _chart("BAR", name, runsCountToCompare=100, metricKey=prefix + objective)
+    yield _scatter("scatter", "trial", objective)
 
 
 def _scatter(name: str, x: str, y: str) -> dict[str, Any]:

@@ -67,9 +67,9 @@ def charted(objectives: list[str]) -> list[list[str]]:
 
 def test_one_objective_is_drawn_over_trials_and_beside_the_baselines() -> None:
     assert charted(["reasoning"]) == [
-        ["trial", "reasoning"],
         ["reasoning"],
         ["confirmed_reasoning"],
+        ["trial", "reasoning"],
     ]
 
 
