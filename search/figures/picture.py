@@ -56,7 +56,7 @@ def drawn_matplotlib(chart: Chart, title: str) -> Any:
         )
         bar.ax.set_title(_plain(what), fontsize=8, loc="left", pad=2)
         bar.ax.tick_params(labelsize=7)
-    figure.suptitle(_plain(title), fontsize=13)
+    figure.suptitle(_plain(_titled(title)), fontsize=13)
     if known:
         columns = max(1, min(len(known), int(130 / (6 + max(map(len, known))))))
         figure.legend(
@@ -213,6 +213,16 @@ def _bars(axes: Any, series: Bars, order: int) -> Any:
         lw=0.5 if series.hatched else 0.0,
         zorder=order,
     )
+
+
+def _titled(title: str) -> str:
+    """A title without the name before its colon where the font has no letters for that: a picture
+    would show boxes.
+    """
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    known = get_font(findfont(FontProperties())).get_charmap()
+    return title if all(ord(c) in known for c in title) else title.rpartition(": ")[2]
 
 
 def _plain(text: str) -> str:

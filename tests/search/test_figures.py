@@ -400,6 +400,15 @@ def test_no_worker_does_two_things_at_once(tmp_path: Path) -> None:
     assert (list(faults.x), list(faults.y)) == ([0.0], [1])
 
 
+def test_a_name_that_the_font_cannot_draw_is_left_out_of_pictures(tmp_path: Path) -> None:
+    chart = front(view_of(tmp_path, search_of(tmp_path), numbers(3))).chart
+    titles = {
+        name: drawn_matplotlib(chart, f"{name}: the front").get_suptitle()
+        for name in ("search", "größe", "ค้นหา", "বাংলা", "தமிழ்")
+    }
+    assert [*titles.values()] == ["search: the front", "größe: the front", *["the front"] * 3]
+
+
 def test_files_are_written_whole_and_pages_need_no_network(tmp_path: Path) -> None:
     evil = "<b>'$x_1$\"</b>"
     view = view_of(tmp_path, search_of(tmp_path), numbers(12))
