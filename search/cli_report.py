@@ -27,6 +27,7 @@ def report(
     Example: mergefront report runs/thai -o thai.html
     """
     from search.errors import ConfigError, RunError
+    from search.live import Live
     from search.report import NAME, Standing, write
     from search.run import Run
     from search.status import look
@@ -36,6 +37,11 @@ def report(
     opened.refuse_own(path)
     if path.is_dir():
         raise ConfigError(f"--out {path}: is a folder; name a file")
+    live = Live.read(opened.folder)
+    if live is not None and live.why and not opened.begun:
+        raise RunError(
+            f"{opened.folder}: no trial had begun when the search ended with an error: {live.why}"
+        )
     seen = look(opened)
     if seen.view is None:
         raise RunError(f"{opened.folder}: no trial has begun yet: there is nothing to report")

@@ -273,5 +273,6 @@ def recipes(view: RunView) -> tuple[str, str]:
 
 def versions(view: RunView) -> tuple[list[str], str]:
     """What the scores were made with, a line for each set of versions, and what writes the page."""
-    kept = dict.fromkeys(spelled_versions(own.versions) for own in view.sessions if own.versions)
-    return list(kept), spelled_versions(versions_of(_VERSIONED))
+    kept = dict.fromkeys(spelled_versions(own.versions) for own in view.sessions)
+    unknown = "not known: of a session whose version of mergefront kept none"
+    return [line or unknown for line in kept], spelled_versions(versions_of(_VERSIONED))

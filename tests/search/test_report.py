@@ -34,7 +34,7 @@ from search.report.headline import headline
 from search.report.page import _environment
 from search.report.samples import samples
 from search.report.sections import confirmed, failures
-from search.report.steps import advice, commands, recipes
+from search.report.steps import advice, commands, recipes, versions
 from search.report.verdict import against
 from search.run import LOCK, Run, freeze, item_digests, locked
 from search.secrets import redacted
@@ -610,6 +610,14 @@ def test_a_long_error_is_whole_below_the_title(run):
     assert f"The search ended with an error after 0 trials: {why}." in found.text
 
 
+def test_versions_of_scores_are_told_where_sessions_kept_them(view):
+    (new,) = view.sessions
+    (line,), _ = versions(view)
+    assert line.startswith("python 3")
+    lines, _ = versions(replace(view, sessions=[replace(new, versions={}), new, new]))
+    assert lines == ["not known: of a session whose version of mergefront kept none", line]
+
+
 def test_one_objective_without_baselines(make):
     folder = make(3, objectives={"reasoning": "math_th/math"}, baselines=[], constraints={})
     found = page(folder)
@@ -632,5 +640,9 @@ def test_the_command_says_what_is_wrong(run, mergefront, tmp_path):
     (run / "study.db").unlink()
     shutil.rmtree(run / "trials")
     ended = mergefront("report", run)
-    assert ended.code != 0
+    assert ended.code == 2
     assert "no trial has begun yet" in ended.err
+    Live(at=2.0, began=1.0, phase="failed", why="no database is there").save(run)
+    ended = mergefront("report", run)
+    assert ended.code == 2
+    assert "when the search ended with an error: no database is there" in ended.err
