@@ -332,20 +332,22 @@ def _session(
             with guarded(opened):  # here, too: what is told of an error is what the user is told
                 yield opened, pool, tracker, ledger
         except (Exception, KeyboardInterrupt) as error:
-            stopped = isinstance(error, KeyboardInterrupt)
-            why = "" if stopped else said(error) or type(error).__name__
-            _broken_off(opened, pool, tracker, ledger, listener, why)
+            _broken_off(opened, pool, tracker, ledger, listener, error)
             raise
 
 
 def _broken_off(
-    opened: Run, pool: Pool, tracker: Tracker, ledger: Ledger, listener: Listener, why: str
+    opened: Run,
+    pool: Pool,
+    tracker: Tracker,
+    ledger: Ledger,
+    listener: Listener,
+    error: BaseException,
 ) -> None:
-    """Draw and report what there is of a session that ends before its time; raises nothing.
-
-    `why` is the error, "" where the user stopped it.
-    """
-    tracker.report(("failed", why) if why else ("stopped", ""))  # when it is closed
+    """Draw and report what there is of a session that ends before its time; raises nothing."""
+    stopped = isinstance(error, KeyboardInterrupt)
+    # In the words of `live.json`, which `sync` reads.
+    tracker.report(("stopped", "") if stopped else ("failed", said(error)))
     try:
         # A database that is away, and who has lost the run to another driver, writes nothing here.
         studies.still_ours(tracker.study, patient=False)
@@ -353,13 +355,18 @@ def _broken_off(
         pool.close()
         ledger.close()
         view = RunView.of(opened, tracker.study, ledger.sessions)
-        _draw(view, stopped=not why, why=why)
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (the first one is what counts)
-        log.warning("no report of what there is: %s", said(error) or type(error).__name__)
+        _draw(view, stopped=stopped, why="" if stopped else _named(error))
+    except (Exception, KeyboardInterrupt) as fault:  # noqa: BLE001 (the first one is what counts)
+        log.warning("no report of what there is: %s", _named(fault))
         return
     if (path := opened.folder / report.NAME).is_file():
         log.info("what there is: %s", path)
         sys.stderr.write(f"what there is until now: {shown(path)}\n")
+
+
+def _named(error: BaseException) -> str:
+    """What an error says, or what it is if it says nothing."""
+    return said(error) or type(error).__name__
 
 
 def _draw(view: RunView, *, stopped: bool = False, why: str = "") -> None:
