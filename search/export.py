@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,6 +100,14 @@ def spelled(estimate: Estimate) -> str:
 def short(estimate: Estimate) -> str:
     """An estimate's value alone as text: .934."""
     return spelled(estimate).partition(" ")[0]
+
+
+def test_items(scores: Mapping[str, Estimate]) -> str:
+    """How many test items scores are of: "128 test items", by name where tasks have other sizes."""
+    counts = {name: f"{estimate.n:,}" for name, estimate in scores.items()}
+    if len({*counts.values()}) == 1:
+        return f"{next(iter(counts.values()))} test items"
+    return f"test items ({', '.join(f'{name} on {n}' for name, n in counts.items())})"
 
 
 def _header(run: Run, member: Member, test: Result | None) -> str:

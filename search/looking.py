@@ -83,14 +83,13 @@ def print_runs(console: Console, runs: Path, *, as_json: bool) -> None:
     Raises:
         RunError: there are none.
     """
+    places = [path.parent for path in sorted(runs.glob("*/run.json"))]
+    if not places:
+        raise RunError(f"{runs}: holds no runs; name a run folder, or another folder with --runs")
     if as_json:
-        places = [p.parent for p in sorted(runs.glob("*/run.json"))]
         print_json([_told(place) for place in places])
         return
-    table = runs_table(runs, time.time())
-    if table is None:
-        raise RunError(f"{runs}: holds no runs; name a run folder, or another folder with --runs")
-    console.print(table)
+    console.print(runs_table(places, time.time()))
     say(f"more of one: mergefront status {runs}/NAME")
 
 
@@ -149,7 +148,7 @@ def print_front(
         for line in left_out(run):
             say(line, console)
     elif view.front or view.baselines:
-        console.print(claimed_table(run, view.front))
+        console.print(claimed_table(run, view.front, console.width))
     if not (view.front or view.members):
         say(no_front(view), console)
     if plot:

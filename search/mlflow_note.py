@@ -11,7 +11,7 @@ from merge_core.card import code, md, table
 from objectives import Estimate
 from search.amounts import many
 from search.confirmed import findings, ordered, standing
-from search.export import spelled
+from search.export import spelled, test_items
 from search.mlflow_view import ALL, FRONT, key_for, view_link
 from search.status import State
 from search.view import Interval, RunView
@@ -135,9 +135,8 @@ def _found(view: RunView) -> Iterator[str]:
         if view.test is not None and view.chosen is not None:
             scored = {o.name: view.test.estimate(o) for o in view.search.objectives}
             told = ", ".join(f"{md(name)} {spelled(e)}" for name, e in scored.items())
-            n = next(iter(scored.values())).n
             yield ""
-            yield f"{md(view.chosen.label)} on {n} test items, scored once: **{told}**."
+            yield f"{md(view.chosen.label)} on {md(test_items(scored))}, scored once: **{told}**."
         yield ""
         yield from _bullets([md(line) for line in findings(view.run, view.members)])
     elif view.front:

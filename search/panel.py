@@ -6,7 +6,7 @@ It fits itself to the columns and lines that there are: the plot goes first wher
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -269,20 +269,17 @@ def beside(seen: Seen, now: float) -> list[tuple[str, str]]:
     return rows
 
 
-def runs_table(folder: Path, now: float) -> Table | None:
-    """All runs of a folder, the one that was worked on last first; None if there are none."""
+def runs_table(places: Sequence[Path], now: float) -> Table:
+    """Runs of one folder, the one that was worked on last first."""
     found = []
-    for place in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if (place / "run.json").is_file():
-            try:
-                seen = look(Run.open(place), now)
-                found.append((seen.status.at, _run_row(seen.status, now)))
-            except USER_ERRORS as error:
-                found.append((0.0, [place.name, one_line(error), "", "", "", "", ""]))
-    if not found:
-        return None
+    for place in places:
+        try:
+            seen = look(Run.open(place), now)
+            found.append((seen.status.at, _run_row(seen.status, now)))
+        except USER_ERRORS as error:
+            found.append((0.0, [place.name, one_line(error), "", "", "", "", ""]))
     heads = ("run", "state", "trials", "front", "hypervolume", "left", "cost")
-    table = Table(*heads, title=f"runs in {folder}", title_justify="left")
+    table = Table(*heads, title=f"runs in {places[0].parent}", title_justify="left")
     for _, row in sorted(found, key=lambda entry: -entry[0]):
         table.add_row(*map(escape, row))
     return table

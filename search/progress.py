@@ -42,7 +42,7 @@ class Progress:
 
     @property
     def volume(self) -> float:
-        """Hypervolume of the front; counted when asked for, as that takes long for many objectives."""
+        """Hypervolume of the front, counted when asked for: many objectives take long."""
         if self._volume is None:
             self._volume = hypervolume(list(self.points.values()))
         return self._volume

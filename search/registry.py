@@ -183,5 +183,5 @@ def _description(run: Run, member: Member) -> str:
     ]
     if not member.feasible:
         parts.append("**It does not hold the search's constraints with 95% confidence.**")
-    parts.append("`mergefront merge recipe.yaml OUT` writes its checkpoint.")
+    parts.append("`mergefront merge recipe.yaml OUT --run RUN` writes its checkpoint.")
     return "\n\n".join(parts)

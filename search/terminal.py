@@ -27,7 +27,7 @@ from search.budget import until
 from search.confirm import Member
 from search.confirmed import NO_SCORE, baseline_standing, broken, findings, ordered, standing
 from search.console import say, shown
-from search.export import spelled
+from search.export import spelled, test_items
 from search.lease import Holder
 from search.live import EVERY_S, FILE, Phase
 from search.live import Live as Kept
@@ -307,23 +307,19 @@ def _cells(
     return [words[0], *sides, *(claimed or told for claimed, told in rest), words[1]]
 
 
-def claimed_table(run: Run, numbers: Sequence[int]) -> Table:
+def claimed_table(run: Run, numbers: Sequence[int], width: int) -> Table:
     """The front and the baselines as they stand on the dev items, not confirmed.
+
+    Labels are folded before numbers, and the title is on one line where `width` has room for it.
 
     Raises:
         RunError: a result is damaged or missing.
     """
-    table = Table(title=f"{run.name}: the front on the dev items, NOT confirmed")
-    table.add_column("", overflow="fold", min_width=8)
-    for objective in run.search.objectives:
-        table.add_column(objective.name, justify="right")
     results = {f"trial {number}": Result.load(run.trial(number)) for number in numbers}
     others = {label: Result.load(path) for label, path in baseline_files(run).items()}
     shared = {label: joint(result) for label, result in (results | others).items()}
     both = any(estimate is not None for estimate in shared.values())
-    if both:
-        table.add_column(_JOINT, justify="right")
-    table.add_column("")
+    rows = []
     for label, result in (results | others).items():
         estimates: list[Estimate] = [result.estimate(o) for o in run.search.objectives]
         able = all(result.holds(c, confirmed=False) for c in run.search.constraints)
@@ -332,7 +328,29 @@ def claimed_table(run: Run, numbers: Sequence[int]) -> Table:
         if both:
             cells.append("" if told is None else spelled(told))
         where = baseline_standing(broken=result.fault is not None, feasible=able)
-        table.add_row(escape(label), *cells, "front" if label in results else where)
+        rows.append([escape(label), *cells, "front" if label in results else where])
+    heads = [objective.name for objective in run.search.objectives] + [_JOINT] * both
+    for gap in (" [", "\n["):  # where there is little room the interval stands below its value
+        rows = [[label, *(x.replace(" [", gap) for x in xs), where] for label, *xs, where in rows]
+        cells = [x for row in ([*heads], *(row[1:-1] for row in rows)) for x in row]
+        long = max(cell_len(line) for cell in cells for line in cell.split("\n"))
+        if fits := (long + 3) * len(heads) + 3 + 2 * _LEAST <= width:
+            break
+    title = f"{run.name}: the front on the dev items, NOT confirmed"
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        min_width=min(width, cell_len(title)),
+    )
+    table.add_column("", overflow="fold", min_width=_LEAST)
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=fits)
+    table.add_column("", overflow="fold", min_width=_LEAST)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
@@ -346,7 +364,7 @@ def print_found(console: Console, found: Found, command: str) -> None:
         level = "intervals hold for all rows and objectives at once, 95%"
         say(f"{found.finished} trials; {level}", console)
     elif found.front:
-        console.print(claimed_table(run, found.front))
+        console.print(claimed_table(run, found.front, console.width))
     if found.stopped:
         say(
             f"stopped after {found.finished} trials; go on with `{command}`"
@@ -364,13 +382,11 @@ def print_found(console: Console, found: Found, command: str) -> None:
     if found.problem is not None:
         say(f"nothing exported: {found.problem}", console)
     if found.chosen is not None and found.test is not None:
-        scores = ", ".join(
-            f"{o.name} {spelled(found.test.estimate(o))}" for o in run.search.objectives
-        )
-        n = found.test.estimate(run.search.objectives[0]).n
+        test = {o.name: found.test.estimate(o) for o in run.search.objectives}
+        scores = ", ".join(f"{name} {spelled(estimate)}" for name, estimate in test.items())
         say(
             f"exported {found.chosen.label} to {where / 'recipe.yaml'}; "
-            f"on {n} test items, scored once: {scores}",
+            f"on {test_items(test)}, scored once: {scores}",
             console,
         )
     for line in at_ends(run) if found.chosen is not None else ():

@@ -9,7 +9,7 @@ from typing import Any
 
 from merge_core.analysis import Analysis, By, Counts
 from search.figures.interactive import write_page
-from search.figures.picture import write_png
+from search.figures.picture import plain, write_png
 
 CONFLICT_COLOR = "#24292f"
 _PARTS: dict[str, tuple[str, Callable[[Counts], float]]] = {  # stacked: color, share
@@ -124,13 +124,13 @@ class SharePlot:
             if conflicts:
                 (line,) = axes.plot(places, conflicts, "o:", c=CONFLICT_COLOR, markersize=3)
                 known[_CONFLICT] = line
-            axes.set(title=name, ylim=(0, 1), ylabel="share of entries")
+            axes.set(title=plain(name), ylim=(0, 1), ylabel="share of entries")
         every = -(-len(labels) // _LABELS)
         turned = len(labels) > 8 and max(map(len, labels)) > 4
         panels[-1].set_xticks(
             places[::every], labels[::every], rotation=90 if turned else 0, fontsize=7
         )
-        figure.suptitle(self.title)
+        figure.suptitle(plain(self.title))
         order = [what for what in (*_PARTS, _CONFLICT) if what in known]
         handles = [known[what] for what in order]
         figure.legend(handles, order, loc="outside lower center", ncols=len(order), fontsize=8)

@@ -54,9 +54,9 @@ def drawn_matplotlib(chart: Chart, title: str) -> Any:
             aspect=30,
             fraction=0.02,
         )
-        bar.ax.set_title(_plain(what), fontsize=8, loc="left", pad=2)
+        bar.ax.set_title(plain(what), fontsize=8, loc="left", pad=2)
         bar.ax.tick_params(labelsize=7)
-    figure.suptitle(_plain(_titled(title)), fontsize=13)
+    figure.suptitle(plain(_titled(title)), fontsize=13)
     if known:
         columns = max(1, min(len(known), int(130 / (6 + max(map(len, known))))))
         figure.legend(
@@ -76,10 +76,13 @@ def write_png(figure: Any, path: Path) -> None:
 
     temporary = path.with_name(f".{path.name}")
     FigureCanvasAgg(figure)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a name in a script it lacks
-        figure.savefig(temporary, format="png")
-    temporary.replace(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a name in a script it lacks
+            figure.savefig(temporary, format="png")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _draw(axes: Any, panel: Panel, shade: Any, known: dict[str, Any]) -> None:
@@ -91,7 +94,7 @@ def _draw(axes: Any, panel: Panel, shade: Any, known: dict[str, Any]) -> None:
         )
         span(*sorted((region.bound, region.end)), color=region.color, alpha=0.12, lw=0, zorder=0)
         line = rule(region.bound, color=region.color, ls="-.", lw=1.2, zorder=0.5)
-        known.setdefault(_plain(region.name), line)
+        known.setdefault(plain(region.name), line)
     for order, series in enumerate(panel.series, start=2):
         if isinstance(series, Points):
             drawn = _points(axes, series, shade, order)
@@ -100,11 +103,11 @@ def _draw(axes: Any, panel: Panel, shade: Any, known: dict[str, Any]) -> None:
         else:
             drawn = _bars(axes, series, order)
         if series.name:
-            known.setdefault(_plain(series.name), drawn)
+            known.setdefault(plain(series.name), drawn)
     for label in panel.labels:
         far = math.hypot(label.right, label.up) > 12
         axes.annotate(
-            _plain(label.text),
+            plain(label.text),
             (label.x, label.y),
             xytext=(label.right * 72 / _DPI, label.up * 72 / _DPI),
             textcoords="offset points",
@@ -116,7 +119,7 @@ def _draw(axes: Any, panel: Panel, shade: Any, known: dict[str, Any]) -> None:
             path_effects=[withStroke(linewidth=2.5, foreground="white")],
             arrowprops={"arrowstyle": "-", "lw": 0.5, "color": label.color} if far else None,
         )
-    axes.set_title(_plain(panel.title), fontsize=9)
+    axes.set_title(plain(panel.title), fontsize=9)
     _axis(axes, panel.x, "x")
     _axis(axes, panel.y, "y")
     axes.grid(alpha=0.25)
@@ -129,7 +132,7 @@ def _axis(axes: Any, axis: Axis, which: str) -> None:
     from matplotlib.ticker import PercentFormatter
 
     own = axes.xaxis if which == "x" else axes.yaxis
-    own.set_label_text(_plain(axis.title), fontsize=9)
+    own.set_label_text(plain(axis.title), fontsize=9)
     limit = axes.set_xlim if which == "x" else axes.set_ylim
     if axis.log:
         (axes.set_xscale if which == "x" else axes.set_yscale)("log")
@@ -139,7 +142,7 @@ def _axis(axes: Any, axis: Axis, which: str) -> None:
         own.set_major_formatter(PercentFormatter(1.0, decimals=0))
     if axis.names:
         count = len(axis.names)
-        own.set_ticks(range(count), [_plain(name) for name in axis.names])
+        own.set_ticks(range(count), [plain(name) for name in axis.names])
         limit(*((count - 0.5, -0.5) if which == "y" else (-0.5, count - 0.5)))
 
 
@@ -225,6 +228,6 @@ def _titled(title: str) -> str:
     return title if all(ord(c) in known for c in title) else title.rpartition(": ")[2]
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text in which a dollar begins no formula."""
     return text.replace("$", r"\$")

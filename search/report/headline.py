@@ -10,7 +10,7 @@ from search import confirm as confirming
 from search.amounts import many
 from search.budget import until
 from search.comparison import signed
-from search.export import spelled
+from search.export import spelled, test_items
 from search.report.verdict import Against, ahead_of, baselines, broken
 from search.status import State, Status
 from search.view import RunView, TrialView
@@ -172,11 +172,7 @@ def _notes(view: RunView, found: list[Against]) -> list[str]:
         scores = _and(
             f"{o.name} {_unbroken(spelled(view.test.estimate(o)))}" for o in view.search.objectives
         )
-        n = {o.name: f"{view.test.estimate(o).n:,}" for o in view.search.objectives}
-        # Objectives may be of tasks of several sizes.
-        items = "test items (" + ", ".join(f"{name} on {count}" for name, count in n.items()) + ")"
-        if len(set(n.values())) == 1:
-            items = f"{min(n.values())} test items"
+        items = test_items({o.name: view.test.estimate(o) for o in view.search.objectives})
         lines.append(f"On {items}, asked once and of it alone: {scores}.")
     if view.search.constraints:
         bounds = _and(map(str, view.search.constraints))

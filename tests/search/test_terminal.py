@@ -466,8 +466,9 @@ def test_all_runs_are_a_table(run, tmp_path, capsys):
     assert broken["run"].endswith("runs/broken")
     assert "run.json" in broken["error"]
     assert whole["finished"] == 3
-    with pytest.raises(RunError, match="holds no runs"):
-        print_runs(console, tmp_path / "nowhere", as_json=False)
+    for data in (False, True):
+        with pytest.raises(RunError, match="holds no runs"):
+            print_runs(console, tmp_path / "nowhere", as_json=data)
 
 
 def test_a_status_on_a_terminal_has_the_plot(run):
