@@ -350,8 +350,7 @@ def in_order(trials: Mapping[int, FrozenTrial]) -> list[int]:
     """Numbers of finished trials, in the order in which they ended."""
 
     def ended(number: int) -> tuple[float, int]:
-        at = trials[number].datetime_complete
-        return (0.0 if at is None else at.timestamp(), number)
+        return (studies.ended(trials[number]) or 0.0, number)
 
     return sorted(trials, key=ended)
 

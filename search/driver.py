@@ -194,6 +194,7 @@ class Driver:
         """The sampler's next recipe and its fingerprint."""
         trial = self.study.ask()
         with studies.together(self.study):
+            trial.set_user_attr(studies.ZONE, studies.zone())
             recipe = self.search.space.sample(trial)
             fingerprint = self.run.fingerprint(recipe.resolved(self.search.root))
             if fingerprint not in self._by_fingerprint:

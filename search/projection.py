@@ -164,7 +164,7 @@ def of_trial(run: Run, frozen: FrozenTrial, near: Nearby, *, on_front: bool = Fa
         tags=tags | ({BESIDE: beside[0]} if beside is not None else {}),
         result=path if path.is_file() else None,
         status=_status(frozen),
-        times=(milliseconds(frozen.datetime_start), milliseconds(frozen.datetime_complete)),
+        times=(_milliseconds(studies.began(frozen)), _milliseconds(studies.ended(frozen))),
         beside=beside,
         note=_told(search, metrics, tags, beside) or _UNDONE[_status(frozen)],
     )
@@ -276,9 +276,9 @@ def steps(
     could do, and merges that are broken; the cost is that of the sessions until then.
     """
     trials = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
-    lost = sorted(milliseconds(t.datetime_complete) for t in trials if _failure(t))
+    lost = sorted(_milliseconds(studies.ended(t)) for t in trials if _failure(t))
     # What was taken over is there from the beginning.
-    trials.sort(key=lambda t: (studies.counts(t), milliseconds(t.datetime_complete), t.number))
+    trials.sort(key=lambda t: (studies.counts(t), _milliseconds(studies.ended(t)), t.number))
     progress, tokens = Progress(run.search), 0
     price, held = run.search.file.budget.gpu_hour_price, sessions(run)
     for trial in trials:
@@ -289,7 +289,7 @@ def steps(
         tokens += int(trial.user_attrs["tokens"])
         if progress.finished in there:
             continue
-        at = milliseconds(trial.datetime_complete)
+        at = _milliseconds(studies.ended(trial))
         metrics = {
             "hypervolume": progress.volume,
             "front_size": float(len(progress.front)),
@@ -386,9 +386,9 @@ def of_test(search: Search, test: Result) -> dict[str, float]:
     }
 
 
-def milliseconds(moment: datetime | None) -> int:
+def _milliseconds(moment: float | None) -> int:
     """Since the epoch; of now for None."""
-    return int((time.time() if moment is None else moment.timestamp()) * 1000)
+    return int((time.time() if moment is None else moment) * 1000)
 
 
 def _scores(frozen: FrozenTrial, search: Search) -> dict[str, float]:

@@ -23,6 +23,7 @@ import sqlite3
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ FINGERPRINT = "fingerprint"
 RETAINED = "retained"
 ENDED = "ended"
 WORKER = "worker"
+ZONE = "utc_offset"
+"""Seconds that the driver's clock is ahead of UTC: Optuna keeps times without their zone."""
 CUT_SHORT: tuple[FinishReason, ...] = ("length", "loop")
 """Ends of answers that a user wants to know the shares of: at the limit of tokens, in a loop."""
 OWNER = "mergefront.run"
@@ -342,6 +345,30 @@ def attributes_of(result: Result, search: Search) -> dict[str, Any]:
 def fail(study: optuna.Study, trial: optuna.Trial | int) -> None:
     """Finish a trial that no worker could do."""
     study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+
+
+def zone() -> float:
+    """`ZONE` of this process."""
+    offset = datetime.now().astimezone().utcoffset()
+    return 0.0 if offset is None else offset.total_seconds()
+
+
+def began(trial: FrozenTrial) -> float | None:
+    """When a trial was asked for, epoch seconds, whatever zone the reader's clock has."""
+    return _epoch(trial, trial.datetime_start)
+
+
+def ended(trial: FrozenTrial) -> float | None:
+    """When it was told."""
+    return _epoch(trial, trial.datetime_complete)
+
+
+def _epoch(trial: FrozenTrial, moment: datetime | None) -> float | None:
+    if moment is None:
+        return None
+    ahead = trial.user_attrs.get(ZONE)  # older trials have none
+    there = None if ahead is None else timezone(timedelta(seconds=ahead))
+    return (moment if there is None else moment.replace(tzinfo=there)).timestamp()
 
 
 def failed(trial: FrozenTrial) -> bool:

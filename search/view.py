@@ -36,7 +36,9 @@ from search.progress import Progress
 from search.results import Result, joint
 from search.run import Run
 
-State = Literal["full", "partial", "fault", "failed", "duplicate", "taken", "running"]
+State = Literal[
+    "full", "partial", "fault", "failed", "never begun", "duplicate", "taken", "running"
+]
 """Scored on all dev items; stopped by a race; its merge is broken; no worker could do it; a recipe
 that was there before; told with scores from elsewhere; not done yet."""
 
@@ -386,12 +388,12 @@ def baseline_labels(run: Run) -> dict[str, str]:
 def _steps(scored: Iterable[FrozenTrial], search: Search) -> list[Step]:
     """How the front grew; what was taken over is there from the beginning."""
     progress, steps = Progress(search), []
-    told = sorted(scored, key=lambda t: (studies.counts(t), _epoch(t.datetime_complete), t.number))
+    told = sorted(scored, key=lambda t: (studies.counts(t), studies.ended(t) or 0.0, t.number))
     for trial in told:
         before = progress.finished
         progress.add(trial)
         if progress.finished > before:
-            at = _epoch(trial.datetime_complete)
+            at = studies.ended(trial) or 0.0
             steps.append(Step(progress.finished, at, progress.volume, len(progress.front)))
     return steps
 
@@ -408,8 +410,7 @@ def _trial(
     partial = given.get(studies.PARTIAL)
     idle = state in ("duplicate", "taken")  # nobody worked for it
     seconds = {} if idle else {k: float(v) for k, v in given.get("seconds", {}).items()}
-    asked = _epoch(frozen.datetime_start)
-    ended = _epoch(frozen.datetime_complete) if frozen.datetime_complete else None
+    asked, ended = studies.began(frozen) or 0.0, studies.ended(frozen)
     began = asked if ended is None or not seconds else max(asked, ended - sum(seconds.values()))
     recipe = given.get(studies.RECIPE)
     return TrialView(
@@ -443,7 +444,7 @@ def _state(frozen: FrozenTrial) -> State:
     if frozen.state == TrialState.RUNNING:
         return "running"
     if frozen.state != TrialState.COMPLETE:
-        return "failed"
+        return "failed" if studies.failed(frozen) else "never begun"
     if studies.DUPLICATE_OF in given:
         return "duplicate"
     if "fault" in given:
@@ -501,8 +502,3 @@ def _baseline(search: Search, label: str, path: Path) -> BaselineView:
         feasible=all(result.holds(c, confirmed=False) for c in search.constraints)
         and result.fault is None,
     )
-
-
-def _epoch(moment: datetime | None) -> float:
-    """Seconds since the epoch; 0 for None."""
-    return 0.0 if moment is None else moment.timestamp()

@@ -366,7 +366,11 @@ def _add(
             values=values_of(ours, search),
             params=dict(params),
             distributions={name: inside[name] for name in params},
-            user_attrs={studies.RECIPE: text, **studies.attributes_of(ours, search)},
+            user_attrs={
+                studies.RECIPE: text,
+                studies.ZONE: studies.zone(),
+                **studies.attributes_of(ours, search),
+            },
             constraints=violations_of(ours, search),
         )
     )

@@ -242,10 +242,13 @@ def _unscored(view: RunView, standing: Standing) -> tuple[str, list[str]]:
 
 def _kind(trial: TrialView) -> str:
     """What became of a trial that has no scores of its own."""
-    if trial.state == "failed":
-        lost = "could not be done by any worker"
-        return lost if trial.recipe is not None else "never begun"
-    return {"fault": "came out broken", "running": "had begun"}.get(trial.state, "seen before")
+    told = {
+        "failed": "could not be done by any worker",
+        "never begun": "never begun",
+        "fault": "came out broken",
+        "running": "had begun",
+    }
+    return told.get(trial.state, "seen before")
 
 
 def _begun(why: str) -> str:

@@ -310,8 +310,7 @@ def failures(view: RunView) -> tuple[list[str], Table | None]:
         policy = POLICIES[Kind(name)]
         lines.append(f"{count:,} x {name}: {policy.what}.")
     broken = [t for t in view.trials.values() if t.state == "fault"]
-    # Those that were half asked for when a driver was killed took nothing.
-    failed = [t for t in view.trials.values() if t.state == "failed" and t.recipe is not None]
+    failed = [t for t in view.trials.values() if t.state == "failed"]
     if broken:
         lines.append(
             f"{many(len(broken), 'merge')} came out broken and could not be scored: the recipe's"

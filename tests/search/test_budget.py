@@ -445,7 +445,10 @@ def accounted(folder: Path, **limits: Any) -> Begun:
     begun.tell(result(10, 4.0, right=0.25, stopped=stop(2, audited=True)))
     begun.tell(result(10, 4.0, right=0.5), duplicate_of=first)
     begun.tell(result(10, 4.0, right=0.75).taken_over("trial 7 of run old"))
-    studies.fail(begun.study, begun.study.ask())
+    lost = begun.study.ask()
+    lost.set_user_attr(studies.RECIPE, "{}")
+    studies.fail(begun.study, lost)
+    studies.fail(begun.study, begun.study.ask())  # never begun: that is no failure
     result(10, 4.0).save(begun.run.baseline("base"))
     result(10, 8.0, split="confirm", items=8).save(begun.run.held_out("confirm", "a"))
     result(10, 3.0, split="test").save(begun.run.held_out("test", "a"))

@@ -373,9 +373,9 @@ def test_answers_are_sorted_by_scores_that_have_a_half(view):
 
 def test_trials_that_nobody_began_are_no_failures(view):
     trial = view.trials[0]
-    lost = replace(trial, number=98, state="failed", recipe=None, why="")
+    lost = replace(trial, number=98, state="never begun", recipe=None, why="")
     assert failures(replace(view, trials={**view.trials, 98: lost})) == failures(view)
-    done = replace(lost, recipe=trial.recipe)
+    done = replace(lost, state="failed", recipe=trial.recipe)
     assert "1 trial could not be done" in failures(replace(view, trials={98: done}))[0][-1]
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
+import optuna
 import pytest
 from huggingface_hub import constants
 from hypothesis import HealthCheck, given, settings
@@ -214,3 +217,23 @@ def test_work_ends_when_it_was_told() -> None:
     work = Work.of("trial 1", "w0", 100.0, {"load": 3.0, "generate": 7.0})
     assert (work.began, work.merged, work.ended) == (90.0, 93.0, 100.0)
     assert json.dumps(work.what) == '"trial 1"'
+
+
+def test_times_are_the_drivers_whatever_the_zone_of_who_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trial = optuna.trial.create_trial(value=1.0)
+    trial.datetime_start, trial.datetime_complete = datetime(2026, 7, 1, 12), None
+    noon = datetime(2026, 7, 1, 12, tzinfo=UTC).timestamp()
+    for zone in ("UTC", "Asia/Bangkok", "America/Los_Angeles"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        try:
+            trial.user_attrs = {studies.ZONE: 0.0}
+            assert (studies.began(trial), studies.ended(trial)) == (noon, None)
+            trial.user_attrs = {studies.ZONE: studies.zone()}  # a winter's, for all that is known
+            shift = studies.began(trial) - trial.datetime_start.timestamp()
+            assert shift in (0.0, 3600.0, -3600.0)
+        finally:
+            monkeypatch.undo()
+            time.tzset()

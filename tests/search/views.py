@@ -79,7 +79,9 @@ def study_of(search: Search, told: Sequence[Told]) -> optuna.Study:
         state = TrialState.COMPLETE
         if not one.values:
             state = TrialState.RUNNING if one.values is None else TrialState.FAIL
-            attributes = {}
+            # A running one is not dispatched yet.
+            recipe = {studies.RECIPE: attributes[studies.RECIPE]}
+            attributes = recipe if state == TrialState.FAIL else {}
         trial = create_trial(
             state=state,
             params=params,
