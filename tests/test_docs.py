@@ -22,6 +22,7 @@ from objectives.task import TaskConfig
 from search.baselines import KINDS
 from search.config import load
 from search.file import SearchFile
+from tests.docs.examples import fences
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -74,13 +75,19 @@ def words_of(line):
     )
 
 
-COMMANDS = {
-    line: pytest.param(words_of(line), id=line[:60])
+CONSOLE = re.compile(r"^\$ (.+)$", re.MULTILINE)
+SHOWN = [command for fence in fences() for command in fence.commands] + [
+    command
     for page in PAGES
-    for block in blocks(read(page), "(?:sh|bash|console)?")
-    for line in re.findall(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*mergefront (.+)$", block, re.MULTILINE)
+    for block in blocks(read(page), "console")
+    for command in CONSOLE.findall(block)
+]
+COMMANDS = {
+    found[1]: pytest.param(words_of(found[1]), id=found[1][:60])
+    for command in SHOWN
+    if (found := re.match(r"(?:[A-Z_]+=\S+ )*mergefront (.+)", command))
 }
-"""Of all blocks, run or not: their words after `mergefront`."""
+"""Of all fences, run or not: their words after `mergefront`."""
 LINKS = [
     pytest.param(page, link, id=f"{page.name}-{link}")
     for page in PAGES
@@ -268,7 +275,7 @@ def test_the_tables_of_parameters_are_the_declarations():
 
 
 def test_every_example_in_python_or_on_a_console_is_run():
-    """By `make docs-test`, or by the tests that are named here."""
+    """By tests/docs/test_pages.py where the page says where it starts, or by the tests here."""
     elsewhere = {
         "objectives.md": "test_the_function_of_the_page_scores",
         "adding_a_method.md": "tests/docs/test_extending.py",
@@ -281,3 +288,13 @@ def test_every_example_in_python_or_on_a_console_is_run():
         text = read(page)
         if blocks(text, "python") or blocks(text, "console"):
             assert page.name in elsewhere or "\n<!-- starts in: " in text, page
+
+
+def test_every_command_in_a_fence_is_run_or_says_why_not():
+    """tests/docs/test_commands.py runs what is unmarked, and knows `mergefront` alone."""
+    assert len(fences()) > 50
+    for fence in fences():
+        others = [one for one in fence.run() if not one.startswith("mergefront ")]
+        assert others == [], f"{fence.page}: `<!-- not run: why -->` has to stand above {others}"
+        stale = [mark for mark in fence.marks if not fence.marked(mark)]
+        assert stale == [], f"{fence.page}: nothing begins with {stale}"

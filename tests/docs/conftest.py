@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 BIN = Path(sys.executable).parent
-_CALLERS = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "COLUMNS", "NO_COLOR", "FORCE_COLOR")
+CALLERS = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "COLUMNS", "NO_COLOR", "FORCE_COLOR")
 
 
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a command as a reader does: in `folder`, with the environment's commands found."""
-    environment = {k: v for k, v in os.environ.items() if k not in _CALLERS}
+    environment = {k: v for k, v in os.environ.items() if k not in CALLERS}
     environment |= {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "110"}
     return subprocess.run(
         ["bash", "-c", command],
