@@ -118,7 +118,7 @@ def model_card(plan: MergePlan, making: Making | None = None, found: Found | Non
         ("Licences", _licences(known)),
         ("Recipe", _recipe(plan, known, why_not)),
         *found.sections,
-        ("Verification", making.verified and f"{making.verified}\n"),
+        ("Verification", making.verified and f"{md(making.verified)}\n"),
         ("Provenance", _provenance(plan, known, making, found.scored_with)),
         ("How to make it again", _commands(found)),
         ("Limits", _limits(found)),

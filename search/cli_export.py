@@ -236,7 +236,7 @@ def _write(
                 f"`{hub.typed(out, texts)}`"
             )
         address = hub.send(out, texts, written.fingerprint)
-        say(f"pushed to {address} ({'public' if public else 'private'})")
+        say(f"pushed to {address} ({'public' if hub.public else 'private'})")
 
 
 def _hub_ids(given: list[str]) -> Mapping[str, str]:

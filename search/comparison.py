@@ -352,6 +352,7 @@ def print_noise(console: Console, run: Run, as_json: bool) -> None:
         )
     console.print(table)
     say("two-sided 95%, paired by item, found with 80%; medians over neighbouring pairs")
+    say("items are for differences in shares of a score's range, which is 1 where none is given")
     for told in found:
         if told.within is not None:
             say(

@@ -143,7 +143,8 @@ def ui_command(run: Run, host: str, port: int) -> tuple[list[str] | None, dict[s
     and the run's saved view.
 
     Raises:
-        ConfigError: nothing is tracked yet, or the store does not answer.
+        ConfigError: nothing is tracked yet.
+        StorageError: the store does not answer, or is damaged.
     """
     uri = run.tracking
     served = is_served(uri)

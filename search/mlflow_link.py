@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from search.errors import ConfigError
-from search.mlflow_store import experiment_name, import_mlflow, is_made
+from search.errors import ConfigError, StorageError
+from search.mlflow_place import refuse_absent
+from search.mlflow_store import answering, experiment_name, import_mlflow, is_made
 from search.mlflow_view import FRONT, PREFIX, key_for, runs_link, view_link
 from search.run import Run
-from search.secrets import redacted, said, without_password
+from search.secrets import without_password
 
 HERE = "http://127.0.0.1:5000"
 """Where `mergefront ui` serves unless told otherwise."""
@@ -30,14 +31,14 @@ def link_for(run: Run) -> str:
         base = without_password(run.tracking).rstrip("/")
         try:
             return page_of(run, base)
-        except ConfigError:
+        except (ConfigError, StorageError):
             return base
     here = Path.cwd()
     folder = run.folder.relative_to(here) if run.folder.is_relative_to(here) else run.folder
     command = f"mergefront ui {folder}"
     try:
         return f"{command}, then {page_of(run, HERE)}"
-    except ConfigError:
+    except (ConfigError, StorageError):
         return command
 
 
@@ -49,18 +50,17 @@ def page_of(run: Run, base: str) -> str:
         base: address of the server on the run's store.
 
     Raises:
-        ConfigError: nothing is tracked yet, or the store does not answer.
+        ConfigError: nothing is tracked yet.
+        StorageError: the store does not answer, or is damaged.
     """
     uri = run.tracking
     if not is_made(uri):
         raise ConfigError(f"{run.folder}: nothing is tracked yet: start it with `mergefront run`")
-    mlflow = import_mlflow()
-    client = mlflow.MlflowClient(tracking_uri=uri)
+    refuse_absent(uri)
     name = experiment_name(run)
-    try:
+    with answering(run, None):
+        client = import_mlflow().MlflowClient(tracking_uri=uri)
         experiment = client.get_experiment_by_name(name)
-    except mlflow.exceptions.MlflowException as error:
-        raise ConfigError(f"{redacted(uri)}: does not answer: {said(error)[:120]}") from error
     if experiment is None:
         raise ConfigError(f"{run.folder}: MLflow has no experiment '{name}' yet")
     key = key_for(run, FRONT)

@@ -146,21 +146,21 @@ def _found(view: RunView) -> Iterator[str]:
         rows = [_row(label, names, trial.values, trial.intervals) for label, trial in shown]
         rows += [
             _row(f"baseline {label}", names, baseline.values, baseline.intervals)
-            for label, baseline in islice(view.baselines.items(), _ROWS)
+            for label, baseline in islice(view.able.items(), _ROWS)
         ]
         yield from _table(["", *(f"{md(name)} [95%]" for name in names)], rows)
         yield from _more(len(view.front) - _ROWS)
 
 
 def _failed(view: RunView) -> Iterator[str]:
-    failed = [t for t in view.trials.values() if t.state in ("failed", "fault")]
-    # Those that were half asked for when a driver was killed took nothing.
-    failed = [t for t in failed if t.recipe is not None]
     told = [
         f"trial {t.number}: "
         + (md(_public(view, t.why)) if t.why else "no worker could do it; see `run.log`")
-        for t in failed
+        for t in view.trials.values()
+        if t.state in ("failed", "fault")
     ]
+    broken = [baseline for label, baseline in view.baselines.items() if label not in view.able]
+    told += [f"baseline {md(b.label)}: {md(_public(view, b.why))}" for b in broken]
     if view.account.faults:
         counts = ", ".join(f"{count} {kind}" for kind, count in view.account.faults.items())
         told.insert(0, f"incidents: {counts} (`mergefront status` names the newest)")

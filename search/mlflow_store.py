@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from merge_core.yaml_io import dump_yaml
+from search.database import spoken
 from search.errors import StorageError
 from search.item_pages import Asked, diff_table, items_table, prompts_of
 from search.mlflow_note import NOTE, above
@@ -379,8 +381,9 @@ def answering(run: Run, uri: str | None) -> Iterator[None]:
     mlflow = import_mlflow()
     try:
         yield
-    except mlflow.exceptions.MlflowException as error:
-        raise StorageError(f"{redacted(uri or run.tracking)}: {said(error)[:200]}") from error
+    except (mlflow.exceptions.MlflowException, SQLAlchemyError) as error:
+        why = said(error) if not isinstance(error, SQLAlchemyError) else spoken(error)
+        raise StorageError(f"{redacted(uri or run.tracking)}: {why[:200]}") from error
 
 
 def experiment_name(run: Run) -> str:

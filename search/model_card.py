@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.card import Found, Score, code, md, table
+from merge_core.references import HUB_ID
 from merge_core.versions import spelled_versions
 from objectives import Estimate
 from objectives.item_source import DatasetItems, LmEvalItems
 from objectives.scorers import make_scorer
 from objectives.scorers.language import Language
-from search import study as studies
 from search.config import Objective
-from search.confirm import Member
+from search.confirm import Member, load
 from search.export import spelled, tested
 from search.ledger import Session, sessions
 from search.results import Result, joint, reported
@@ -87,14 +87,15 @@ def _versions(held: Sequence[Session]) -> list[str]:
 def _how(chosen: Chosen) -> str:
     run, member = chosen.run, chosen.member
     search = run.search
-    trials = studies.scored(studies.open_study(run, create=False))
     tasks = search.file.tasks
     confirmed = next(iter(member.confirmed.values()))
-    searched = sum(m.trial is not None for m in chosen.members)
+    trials = [m for m in chosen.members if m.trial is not None]
+    near = sum(m.near for m in trials)
+    behind = f", {near} just behind it" if near else ""
     text = (
-        f"Run {code(run.name)} scored {len(trials)} recipes (sampler "
-        f"{code(search.file.sampler.name)}). {searched} trials of its front and "
-        f"{len(chosen.members) - searched} baselines were scored again on held-out items "
+        f"Run {code(run.name)} scored {load(run)[1]} recipes (sampler "
+        f"{code(search.file.sampler.name)}). {len(trials) - near} trials of its front{behind} and "
+        f"{len(chosen.members) - len(trials)} baselines were scored again on held-out items "
         f"({confirmed.n} for {md(next(iter(member.confirmed)))}), with intervals that hold for all "
         f"of them at once. This is {md(member.label)}: {_why(chosen)}.\n\n"
     )
@@ -238,7 +239,9 @@ def _dataset(items: Any, root: Path) -> str | None:
     """The hub id of a task's items, if they are a data set there."""
     if not isinstance(items, DatasetItems) or items.dataset.startswith((".", "/", "~")):
         return None
-    return None if (root / items.dataset).exists() else items.dataset
+    # A path that is gone looks like one, too: only a name that the hub takes is shown to others.
+    hub = "/" not in items.dataset or HUB_ID.fullmatch(items.dataset)
+    return items.dataset if hub and not (root / items.dataset).exists() else None
 
 
 def _name(path: Path) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from merge_core.card import md
 from objectives import Estimate
 from search import confirm as confirming
 from search import study as studies
@@ -192,14 +193,14 @@ def _told(
             n = metrics[f"{objective.name}_n"]
             lines.append(f"- {objective.name} **{value:.3f}** {sure} on {n:.0f} items")
     told = {"fault": "broken", studies.PARTIAL: "stopped early", studies.DUPLICATE_OF: "as trial"}
-    lines += [f"- {what}: {tags[key]}" for key, what in told.items() if key in tags]
+    lines += [f"- {what}: {md(tags[key])}" for key, what in told.items() if key in tags]
     if beside is not None:
-        lines.append(f"- `beside_baseline.json`: what changed against {beside[0]}")
+        lines.append(f"- `beside_baseline.json`: what changed against {md(beside[0])}")
     return "\n".join(lines)
 
 
 def nearby(run: Run) -> Nearby:
-    """The baselines that are scored by now.
+    """The baselines that are scored by now; none whose merge is broken.
 
     Raises:
         RunError: a result is damaged.
@@ -208,6 +209,8 @@ def nearby(run: Run) -> Nearby:
     found = {}
     for path in baseline_files(run):
         result = Result.load(path)
+        if result.fault is not None:
+            continue
         values = [result.estimate(objective).value for objective in run.search.objectives]
         found[labels.get(path.stem, path.stem)] = (values, path)
     return found
@@ -244,7 +247,10 @@ def of_baseline(run: Run, path: Path) -> Row:
     """
     result = Result.load(path)
     metrics: dict[str, float] = {}
-    for objective in run.search.objectives:
+    tags = {BASELINE: path.stem, "front": "false", ROLE: "baseline", COLOR: ORANGE}
+    if result.fault is not None:  # its scores are the reference, for the sampler's sake
+        tags["fault"] = result.fault
+    for objective in run.search.objectives if result.fault is None else ():
         metrics |= _estimated(objective.name, result.estimate(objective))
     metrics["tokens"] = float(result.tokens)
     for stage, spent in result.seconds.items():
@@ -260,9 +266,9 @@ def of_baseline(run: Run, path: Path) -> Row:
         name=baseline_labels(run).get(path.stem, path.stem),
         params={"merge_method": "baseline"},
         metrics=metrics,
-        tags={BASELINE: path.stem, "front": "false", ROLE: "baseline", COLOR: ORANGE},
+        tags=tags,
         result=path,
-        note=_told(run.search, metrics, {}),
+        note=_told(run.search, metrics, tags),
         times=(end - int(sum(result.seconds.values()) * 1000), end),
     )
 

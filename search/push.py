@@ -81,7 +81,7 @@ class Push:
         return [f"a parent's licence asks for a name that begins with '{wanted}'"]
 
     def send(self, folder: Path, texts: Mapping[str, str], fingerprint: str) -> str:
-        """Upload the folder in one commit; its address.
+        """Upload the folder in one commit; its address, and `public` as it turned out.
 
         Args:
             folder: as `search.publish.write_checkpoint` wrote it.
@@ -101,8 +101,16 @@ class Push:
             operations.append(CommitOperationAdd(path_in_repo=name, path_or_fileobj=content))
         message, hub = f"Merge {fingerprint}", self._api
         try:
+            held = self._check()  # merging may have taken hours
             self._told(hub.create_repo, self.repository, private=not self.public, exist_ok=True)
-            self._told(hub.create_commit, self.repository, operations, commit_message=message)
+            self._told(
+                hub.create_commit,
+                self.repository,
+                operations,
+                commit_message=message,
+                parent_commit=held,
+            )
+            self.public = not self._told(hub.repo_info, self.repository).private
         except ExportError as error:
             raise ExportError(
                 f"{error}; {folder} is whole: send it later with `{self.typed(folder, texts)}`"
@@ -115,10 +123,10 @@ class Push:
         words += [] if self.public else ["--private"]
         return shlex.join(words + [word for name in texts for word in ("--exclude", name)])
 
-    def _check(self) -> None:
-        """Refuse a repository that is there and is not just made for this."""
+    def _check(self) -> str | None:
+        """Refuse a repository that is there and is not just made for this; the commit it is at."""
         if not self._told(self._api.repo_exists, self.repository):
-            return
+            return None
         info = self._told(self._api.repo_info, self.repository)
         held = {file.rfilename for file in info.siblings or ()}
         if held - _OURS:
@@ -129,6 +137,7 @@ class Push:
             raise ExportError(
                 f"--push {self.repository}: is public: add --public, or name a new one"
             )
+        return str(info.sha) if info.sha else None
 
     def _told(self, call: Any, *arguments: Any, **named: Any) -> Any:
         """What the hub answers; what it refuses is one line."""

@@ -47,10 +47,11 @@ class Watched:
         places = (
             (label, driver.run.folder / "baselines" / f"{s}.json") for s, label in labels.items()
         )
+        found = {label: Result.load(path) for label, path in places if path.is_file()}
         self._baselines = {
-            label: values_of(Result.load(path), driver.search)
-            for label, path in places
-            if path.is_file()
+            label: values_of(result, driver.search)
+            for label, result in found.items()
+            if result.fault is None
         }
 
     def add(self, what: str, result: Result | None) -> None:
@@ -61,7 +62,8 @@ class Watched:
         if result is None:
             self._failed += kind == "trial"
         elif kind == "baseline":
-            self._baselines[label] = values_of(result, self._driver.search)
+            if result.fault is None:
+                self._baselines[label] = values_of(result, self._driver.search)
         else:
             self._ended.append((time.time(), result.tokens))
             if result.fault is None:

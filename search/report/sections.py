@@ -15,7 +15,7 @@ from search.budget import until
 from search.comparison import DELTAS, Told, noise
 from search.confirm import Member
 from search.confirmed import findings, ordered, standing
-from search.errors import ConfigError
+from search.errors import ConfigError, RunError
 from search.export import short, spelled
 from search.incidents import POLICIES, Kind
 from search.ranges import spelled as spelled_range
@@ -89,10 +89,10 @@ def _standing(view: RunView, member: Member) -> str:
 
 
 def told_apart(view: RunView) -> tuple[list[Told], Table] | None:
-    """What the dev items can tell; None where too few trials are scored to say it."""
+    """What the dev items can tell; None where too few trials are scored, or a result is gone."""
     try:
         found = noise(view.run)
-    except ConfigError:
+    except (ConfigError, RunError):
         return None
     heads = ["score", "dev items", "error of one", "error of a difference", "smallest told"]
     rows = [

@@ -187,7 +187,8 @@ def _items(told: Sequence[Told]) -> list[Advice]:
     ]
     if not wanted:
         return []
-    what = f"Ask more dev items: to tell merges apart that differ by {WANTED:g} takes"
+    apart = f"to tell merges apart that differ by {WANTED:.0%} of a score's range takes"
+    what = f"Ask more dev items: {apart}"
     return [Advice(what, lines=wanted)]
 
 

@@ -543,10 +543,12 @@ def a_run(**manifest: object) -> Run:
     return run
 
 
-def worked(**changes: object) -> None:
-    """A run with one session of its account, in part damaged."""
+def worked(store: bytes | None = None, **changes: object) -> None:
+    """A run with one session of its account, in part damaged; `store` is MLflow's."""
     run = a_run()
     open_study(run)
+    if store is not None:
+        (run.folder / "mlflow.db").write_bytes(store)
     row = {"began": "2026-01-01T00:00:00+00:00", "seconds": 1.5, "workers": 2, "gpus": 0.5}
     (run.folder / "sessions.json").write_text(json.dumps([row | changes]))
 
@@ -748,6 +750,11 @@ CASES = {
     "no run to show": Case(("runs/x: holds no run",), ("front", "runs/x")),
     "no run to export": Case(("runs/x: holds no run",), ("export", "runs/x")),
     "no run to look at": Case(("runs/x: holds no run",), ("ui", "runs/x")),
+    "damaged MLflow store": Case(
+        ("runs/search/mlflow.db: ", "file is not a database"),
+        ("ui", "runs/search"),
+        do=lambda: worked(store=b"no database " * 3000),
+    ),
     "export before confirm": Case(
         ("not confirmed yet", "mergefront confirm"), ("export", "runs/search"), do=a_run
     ),

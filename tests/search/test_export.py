@@ -38,6 +38,7 @@ from search.ledger import sessions
 from search.model_card import Chosen, found_in
 from search.placement import Node
 from search.publish import write_checkpoint
+from search.push import Push
 from search.results import Result
 from search.run import Run
 from search.verify import Question, question, stored_result, verify
@@ -473,12 +474,12 @@ def test_items_that_are_gone_cost_no_merge(here, mergefront, tmp_path):
 
 
 def test_a_run_that_cannot_tell_is_known_before_the_merge(run, tmp_path):
-    """Its study is gone: nothing was merged that would be thrown away."""
+    """What it confirmed is gone: nothing was merged that would be thrown away."""
     alone = Path(shutil.copytree(run.folder, tmp_path / "run"))
-    (alone / "study.db").unlink()
     opened = Run.open(alone)
     members, _ = confirming.load(opened)
     chosen = confirming.choose(opened.search, members)
+    (alone / "confirmed.json").unlink()
     plan = MergePlan(Recipe.parse(chosen.recipe))
     done: list[int] = []
     with pytest.raises(SearchError):
@@ -540,7 +541,8 @@ class Hub(BaseHTTPRequestHandler):
         server.seen.append(("GET", self.path, self.headers.get("Authorization")))
         if name in server.repositories:
             siblings = [{"rfilename": file} for file in server.files.get(name, {})]
-            self._say({"id": name, "private": server.repositories[name], "siblings": siblings})
+            told = {"id": name, "private": server.repositories[name], "sha": "1" * 40}
+            self._say(told | {"siblings": siblings})
         else:
             self._say({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
 
@@ -569,6 +571,7 @@ class Hub(BaseHTTPRequestHandler):
                 self._say({"error": "You have no right to write here"}, 403)
                 return
             lines = [json.loads(line) for line in body.splitlines()]
+            server.parents.append(lines[0]["value"].get("parentCommit"))
             server.files[name] = {
                 line["value"]["path"]: base64.b64decode(line["value"]["content"])
                 for line in lines
@@ -598,6 +601,7 @@ def hub(monkeypatch) -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.url = f"http://127.0.0.1:{server.server_port}"
     server.seen, server.repositories, server.files, server.refuses = [], {}, {}, False
+    server.parents = []  # what each commit was made onto
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -629,6 +633,23 @@ def test_a_push_is_private_and_names_no_place_of_this_machine(here, hub, mergefr
         assert "org/r1" in text, name
     assert str(here) in (out / "recipe.yaml").read_text()  # where it works
     assert ModelCard(sent["README.md"].decode()).data.model_name == "org/thai"
+
+
+def test_a_repository_is_looked_at_again_after_the_merge(hub, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    push = Push("org/thai", public=False)
+    hub.repositories["org/thai"] = False  # somebody made it, for all to see
+    with pytest.raises(ExportError, match=r"is public: add --public.*send it later with `hf upl"):
+        push.send(tmp_path, {}, "f")
+    assert hub.files == {}
+    hub.repositories["org/thai"], hub.files["org/thai"] = True, {"theirs.bin": b""}
+    with pytest.raises(ExportError, match=r"holds theirs\.bin already"):
+        push.send(tmp_path, {}, "f")
+    hub.files.clear()
+    public = Push("org/thai", public=True)
+    public.send(tmp_path, {}, "f")
+    assert not public.public  # it was private, and the hub leaves it so
+    assert hub.parents == ["1" * 40]  # nothing that came meanwhile is written over
 
 
 def test_what_is_not_pushed(here, hub, mergefront, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from search.confirm import Member, save
 from search.confirmed import findings, standing, write_report
 from search.listing import points
 from search.looking import print_front
+from search.projection import nearby, of_baseline
 from search.run import Run
 from search.status import look
 from search.terminal import front_table
@@ -209,3 +210,12 @@ def test_a_member_that_could_not_be_confirmed_is_named(made: Path, tmp_path: Pat
         assert findings(run, view.members)[0] == "trial 1 could not be confirmed: it was killed"
     finally:
         run.confirmed.unlink()
+
+
+def test_mlflow_shows_no_scores_of_a_broken_baseline(made: Path) -> None:
+    run = Run.open(made)
+    row = of_baseline(run, run.baseline("uniform"))
+    assert row.tags["fault"] == "NaN"
+    assert not {"reasoning", "language", "reasoning_low"} & row.metrics.keys()
+    assert "broken: NaN" in row.note
+    assert set(nearby(run)) == {"base", "expert:language"}  # nothing is compared with it
