@@ -29,8 +29,6 @@ from search.config import Search
 from search.errors import ExportError, RunError, WorkerError
 from search.front import Point, dominates, front, gains, knee, worth_confirming
 from search.held_out import note, score_what_can
-from search.held_out import score_all as score_all
-from search.held_out import score_baselines as score_baselines
 from search.places import placed
 from search.results import Result, finite, is_result_of, joint, read_estimate
 from search.run import Run

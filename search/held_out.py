@@ -18,7 +18,6 @@ from merge_core import Recipe
 from merge_core.yaml_io import one_line
 from objectives.task import Split
 from search import study as studies
-from search.errors import WorkerError
 from search.results import Result, is_result_of
 from search.run import Run
 from search.worker import Job
@@ -29,26 +28,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("mergefront")
 
 
-def score_all(
-    run: Run,
-    study: optuna.Study,
-    pool: Pool,
-    recipes: dict[str, Recipe],
-    split: Split,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> dict[str, Result]:
-    """Score recipes on a held-out split, each fingerprint once for ever; results by label.
-
-    Raises:
-        RunError: another driver has taken over the study.
-        WorkerError: a merge could not be scored; the results of the others are kept.
-    """
-    results, failed = score_what_can(run, study, pool, recipes, split, progress)
-    for label, error in failed.items():
-        raise WorkerError(f"{label} on {split} items: {error}")
-    return results
-
-
 def score_what_can(
     run: Run,
     study: optuna.Study,
@@ -57,7 +36,14 @@ def score_what_can(
     split: Split,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[dict[str, Result], dict[str, str]]:
-    """As `score_all`; besides the results, why there is none, each by label."""
+    """Score recipes on a held-out split, each fingerprint once for ever.
+
+    Returns:
+        Results, and why there is none, each by label.
+
+    Raises:
+        RunError: another driver has taken over the study.
+    """
     fingerprints = {label: run.fingerprint(recipe) for label, recipe in recipes.items()}
     places = {label: run.held_out(split, f) for label, f in fingerprints.items()}
     labels = {fingerprint: label for label, fingerprint in reversed(fingerprints.items())}
@@ -122,11 +108,13 @@ def _done(
     return errors
 
 
-def note(failed: Mapping[str, str]) -> None:
+def note(failed: Mapping[str, str], split: Split = "confirm") -> None:
     """Say in the log and on the terminal which merges could not be scored, and why."""
     for label, error in failed.items():
         trial = label.startswith("trial ")
         what = f"{label} could not be confirmed" if trial else f"baseline {label} has no scores"
         said = f"{what} and is left out: {error}"
+        if split == "test":
+            said = f"{label} is exported without scores on the test items: {error}"
         log.warning(said)
         sys.stderr.write(f"note: {said}; `mergefront confirm` tries it again\n")

@@ -36,6 +36,7 @@ from search.errors import ExportError, RunError, WorkerError
 from search.export import save_recipe
 from search.file_texts import seconds
 from search.filters import unused_filters
+from search.held_out import note, score_baselines, score_what_can
 from search.idle import idle
 from search.ledger import Ledger
 from search.placement import Resources, clustered, nodes
@@ -275,7 +276,7 @@ def confirm(opened: Run, listener: Listener, more: Sequence[str] = ()) -> Found:
     with _session(prepared, opened.folder, listener) as (opened, pool, tracker, ledger):
         study = studies.open_study(opened)
         listener.phase(opened, "scoring baselines")
-        scored = confirming.score_baselines(opened, study, pool, prepared.baselines)
+        scored = score_baselines(opened, study, pool, prepared.baselines)
         for label, result in scored.items():
             tracker.baseline(label, result)
         return _confirm(opened, study, pool, tracker, ledger, listener)
@@ -396,8 +397,9 @@ def _confirm(
         return _end(opened, study, *held, members, None, None, str(error))
     recipe = Recipe.parse(chosen.recipe)
     listener.phase(opened, "testing")
-    tests = confirming.score_all(opened, study, pool, {chosen.label: recipe}, "test")
-    test = tests[chosen.label]
+    tests, failed = score_what_can(opened, study, pool, {chosen.label: recipe}, "test")
+    note(failed, "test")
+    test = tests.get(chosen.label)
     save_recipe(opened, chosen, opened.folder / "recipe.yaml", test=test)
     return _end(opened, study, *held, members, chosen, test, None)
 

@@ -21,6 +21,7 @@ from search import figures, mlflow_store, report, session, worker
 from search.config import load
 from search.driver import Driver
 from search.errors import WorkerError
+from search.live import Phase
 from search.mlflow_note import NOTE
 from search.placement import Node
 from search.results import Result
@@ -148,3 +149,20 @@ def test_a_recipe_that_is_not_exported_any_more_is_set_aside(tmp_path: Path) -> 
     recipe.write_text("merge_method: linear\n")
     session._set_aside(recipe)
     assert [path.name for path in tmp_path.iterdir()] == ["recipe-earlier.yaml"]
+
+
+def test_a_merge_that_cannot_be_tested_is_exported_all_the_same(
+    night: Night, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Untested(Progress):
+        def phase(self, run: Run, phase: Phase) -> None:
+            night.broken = phase == "testing"
+            super().phase(run, phase)
+
+    night.search(4, Untested)
+    assert "is exported without scores on the test items" in capsys.readouterr().err
+    assert (night.folder / "recipe.yaml").is_file()
+    assert list((night.folder / "test").glob("*.json")) == []
+    assert "FINISHED" in night.shown.info.status
+    night.search(4)  # the same command asks them
+    assert len(list((night.folder / "test").glob("*.json"))) == 1
