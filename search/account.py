@@ -7,7 +7,7 @@ What a worker did for a job that it did not finish is in the hours, not in token
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -124,12 +124,6 @@ class Account:
             cost=None if price is None else price * sum(s.priced_hours for s in sessions),
             faults=run.incidents.counts,
         )
-
-    @classmethod
-    def read(cls, data: Mapping[str, Any]) -> Account:
-        """What `plain` wrote."""
-        own = {f.name: data[f.name] for f in fields(cls)}
-        return cls(**own | {"stages": {k: Spent(**spent) for k, spent in own["stages"].items()}})
 
     @property
     def trials(self) -> int:

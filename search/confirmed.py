@@ -73,8 +73,8 @@ def findings(run: Run, members: Sequence[Member]) -> list[str]:
         ]
         mean = math.fsum(gaps) / len(gaps)
         lines.append(
-            f"{objective.name}: claimed better than confirmed by {mean:+.3f} on average,"
-            f" {max(gaps):+.3f} at most"
+            f"{objective.name}: claimed {abs(mean):.3f} {'better' if mean >= 0 else 'worse'} than"
+            f" confirmed on average, {max(gaps):+.3f} at most"
         )
     return lines
 

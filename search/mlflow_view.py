@@ -133,13 +133,6 @@ def runs_link(base: str, experiment: str) -> str:
     return f"{root}#/experiments/{experiment}/runs?workflowType=machine_learning"
 
 
-def decode(value: str) -> dict[str, Any]:
-    """What a view's tag holds: the name and, under "state", the search and the page."""
-    view: dict[str, Any] = json.loads(value)
-    packed = base64.b64decode(view["state"].removeprefix(_HEADER))
-    return {**view, "state": json.loads(zlib.decompress(packed))}
-
-
 def _view(name: str, at: int, search: dict[str, Any], page: dict[str, Any]) -> str:
     plain = json.dumps({**search, **page}, separators=(",", ":"))
     state = _HEADER + base64.b64encode(zlib.compress(plain.encode(), 9)).decode()

@@ -33,12 +33,6 @@ def to_mlflow(name: str) -> str:
     return "/".join([parts[1].replace(".", "/"), *map(_escaped, places)])
 
 
-def from_mlflow(name: str, known: list[str]) -> str:
-    """The study's name that `to_mlflow` maps to `name`; KeyError if none of `known` does."""
-    by_mlflow = {to_mlflow(one): one for one in known}
-    return by_mlflow[name]
-
-
 def _escaped(label: str) -> str:
     return "".join(
         char if _PLAIN.match(char) else ":" if char == "." else f" {ord(char):x} " for char in label

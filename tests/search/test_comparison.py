@@ -65,7 +65,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     printed = finish(start(folder, "run", "search.yaml"))
     assert "reported extra: math 1.000" in printed
     assert "short 1.000" in printed
-    assert "claimed better than confirmed by" in printed
+    assert "than confirmed on average" in printed
     return folder
 
 
@@ -234,7 +234,7 @@ def test_what_fell_off_is_named_with_what_is_ahead_of_it(folder: Path) -> None:
     lines = findings(run, members)
     assert lines[0].startswith("trial 2 fell off: trial 1 is at least as good")
     assert "baseline uniform is ahead of trial 2" in lines
-    assert "right: claimed better than confirmed by +0.200 on average, +0.300 at most" in lines
+    assert "right: claimed 0.200 better than confirmed on average, +0.300 at most" in lines
     assert [standing(m) for m in members] == ["front", "fell off: behind trial 1", "baseline"]
 
 

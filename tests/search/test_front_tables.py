@@ -129,7 +129,7 @@ def test_what_is_broken_or_off_is_marked_and_counts_for_nothing(made: Path, tmp_
     assert "baseline uniform is broken and could not be scored" in lines
     assert "trial 3 is broken and could not be scored" in lines
     assert not any("fell off" in line for line in lines)
-    assert lines[-1].startswith("language: claimed better than confirmed by +0.000 on average")
+    assert lines[-1].startswith("language: claimed 0.000 better than confirmed on average")
     moved = replace(run, folder=tmp_path)
     account = RunView.of(run, studies.open_study(run, create=False)).account
     report = write_report(moved, [lost, *MEMBERS], account).read_text()

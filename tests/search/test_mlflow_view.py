@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
 
-from search.mlflow_view import ALL, FRONT, PREFIX, decode, runs_link, view_key, view_link, view_tags
+from search.mlflow_view import ALL, FRONT, PREFIX, runs_link, view_key, view_link, view_tags
 
 OBJECTIVES = ["reasoning", "language"]
 PARAMETERS = ["language/weight", "reasoning/weight/knee"]
+
+
+def decode(value: str) -> dict[str, Any]:
+    """What a view's tag holds: the name and, under "state", the search and the page."""
+    view: dict[str, Any] = json.loads(value)
+    packed = base64.b64decode(view["state"].removeprefix("deflate;"))
+    return {**view, "state": json.loads(zlib.decompress(packed))}
 
 
 def states(**options: object) -> tuple[dict, dict]:
