@@ -30,7 +30,7 @@ from search.progress import Progress
 from search.results import Result, joint, reported
 from search.run import Run
 from search.status import State, ended
-from search.view import RunView, baseline_labels
+from search.view import RunView, baseline_files, baseline_labels
 
 TRIAL = "mergefront.trial"
 BASELINE = "mergefront.baseline"
@@ -118,7 +118,7 @@ def rows(run: Run, study: optuna.Study) -> Iterator[Row]:
     for frozen in study.get_trials(deepcopy=False):
         if frozen.state.is_finished():
             yield of_trial(run, frozen, near, on_front=frozen.number in front)
-    for path in baseline_files(run):
+    for path in baseline_files(run).values():
         yield of_baseline(run, path)
 
 
@@ -205,14 +205,13 @@ def nearby(run: Run) -> Nearby:
     Raises:
         RunError: a result is damaged.
     """
-    labels = baseline_labels(run)
     found = {}
-    for path in baseline_files(run):
+    for label, path in baseline_files(run).items():
         result = Result.load(path)
         if result.fault is not None:
             continue
         values = [result.estimate(objective).value for objective in run.search.objectives]
-        found[labels.get(path.stem, path.stem)] = (values, path)
+        found[label] = (values, path)
     return found
 
 
@@ -231,12 +230,6 @@ def front_tags(*, on_front: bool) -> dict[str, str]:
         ROLE: "front" if on_front else "trial",
         COLOR: BLUE if on_front else GREY,
     }
-
-
-def baseline_files(run: Run) -> list[Path]:
-    """Results of the baselines on the dev items."""
-    folder = run.folder / "baselines"
-    return sorted(folder.glob("*.json")) if folder.is_dir() else []
 
 
 def of_baseline(run: Run, path: Path) -> Row:

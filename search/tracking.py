@@ -26,12 +26,12 @@ from search.incidents import Kind
 from search.mlflow_link import link_for
 from search.mlflow_note import note_of
 from search.mlflow_store import Store, import_mlflow
-from search.projection import End, baseline_files, front_tags, of_baseline, of_trial
+from search.projection import End, front_tags, of_baseline, of_trial
 from search.registry import register
 from search.results import Result
 from search.run import Run
 from search.secrets import redacted, said
-from search.view import RunView
+from search.view import RunView, baseline_files
 
 log = logging.getLogger("mergefront")
 
@@ -251,7 +251,7 @@ class Tracker:
         ]
         children += [
             lambda path=path: store.child(of_baseline(self.run, path))  # type: ignore[misc]
-            for path in baseline_files(self.run)
+            for path in baseline_files(self.run).values()
             if path.stem not in store.baselines
         ]
         _all_but_a_few(children)

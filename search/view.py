@@ -39,8 +39,9 @@ from search.run import Run
 State = Literal[
     "full", "partial", "fault", "failed", "never begun", "duplicate", "taken", "running"
 ]
-"""Scored on all dev items; stopped by a race; its merge is broken; no worker could do it; a recipe
-that was there before; told with scores from elsewhere; not done yet."""
+"""Scored on all dev items; stopped by a race; its merge is broken; no worker could do it; killed
+with its driver before it began; a recipe that was there before; told with scores from elsewhere;
+not done yet."""
 
 Interval = tuple[float, float, int]
 """Low, high, and the number of items."""

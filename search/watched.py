@@ -13,7 +13,7 @@ from search.outlook import RECENT, outlook
 from search.results import Result, values_of
 from search.status import Status, best_of, points_of
 from search.study import DUPLICATE_OF, failed
-from search.view import baseline_labels
+from search.view import baseline_files
 
 if TYPE_CHECKING:
     from search.driver import Driver
@@ -43,11 +43,7 @@ class Watched:
         }
         self._failed = sum(map(failed, told))
         self._faults = driver.run.incidents.counts
-        labels = baseline_labels(driver.run)
-        places = (
-            (label, driver.run.folder / "baselines" / f"{s}.json") for s, label in labels.items()
-        )
-        found = {label: Result.load(path) for label, path in places if path.is_file()}
+        found = {label: Result.load(path) for label, path in baseline_files(driver.run).items()}
         self._baselines = {
             label: values_of(result, driver.search)
             for label, result in found.items()
