@@ -88,8 +88,9 @@ def test_trials_carry_shares_and_workers_share_tables(
     assert confirmed
     run.confirmed.unlink()
     claimed = json.loads(mergefront("front", run.folder, "--json").out)
-    assert claimed
-    assert all(row["retained"] == shares[row["trial"]] for row in claimed)
+    trials = [row for row in claimed if row["trial"] is not None]  # baselines stand beside them
+    assert trials
+    assert all(row["retained"] == shares[row["trial"]] for row in trials)
 
     # Two workers have made one table a tensor and expert, and no temporary file is left.
     made = tables(run.prepared)
