@@ -243,7 +243,7 @@ def test_a_timeout_ends_the_search_and_still_confirms(tmp_path: Path) -> None:
     assert found.finished >= 1
     assert found.members
     assert found.test is not None
-    assert str(found.ended).startswith("6s of time")
+    assert str(found.ended).startswith("12s of time")
     assert found.account.trials == found.finished
     assert found.account.stages["test"].merges == 1
     assert found.account.busy is not None
