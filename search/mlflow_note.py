@@ -10,7 +10,7 @@ from itertools import islice
 from merge_core.card import code, md, table
 from objectives import Estimate
 from search.amounts import many
-from search.confirmed import findings, ordered, standing
+from search.confirmed import NO_SCORE, broken, findings, ordered, standing
 from search.export import spelled, test_items
 from search.mlflow_view import ALL, FRONT, key_for, view_link
 from search.status import State
@@ -126,7 +126,8 @@ def _found(view: RunView) -> Iterator[str]:
             label, where = md(member.label), spaced(md(standing(member)))
             cells = [spaced(f"**{label}**" if exported else label)]
             for name in names:
-                cells += [f"{member.claimed[name].value:.3f}", _whole(member.confirmed[name])]
+                scores = [f"{member.claimed[name].value:.3f}", _whole(member.confirmed[name])]
+                cells += [NO_SCORE, NO_SCORE] if broken(member) else scores
             if both:
                 cells.append(_whole(member.joint) if member.joint is not None else "")
             rows.append([*cells, "**exported**" if exported else where])
@@ -159,8 +160,11 @@ def _failed(view: RunView) -> Iterator[str]:
         for t in view.trials.values()
         if t.state in ("failed", "fault")
     ]
-    broken = [baseline for label, baseline in view.baselines.items() if label not in view.able]
-    told += [f"baseline {md(b.label)}: {md(_public(view, b.why))}" for b in broken]
+    told += [
+        f"baseline {md(label)}: {md(_public(view, baseline.why))}"
+        for label, baseline in view.baselines.items()
+        if baseline.broken
+    ]
     if view.account.faults:
         counts = ", ".join(f"{count} {kind}" for kind, count in view.account.faults.items())
         told.insert(0, f"incidents: {counts} (`mergefront status` names the newest)")

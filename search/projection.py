@@ -351,9 +351,8 @@ def report(run: Run, study: optuna.Study, experiment: str, end: End | None = Non
     """
     view = RunView.of(run, study)
     state, why = end or ended(run)
-    plots = sorted(
-        (run.folder / "plots").glob("[!.]*.png")
-    )  # none that a killed driver left half-written
+    # A name that begins with a dot is of a picture that a killed driver left half-written.
+    plots = sorted((run.folder / "plots").glob("[!.]*.png"))
     files = [run.folder / name for name in _FILES if (run.folder / name).is_file()] + plots
     metrics = view.account.metrics() | {FAILURES: failures(study)}
     told = Report(

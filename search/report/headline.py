@@ -10,8 +10,9 @@ from search import confirm as confirming
 from search.amounts import many
 from search.budget import until
 from search.comparison import signed
+from search.confirmed import broken
 from search.export import spelled, test_items
-from search.report.verdict import Against, ahead_of, baselines, broken
+from search.report.verdict import Against, ahead_of, baselines
 from search.status import State, Status
 from search.view import RunView, TrialView
 
@@ -179,7 +180,7 @@ def _notes(view: RunView, found: list[Against]) -> list[str]:
         held = "holds" if view.chosen.feasible else "DOES NOT HOLD"
         lines.append(f"It {held} {bounds} with 95% confidence on held-out items.")
     off = [member for member in baselines(view) if not member.feasible]
-    failed = [member.label for member in off if broken(view, member)]
+    failed = [member.label for member in off if broken(member)]
     loose = [member.label for member in off if member.label not in failed]
     if loose:
         do = "does" if len(loose) == 1 else "do"

@@ -14,7 +14,7 @@ from search.amounts import amount, many
 from search.budget import until
 from search.comparison import DELTAS, Told, noise
 from search.confirm import Member
-from search.confirmed import findings, ordered, standing
+from search.confirmed import NO_SCORE, broken, findings, ordered, standing
 from search.errors import ConfigError, RunError
 from search.export import short, spelled
 from search.incidents import POLICIES, Kind
@@ -63,7 +63,8 @@ def confirmed(view: RunView) -> tuple[Table, list[str]] | None:
     for member in members:
         cells = [member.label]
         for name in names:
-            cells += [short(member.claimed[name]), spelled(member.confirmed[name])]
+            told = [short(member.claimed[name]), spelled(member.confirmed[name])]
+            cells += [NO_SCORE, NO_SCORE] if broken(member) else told
         if both:
             cells.append("" if member.joint is None else spelled(member.joint))
         rows.append([*cells, _standing(view, member)])
@@ -309,11 +310,11 @@ def failures(view: RunView) -> tuple[list[str], Table | None]:
             continue
         policy = POLICIES[Kind(name)]
         lines.append(f"{count:,} x {name}: {policy.what}.")
-    broken = [t for t in view.trials.values() if t.state == "fault"]
+    faulty = [t for t in view.trials.values() if t.state == "fault"]
     failed = [t for t in view.trials.values() if t.state == "failed"]
-    if broken:
+    if faulty:
         lines.append(
-            f"{many(len(broken), 'merge')} came out broken and could not be scored: the recipe's"
+            f"{many(len(faulty), 'merge')} came out broken and could not be scored: the recipe's"
             " own fault, told to the sampler as the worst."
         )
     if failed:
@@ -331,7 +332,7 @@ def failures(view: RunView) -> tuple[list[str], Table | None]:
             f" the same: {account.misjudged} of them would be on the front."
         )
     met = {row["where"].partition(" on ")[0] for row in view.incidents}
-    alone = [t for t in (*broken, *failed) if t in broken or f"trial {t.number}" not in met]
+    alone = [t for t in (*faulty, *failed) if t in faulty or f"trial {t.number}" not in met]
     cases = [(t.ended or t.began, _case(t), t.why) for t in alone]
     cases += [
         (_moment(row["at"]), f"{row['kind']}, {row['where']}", row["message"])

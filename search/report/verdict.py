@@ -11,9 +11,9 @@ from objectives import Estimate
 from search.comparison import Row, compare
 from search.config import Objective
 from search.confirm import Member
+from search.confirmed import broken
 from search.errors import ConfigError
 from search.front import dominates
-from search.results import Result
 from search.view import RunView
 
 Standing = Literal["better", "worse", "not told apart", "not compared"]
@@ -69,7 +69,7 @@ def against(view: RunView) -> list[Against]:
         if best is not None and best.label not in rows:
             rows[best.label] = _rows(view, chosen, best)
         told = [] if best is None else rows[best.label]
-        failed = best is not None and broken(view, best)
+        failed = best is not None and broken(best)
         difference = next((row.difference for row in told if row.score == objective.name), None)
         found.append(
             Against(
@@ -94,12 +94,6 @@ def against(view: RunView) -> list[Against]:
 def baselines(view: RunView) -> list[Member]:
     """The confirmed members that are no trials."""
     return [member for member in view.members if member.trial is None]
-
-
-def broken(view: RunView, member: Member) -> bool:
-    """Whether its merge could not be scored."""
-    path = view.run.held_out("confirm", member.fingerprint)
-    return not member.feasible and path.is_file() and Result.load(path).fault is not None
 
 
 def _why(objective: Objective, failed: bool) -> str:

@@ -20,7 +20,9 @@ from search.confirm import Member, save
 from search.confirmed import findings, standing, write_report
 from search.listing import points
 from search.looking import print_front
+from search.mlflow_note import note_of
 from search.projection import nearby, of_baseline
+from search.report.sections import confirmed
 from search.run import Run
 from search.status import look
 from search.terminal import front_table
@@ -135,6 +137,13 @@ def test_what_is_broken_or_off_is_marked_and_counts_for_nothing(made: Path, tmp_
     report = write_report(moved, [lost, *MEMBERS], account).read_text()
     assert "| uniform | - | - | - | - |  | baseline, broken |" in report
     assert "reasoning on 64 and 200" in report
+    # The pages alike.
+    view = replace(RunView.of(run, studies.open_study(run, create=False)), members=MEMBERS)
+    table, _ = confirmed(view)
+    assert table.rows[-1] == ["uniform", *["-"] * 4, "", "baseline, broken"]
+    note = note_of(view, "1", "finished")
+    (row,) = [line for line in note.splitlines() if re.match(r"\W*uniform\W", line)]
+    assert [cell.strip() for cell in row.split("|")][1:6] == ["uniform", *["-"] * 4]
 
 
 def test_before_the_confirmation_baselines_stand_beside_the_front(made: Path) -> None:
