@@ -345,7 +345,9 @@ def test_a_broken_baseline_is_not_told_as_compared(run):
             ):
                 data = json.loads(path.read_text(encoding="utf-8"))
                 path.write_text(json.dumps({**data, "items": {}, "fault": "infinite weights"}))
-    title, lines = told(with_baselines(view, feasible=False, joint=None))
+    # As its confirmation tells it: no items, and the reference for a score.
+    scores = {objective.name: Estimate(0.0, 0.0, 0.0, 0) for objective in view.search.objectives}
+    title, lines = told(with_baselines(view, feasible=False, joint=None, confirmed=scores))
     assert title.endswith("it could be compared with no baseline")
     assert "its merge is broken and could not be scored" in lines
 
